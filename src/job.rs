@@ -1,0 +1,206 @@
+//! What a lane is asked to run, and what comes back: the words that dispatch and lanes share, so that neither names the other.
+//!
+//! A lane pulls [`Work`] from a [`Feed`] and reports to it. It never learns which stripe, query or policy its rows belong to; the
+//! dispatcher never learns what a device or a tensor is.
+
+use std::{fmt, time::Duration};
+
+use crate::query::{LaneId, Row, Values};
+
+/// What a lane's device holds, and so which jobs it may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// The base model only.
+    Base,
+    /// The parity models only.
+    Parity,
+    /// Both (`pooled` placement).
+    Both,
+}
+
+impl Role {
+    /// Whether data jobs may run there.
+    pub const fn runs_base(self) -> bool {
+        matches!(self, Role::Base | Role::Both)
+    }
+
+    /// Whether parity jobs may run there.
+    pub const fn runs_parity(self) -> bool {
+        matches!(self, Role::Parity | Role::Both)
+    }
+
+    /// The word used in configuration and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Base => "base",
+            Role::Parity => "parity",
+            Role::Both => "both",
+        }
+    }
+}
+
+/// Which model a batch runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ModelSlot {
+    /// The base model.
+    Base,
+    /// The parity model of one parity row (`0..r`).
+    Parity(usize),
+}
+
+/// Why a job is run; the `kind` label of `parityd_jobs_total`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JobKind {
+    /// The first run of a query.
+    Data,
+    /// An exact second run because the first was lost or its lane hung.
+    Rescue,
+    /// A parity query on a parity model.
+    Parity,
+    /// An exact second run on a lane that has nothing better to do.
+    IdleCopy,
+    /// A known input with a checked output.
+    Canary,
+}
+
+impl JobKind {
+    /// All of them, in the order of the metrics.
+    pub const ALL: [JobKind; 5] = [JobKind::Data, JobKind::Rescue, JobKind::Parity, JobKind::IdleCopy, JobKind::Canary];
+
+    /// The word used in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            JobKind::Data => "data",
+            JobKind::Rescue => "rescue",
+            JobKind::Parity => "parity",
+            JobKind::IdleCopy => "idle_copy",
+            JobKind::Canary => "canary",
+        }
+    }
+}
+
+/// The input of one job.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A row as it came. `finite` says whether a non-finite output counts as lost (it does unless the row itself was out of range).
+    Row {
+        /// The input row.
+        row: Row,
+        /// Whether the output must be finite.
+        finite: bool,
+    },
+    /// The rows of a full stripe, in slot order; the lane encodes them into the parity query itself.
+    Stripe(Vec<Row>),
+}
+
+/// Jobs that run in one forward pass of one model; never empty.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The model.
+    pub model: ModelSlot,
+    /// One input a job. Parity models take [`Input::Stripe`], the base model [`Input::Row`].
+    pub inputs: Vec<Input>,
+}
+
+/// What a lane does next.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Run these jobs.
+    Batch(Batch),
+    /// Run the known input through every loaded model and check what comes out.
+    Canary,
+}
+
+/// Why a job's output is missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Loss {
+    /// The job panicked.
+    #[error("panic")]
+    Panic,
+    /// The device or the model returned an error.
+    #[error("error")]
+    Device,
+    /// The output held a value that is not finite.
+    #[error("non-finite output")]
+    NonFinite,
+    /// The canary's output was not the known one.
+    #[error("wrong canary output")]
+    Canary,
+}
+
+/// What came back of one job.
+#[derive(Clone, Debug)]
+pub enum Completion {
+    /// The output row.
+    Output(Values),
+    /// Nothing usable.
+    Lost(Loss),
+}
+
+/// Where a lane gets its work and reports it. Implemented by the engine; called on the lane's own thread.
+pub trait Feed: Send + Sync {
+    /// The lane has loaded its models, and one base (or parity) row takes `expected` on it.
+    fn ready(&self, lane: LaneId, expected: Duration);
+
+    /// The next work for this lane; `None` when the lane should park until it is woken.
+    fn pull(&self, lane: LaneId) -> Option<Work>;
+
+    /// One completion for each job of the lane's current batch, in order; `service` is the time they took, without queueing.
+    fn complete(&self, lane: LaneId, completions: Vec<Completion>, service: Duration);
+
+    /// The canary's outcome.
+    fn canary(&self, lane: LaneId, outcome: Result<(), Loss>);
+
+    /// Parks the lane's thread until there may be work for it; `false` when the lane should end.
+    fn park(&self, lane: LaneId) -> bool;
+}
+
+/// A fault to inject into a lane, for tests and demonstrations.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Fault {
+    /// Each job takes this many times as long.
+    Slow {
+        /// At least 1.
+        factor: f64,
+    },
+    /// The next job blocks until the fault is cleared.
+    Hang,
+    /// The next job panics; the fault is gone with it.
+    Panic,
+    /// Each job returns an error.
+    Error,
+    /// Each output is NaN.
+    Nan,
+    /// Each output is finite and wrong.
+    Garbage,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Slow { factor } => write!(f, "slow x{factor}"),
+            Fault::Hang => f.write_str("hang"),
+            Fault::Panic => f.write_str("panic"),
+            Fault::Error => f.write_str("error"),
+            Fault::Nan => f.write_str("nan"),
+            Fault::Garbage => f.write_str("garbage"),
+        }
+    }
+}
+
+/// What an operator is told about one lane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaneReport {
+    /// Its id.
+    pub id: LaneId,
+    /// Its device, as configured.
+    pub device: String,
+    /// What it holds.
+    pub role: Role,
+    /// Its state's name.
+    pub state: &'static str,
+    /// Why it is in that state; empty when healthy.
+    pub reason: String,
+    /// The injected fault, if any.
+    pub fault: Option<Fault>,
+}

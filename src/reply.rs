@@ -1,0 +1,187 @@
+//! Answers on their way back: the one place where "exactly once" is made true.
+//!
+//! A request of n rows shares one board of n answers. [`Admitted::answer`] sets a row's place once; the first to set it wins, whoever it
+//! is (lane, decoder, timer), and everyone else is told [`Late`]. The last place to be set wakes the request's task. There is no lock:
+//! each place is a `OnceLock`, the count of open places an atomic. A request whose [`Pending`] is dropped (its client left) is marked
+//! gone, and its queued rows become tombstones that lanes skip.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use atomic_waker::AtomicWaker;
+
+use crate::query::{Answer, Query};
+
+/// A place in the bounded number of admitted queries; dropping it frees the place.
+#[derive(Debug)]
+pub struct Permit(Arc<AtomicUsize>);
+
+impl Permit {
+    /// Takes `count` places out of `limit`, all or none.
+    pub fn acquire(taken: &Arc<AtomicUsize>, limit: usize, count: usize) -> Option<Vec<Permit>> {
+        let fits = |now: usize| now.checked_add(count).filter(|&after| after <= limit);
+        taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+        Some((0..count).map(|_| Permit(Arc::clone(taken))).collect())
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The answers of one request.
+#[derive(Debug)]
+struct Board {
+    answers: Box<[OnceLock<Answer>]>,
+    open: AtomicUsize,
+    gone: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// Someone else answered first. Not an error: it is how redundancy ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late;
+
+/// An admitted query: its terms, its permit and its place on the request's board.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The row and its terms.
+    pub query: Query,
+    board: Arc<Board>,
+    index: usize,
+    losses: AtomicU8,
+    _permit: Permit,
+}
+
+impl Admitted {
+    /// Puts the queries of one request on a new board. One permit per query.
+    pub fn request(queries: Vec<Query>, permits: Vec<Permit>) -> (Vec<Arc<Admitted>>, Pending) {
+        assert_eq!(queries.len(), permits.len(), "one permit per query");
+        let board = Arc::new(Board {
+            answers: queries.iter().map(|_| OnceLock::new()).collect(),
+            open: AtomicUsize::new(queries.len()),
+            gone: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
+        let admitted = queries
+            .into_iter()
+            .zip(permits)
+            .enumerate()
+            .map(|(index, (query, permit))| {
+                let board = Arc::clone(&board);
+                Arc::new(Admitted { query, board, index, losses: AtomicU8::new(0), _permit: permit })
+            })
+            .collect();
+        (admitted, Pending(board))
+    }
+
+    /// Answers the query, unless it has been answered.
+    pub fn answer(&self, answer: Answer) -> Result<(), Late> {
+        self.board.answers[self.index].set(answer).map_err(|_| Late)?;
+        if self.board.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.board.waker.wake();
+        }
+        Ok(())
+    }
+
+    /// The answer that won, if there is one yet.
+    pub fn answered(&self) -> Option<&Answer> {
+        self.board.answers[self.index].get()
+    }
+
+    /// Whether work on it can still matter: unanswered, and its client is still there.
+    pub fn is_open(&self) -> bool {
+        self.answered().is_none() && !self.board.gone.load(Ordering::Acquire)
+    }
+
+    /// Counts one more lane that lost it; returns how many have.
+    pub fn lose(&self) -> u8 {
+        self.losses.fetch_add(1, Ordering::AcqRel).saturating_add(1)
+    }
+}
+
+/// Resolves to a request's answers, in row order, once the last row has its answer. Dropping it tells the lanes that nobody waits.
+#[derive(Debug)]
+pub struct Pending(Arc<Board>);
+
+impl Future for Pending {
+    type Output = Vec<Answer>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<Answer>> {
+        // Register before looking: an answer that comes between the two would otherwise wake nobody.
+        self.0.waker.register(context.waker());
+        if self.0.open.load(Ordering::Acquire) > 0 {
+            return Poll::Pending;
+        }
+        let answer = |place: &OnceLock<Answer>| place.get().cloned().expect("no place is open");
+        Poll::Ready(self.0.answers.iter().map(answer).collect())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.gone.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Time,
+        query::{Accepts, Failure, Prediction, Provenance, Row},
+    };
+
+    fn query() -> Query {
+        Query {
+            row: Row::whole(vec![0.0]),
+            admitted: Time::ZERO,
+            deadline: Time::ZERO,
+            accepts: Accepts::Any,
+            in_range: true,
+        }
+    }
+
+    fn direct(value: f32) -> Answer {
+        Ok(Prediction { values: [value].into(), provenance: Provenance::Direct })
+    }
+
+    #[test]
+    fn the_first_answer_wins_and_the_rest_are_late() {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let permits = Permit::acquire(&taken, 2, 2).expect("two places");
+        let (admitted, mut pending) = Admitted::request(vec![query(), query()], permits);
+        assert_eq!(admitted[0].answer(direct(1.0)), Ok(()));
+        assert_eq!(admitted[0].answer(Err(Failure::Deadline)), Err(Late));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut pending).poll(&mut context).is_pending());
+        assert_eq!(admitted[1].answer(Err(Failure::Deadline)), Ok(()));
+        let Poll::Ready(answers) = Pin::new(&mut pending).poll(&mut context) else {
+            unreachable!("both rows are answered")
+        };
+        assert_eq!(answers[0].as_ref().unwrap().values[..], [1.0]);
+        assert_eq!(answers[1].as_ref().unwrap_err(), &Failure::Deadline);
+    }
+
+    #[test]
+    fn permits_are_all_or_none_and_come_back_with_the_query() {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let permits = Permit::acquire(&taken, 3, 2).expect("two of three");
+        assert!(Permit::acquire(&taken, 3, 2).is_none());
+        assert_eq!(taken.load(Ordering::Relaxed), 2, "a refusal takes nothing");
+        let (admitted, pending) = Admitted::request(vec![query(), query()], permits);
+        drop(pending);
+        assert!(!admitted[0].is_open(), "its client has left");
+        drop(admitted);
+        assert_eq!(taken.load(Ordering::Relaxed), 0);
+    }
+}
