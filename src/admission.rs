@@ -1,0 +1,54 @@
+//! Admission: the only place that refuses work.
+
+use std::time::Duration;
+
+use crate::{
+    query::{Accepts, Rows},
+    reply::Pending,
+};
+
+/// What a request asks of its answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Which predictions it takes.
+    pub accepts: Accepts,
+}
+
+/// Why a request was refused before any of its rows was admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Too many admitted rows: retry later.
+    #[error("the queue is full")]
+    Full,
+    /// More rows than could ever be admitted at once.
+    #[error("more than {queue_max} rows in one request")]
+    TooManyRows {
+        /// The limit.
+        queue_max: usize,
+    },
+    /// No lane can take work.
+    #[error("no lane is ready")]
+    NotReady,
+    /// The daemon is stopping.
+    #[error("the daemon is draining")]
+    Draining,
+}
+
+impl Refusal {
+    /// When a client may try again; `None` if trying again is of no use.
+    pub const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Refusal::Full | Refusal::NotReady | Refusal::Draining => Some(Duration::from_secs(1)),
+            Refusal::TooManyRows { .. } => None,
+        }
+    }
+}
+
+/// What the HTTP layer asks of the engine. A trait, so that `http` names nothing below admission.
+pub trait Admission: Send + Sync {
+    /// Admits all rows of a request or none.
+    fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal>;
+
+    /// Whether new requests would be admitted and have a lane to run on.
+    fn is_ready(&self) -> bool;
+}

@@ -1,0 +1,199 @@
+//! What the daemon counts, under the names that dashboards rely on.
+//!
+//! Handles are resolved once at start, so counting on the path of a query is one atomic addition. A value that does not exist is absent
+//! from the text, never 0. Labels are plain words: this module knows no type of the layers above it.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::query::{LaneId, Provenance};
+
+/// Upper bounds of the latency histograms, in seconds: 0.1 ms to 10 s, three a decade.
+const SECONDS: [f64; 16] = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// How a stripe ended; the `outcome` label of `parityd_stripes_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StripeOutcome {
+    /// Every member was answered without it.
+    Complete,
+    /// It decoded at least one member's answer.
+    Reconstructed,
+    /// It never got k members.
+    Short,
+    /// Its parity job found the queue full, or no fault domain to run in.
+    Dropped,
+}
+
+/// All counters, gauges and histograms of one daemon.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    queries: [IntCounter; Provenance::ALL.len()],
+    errors: IntCounterVec,
+    query_seconds: Histogram,
+    /// `parityd_queue_jobs`: data jobs that wait.
+    pub queue_jobs: IntGauge,
+    lane_state: IntGaugeVec,
+    lane_service: Vec<Histogram>,
+    /// `parityd_stripes_open`: stripes that are not over.
+    pub stripes_open: IntGauge,
+    stripes: [IntCounter; 4],
+    agreement: [IntCounter; 2],
+    /// `parityd_unprotected_total`: queries that ran without a stripe.
+    pub unprotected: IntCounter,
+    /// `parityd_late_total`: outputs that came after their query was answered.
+    pub late: IntCounter,
+    jobs: IntCounterVec,
+}
+
+impl Metrics {
+    /// Metrics of a daemon with one deployment and `lanes` lanes.
+    pub fn new(deployment: &str, lanes: usize) -> Self {
+        let registry = Registry::new();
+        let queries = counters(&registry, "parityd_queries_total", "Answered queries.", &["deployment", "provenance"]);
+        let errors = counters(&registry, "parityd_errors_total", "Refused or failed queries.", &["reason"]);
+        let stripes = counters(&registry, "parityd_stripes_total", "Stripes that are over.", &["outcome"]);
+        let agreement = counters(
+            &registry,
+            "parityd_agreement_total",
+            "Late direct answers against the reconstruction that was served.",
+            &["agree"],
+        );
+        let jobs = counters(&registry, "parityd_jobs_total", "Jobs that lanes have run.", &["kind"]);
+        let service_opts = HistogramOpts::new("parityd_lane_service_seconds", "Time of one batch, without queueing.");
+        let service = HistogramVec::new(service_opts.buckets(SECONDS.to_vec()), &["lane"]).expect(NAMES_ARE_VALID);
+        register(&registry, &service);
+        let seconds_opts = HistogramOpts::new("parityd_query_seconds", "From admission to the answer.");
+        let query_seconds = Histogram::with_opts(seconds_opts.buckets(SECONDS.to_vec())).expect(NAMES_ARE_VALID);
+        register(&registry, &query_seconds);
+        let lane_state = IntGaugeVec::new(
+            Opts::new("parityd_lane_state", "1 for the state that the lane is in."),
+            &["lane", "state"],
+        )
+        .expect(NAMES_ARE_VALID);
+        register(&registry, &lane_state);
+        Metrics {
+            queries: Provenance::ALL.map(|provenance| queries.with_label_values(&[deployment, provenance.as_str()])),
+            errors,
+            query_seconds,
+            queue_jobs: gauge(&registry, "parityd_queue_jobs", "Data jobs that wait for a lane."),
+            lane_state,
+            lane_service: (0..lanes).map(|lane| service.with_label_values(&[&lane.to_string()])).collect(),
+            stripes_open: gauge(&registry, "parityd_stripes_open", "Stripes that are not over."),
+            stripes: ["complete", "reconstructed", "short", "dropped"]
+                .map(|outcome| stripes.with_label_values(&[outcome])),
+            agreement: ["false", "true"].map(|agree| agreement.with_label_values(&[agree])),
+            unprotected: counter(&registry, "parityd_unprotected_total", "Queries that ran without a stripe."),
+            late: counter(&registry, "parityd_late_total", "Outputs that came after the answer."),
+            jobs,
+            registry,
+        }
+    }
+
+    /// A query was answered with a prediction, `latency` after admission.
+    pub fn answered(&self, provenance: Provenance, latency: Duration) {
+        let place = Provenance::ALL.iter().position(|&p| p == provenance).expect("ALL lists every provenance");
+        self.queries[place].inc();
+        self.query_seconds.observe(latency.as_secs_f64());
+    }
+
+    /// A query was refused or failed.
+    pub fn failed(&self, reason: &str, queries: usize) {
+        self.errors.with_label_values(&[reason]).inc_by(queries as u64);
+    }
+
+    /// A lane moved from one state to another.
+    pub fn lane_moved(&self, lane: LaneId, from: &str, to: &str) {
+        let lane = lane.to_string();
+        self.lane_state.with_label_values(&[lane.as_str(), from]).set(0);
+        self.lane_state.with_label_values(&[lane.as_str(), to]).set(1);
+    }
+
+    /// A lane ran a batch in `service`.
+    pub fn served(&self, lane: LaneId, service: Duration) {
+        self.lane_service[usize::from(lane.0)].observe(service.as_secs_f64());
+    }
+
+    /// The counter of jobs of one kind, to be kept.
+    pub fn jobs(&self, kind: &str) -> IntCounter {
+        self.jobs.with_label_values(&[kind])
+    }
+
+    /// A stripe is over.
+    pub fn stripe_over(&self, outcome: StripeOutcome) {
+        self.stripes_open.dec();
+        self.stripes[outcome as usize].inc();
+    }
+
+    /// A direct output came after a reconstruction had been served.
+    pub fn agreement(&self, agree: bool) {
+        self.agreement[usize::from(agree)].inc();
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn text(&self) -> String {
+        let mut text = Vec::new();
+        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        encoded.expect("every family has a name and writing to memory cannot fail");
+        String::from_utf8(text).expect("names and labels are UTF-8")
+    }
+}
+
+const NAMES_ARE_VALID: &str = "metric and label names are literals of this file";
+
+fn register(registry: &Registry, collector: &(impl prometheus::core::Collector + Clone + 'static)) {
+    registry.register(Box::new(collector.clone())).expect("each name is registered once");
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    let family = IntCounterVec::new(Opts::new(name, help), labels).expect(NAMES_ARE_VALID);
+    register(registry, &family);
+    family
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    let counter = IntCounter::new(name, help).expect(NAMES_ARE_VALID);
+    register(registry, &counter);
+    counter
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    let gauge = IntGauge::new(name, help).expect(NAMES_ARE_VALID);
+    register(registry, &gauge);
+    gauge
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fixed_names_are_in_the_text() {
+        let metrics = Metrics::new("m", 2);
+        metrics.answered(Provenance::Reconstructed, Duration::from_millis(3));
+        metrics.failed("deadline", 2);
+        metrics.lane_moved(LaneId(1), "starting", "healthy");
+        metrics.served(LaneId(0), Duration::from_micros(150));
+        metrics.jobs("data").inc();
+        let text = metrics.text();
+        for line in [
+            "parityd_queries_total{deployment=\"m\",provenance=\"reconstructed\"} 1",
+            "parityd_errors_total{reason=\"deadline\"} 2",
+            "parityd_query_seconds_bucket{le=\"0.005\"} 1",
+            "parityd_queue_jobs 0",
+            "parityd_lane_state{lane=\"1\",state=\"healthy\"} 1",
+            "parityd_lane_service_seconds_bucket{lane=\"0\",le=\"0.0002\"} 1",
+            "parityd_stripes_open 0",
+            "parityd_stripes_total{outcome=\"complete\"} 0",
+            "parityd_agreement_total{agree=\"true\"} 0",
+            "parityd_unprotected_total 0",
+            "parityd_jobs_total{kind=\"data\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is missing from\n{text}");
+        }
+    }
+}
