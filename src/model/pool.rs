@@ -23,7 +23,7 @@ fn squares(image: &[f32], width: usize, mut visit: impl FnMut(usize, usize)) {
         for x in (0..width).step_by(2) {
             let larger = |best: usize, place: usize| if lines[place] > lines[best] { place } else { best };
             let place = [x + 1, x + width, x + width + 1].into_iter().fold(x, larger);
-            visit((pair * width + x) / 2, pair * 2 * width + place);
+            visit(pair * (width / 2) + x / 2, pair * 2 * width + place);
         }
     }
 }
