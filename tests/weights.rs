@@ -9,8 +9,9 @@ use parityd::{
     code::{Code, Sum},
     eval,
     model::{Device, Net},
-    weights::{Bundle, Measured, SUM, canary},
+    weights::{Bundle, Measured, SUM, canary, oracle},
 };
+use tempfile::TempDir;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -119,5 +120,19 @@ fn parity_models_are_not_the_base_model() {
         for parity in 0..code.r() {
             assert_ne!(base, run(bundle.parity(parity, &Device::Cpu).unwrap()));
         }
+    }
+}
+
+/// A linear model is its own parity model, so whatever is lost comes back with the class of the direct answer, but for near ties.
+#[test]
+fn linear_weights_reconstruct_every_pattern_exactly() {
+    for (k, r) in [(2, 1), (3, 2)] {
+        let dir = TempDir::new().unwrap();
+        let code = Sum::with_defaults(k, r).unwrap();
+        oracle::write(dir.path(), &[1, 28, 28], 10, &code).unwrap();
+        let rows = eval::measure(dir.path(), &repository().join("tests/data"), &[0, 1]).unwrap();
+        let row = rows.first().expect("it has one code");
+        assert!(row.agreement.unwrap() > 0.998, "agreement {:?} with k = {k}, r = {r}", row.agreement);
+        assert_eq!(row.a_d_by_pattern.len(), if r == 1 { k } else { k * (k + 1) / 2 });
     }
 }
