@@ -9,7 +9,7 @@ use parityd::{
     code::{Code, Sum},
     eval,
     model::{Device, Net},
-    weights::{Bundle, Measured, SUM, canary, oracle},
+    weights::{Bundle, Measured, canary, oracle},
 };
 use tempfile::TempDir;
 
@@ -18,17 +18,19 @@ fn repository() -> &'static Path {
 }
 
 fn shipped() -> Vec<PathBuf> {
-    eval::shipped(&repository().join("weights")).unwrap()
+    eval::shipped(&repository().join("weights")).expect("the repository ships weights")
+}
+
+fn base(dir: &Path) -> Bundle {
+    Bundle::load(dir, None).expect("shipped weights load")
 }
 
 /// Each shipped code: its folder, itself, its checked weights.
 fn codes() -> Vec<(PathBuf, Sum, Bundle)> {
     let mut codes = Vec::new();
     for dir in shipped() {
-        for (kind, _, _, coefficients) in Bundle::load(&dir, None).unwrap().manifest().codes() {
-            assert_eq!(kind, SUM);
-            let code = Sum::new(coefficients).unwrap();
-            let bundle = Bundle::load(&dir, Some(&code)).unwrap();
+        for code in base(&dir).manifest().codes(&dir).expect("shipped codes are whole") {
+            let bundle = Bundle::load(&dir, Some(&code)).expect("shipped weights load");
             codes.push((dir.clone(), code, bundle));
         }
     }
@@ -77,7 +79,7 @@ fn slack(p: f64, n: usize) -> f64 {
 #[test]
 fn recorded_accuracies_hold_on_the_subset() {
     for dir in shipped() {
-        let bundle = Bundle::load(&dir, None).unwrap();
+        let bundle = base(&dir);
         let recorded = &bundle.manifest().measured;
         let rows = eval::measure(&dir, &repository().join("tests/data"), &[0]).unwrap();
         assert_eq!(rows.len(), recorded.len(), "run `parityd eval --all --record`");
@@ -99,7 +101,7 @@ fn recorded_accuracies_hold_on_the_subset() {
 #[test]
 fn accuracies_are_those_that_were_asked_for() {
     for dir in shipped() {
-        let manifest = Bundle::load(&dir, None).unwrap().manifest().clone();
+        let manifest = base(&dir).manifest().clone();
         let least = if manifest.deployment.name == "fashion-mnist" { 0.905 } else { 0.885 };
         for measured in manifest.measured {
             assert!(measured.a_a >= least, "A_a of {} is {}", dir.display(), measured.a_a);
