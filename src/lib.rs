@@ -16,19 +16,4 @@ pub mod stripe;
 
 pub mod dispatch;
 
-pub mod admission;
-
-pub mod http;
-
-pub mod lane;
-pub mod model;
-pub mod weights;
-
 pub mod config;
-pub mod engine;
-pub mod serve;
-
-pub mod data;
-pub mod eval;
-pub mod sim;
-pub mod train;
