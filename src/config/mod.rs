@@ -169,3 +169,13 @@ pub enum Rerun {
     /// `"after_decode"`: only once the stripe can no longer decode it.
     AfterDecode,
 }
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Device::CudaUuid(uuid) => f.write_str(uuid),
+        }
+    }
+}

@@ -8,8 +8,8 @@ use std::{
 use super::{Dispatch, Effect, Exact, ParityJob, Running, Seat};
 use crate::{
     clock::Time,
-    job::{Batch, Input, JobKind, ModelSlot, Work},
-    query::{FaultDomain, LaneId},
+    job::{BaseInput, Batch, JobKind, Work},
+    query::{FaultDomain, LaneId, Row},
     queue::{Bounded, Call},
     reply::Admitted,
     stripe::{Place, Stripe},
@@ -46,23 +46,22 @@ impl Dispatch {
         let Exact { query, place } = std::iter::from_fn(|| from.pop()).find(|exact| exact.query.is_open())?;
         // Its output may fill its place in the stripe, unless a stripe-mate is in flight here (promise 3).
         let place = place.filter(|place| !place.stripe.in_flight_in(domain));
-        let batch = Batch { model: ModelSlot::Base, inputs: vec![input(&query)] };
+        let batch = Batch::Base(vec![input(&query)]);
         Some((batch, Running { seats: vec![Seat::Query { kind, query, place }] }))
     }
 
     fn take_data(&self, domain: FaultDomain, now: Time, effects: &mut Vec<Effect>) -> Option<(Batch, Running)> {
-        let mut batch = Batch { model: ModelSlot::Base, inputs: Vec::new() };
-        let mut seats = Vec::new();
+        let (mut inputs, mut seats) = (Vec::new(), Vec::new());
         while seats.len() < self.settings.batch_max {
             let Some(query) = self.data.pop() else { break };
             if !query.is_open() {
                 continue;
             }
-            batch.inputs.push(input(&query));
+            inputs.push(input(&query));
             let place = self.place(&query, domain, now, effects);
             seats.push(Seat::Query { kind: JobKind::Data, query, place });
         }
-        (!seats.is_empty()).then_some((batch, Running { seats }))
+        (!seats.is_empty()).then_some((Batch::Base(inputs), Running { seats }))
     }
 
     /// Gives a query that starts now a place in a stripe; full stripes make their parity jobs runnable.
@@ -93,7 +92,7 @@ impl Dispatch {
     /// Parity jobs of one row, as many as fit a batch; those that nobody needs any more are passed over.
     fn take_parity(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<(Batch, Running)> {
         let domain = self.seat(lane).settings.domain;
-        let mut batch: Option<(usize, Vec<Input>)> = None;
+        let mut batch: Option<(usize, Vec<Vec<Row>>)> = None;
         let (mut seats, mut blocked) = (Vec::new(), false);
         for _ in 0..self.parity.len() {
             let Some(job) = self.parity.pop() else { break };
@@ -113,15 +112,15 @@ impl Dispatch {
                 continue;
             }
             job.stripe.parity_starts(job.row, domain);
-            batch.get_or_insert((job.row, Vec::new())).1.push(Input::Stripe(job.stripe.rows()));
+            batch.get_or_insert((job.row, Vec::new())).1.push(job.stripe.rows());
             seats.push(Seat::Parity { stripe: job.stripe, row: job.row });
             if seats.len() == self.settings.batch_max {
                 break;
             }
         }
         self.seat(lane).parity_blocked.store(blocked && seats.is_empty(), Ordering::Relaxed);
-        let (row, inputs) = batch?;
-        Some((Batch { model: ModelSlot::Parity(row), inputs }, Running { seats }))
+        let (row, stripes) = batch?;
+        Some((Batch::Parity { row, stripes }, Running { seats }))
     }
 
     fn put_parity_back(&self, job: ParityJob, effects: &mut Vec<Effect>) {
@@ -170,6 +169,6 @@ impl Dispatch {
     }
 }
 
-fn input(query: &Admitted) -> Input {
-    Input::Row { row: query.query.row.clone(), finite: query.query.in_range }
+fn input(query: &Admitted) -> BaseInput {
+    BaseInput { row: query.query.row.clone(), must_be_finite: query.query.in_range }
 }
