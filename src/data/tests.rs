@@ -15,12 +15,12 @@ fn idx(magic: u32, dimensions: &[u32], bytes: &[u8]) -> Vec<u8> {
 }
 
 fn images(count: u32) -> Vec<u8> {
-    let bytes: Vec<u8> = (0..count * 6).map(|i| (i % 256) as u8).collect();
+    let bytes: Vec<u8> = (0..=255).cycle().take(count as usize * 6).collect();
     idx(0x803, &[count, 2, 3], &bytes)
 }
 
 fn labels(count: u32) -> Vec<u8> {
-    let bytes: Vec<u8> = (0..count).map(|i| (i % 10) as u8).collect();
+    let bytes: Vec<u8> = (0..10).cycle().take(count as usize).collect();
     idx(0x801, &[count], &bytes)
 }
 

@@ -46,11 +46,11 @@ impl<'a> Stripes<'a> {
     ) -> Result<Self, TensorError> {
         assert_eq!(nets.len(), code.r(), "one entry a parity row");
         let order = &order[..order.len() - order.len() % code.k()];
-        let run = |(parity, net): (usize, &Option<&Net>)| match net {
+        let run = |(parity, net): (usize, Option<&Net>)| match net {
             Some(net) => net.predict(&encode(code, parity, images, order)).map(Some),
             None => Ok(None),
         };
-        let parities = nets.iter().enumerate().map(run).collect::<Result<_, _>>()?;
+        let parities = nets.iter().copied().enumerate().map(run).collect::<Result<_, _>>()?;
         Ok(Stripes { code, order, base, parities, outputs: base.len() / images.count() })
     }
 

@@ -9,8 +9,8 @@ mod conv;
 mod parameters;
 mod plan;
 
-pub use candle_core::{Device, Error as TensorError};
-use candle_core::{Result, Tensor};
+use candle_core::Result;
+pub use candle_core::{Device, Error as TensorError, Tensor};
 use candle_nn::{Linear, Module, VarBuilder};
 
 pub use parameters::Parameters;

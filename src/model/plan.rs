@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 pub enum Architecture {
     /// One matrix without bias: the exact oracle of the tests, because it is its own parity model.
     Linear,
-    /// The papers' `base-mlp`: hidden layers of 200 and 100, ReLU.
+    /// The papers' `base-mlp`: hidden layers of 200 and 100, `ReLU`.
     Mlp,
-    /// LeNet-5: 6 and 16 filters of 5 x 5 (the first padded by 2), max-pooling by 2, then 120 and 84, ReLU.
+    /// LeNet-5: 6 and 16 filters of 5 x 5 (the first padded by 2), max-pooling by 2, then 120 and 84, `ReLU`.
     Lenet5,
 }
 
@@ -176,7 +176,7 @@ impl Plan {
         self.parameters().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 
-    /// Multiply-adds of one row; two FLOPs each. Biases, ReLU and pooling are not counted, as is usual.
+    /// Multiply-adds of one row; two FLOPs each. Biases, `ReLU` and pooling are not counted, as is usual.
     pub fn multiply_adds(&self) -> usize {
         self.layers.iter().map(Layer::multiply_adds).sum()
     }

@@ -1,6 +1,6 @@
-//! Adam with L2 regularisation in the gradient: what PyTorch's `Adam(weight_decay=..)` does and the papers used.
+//! Adam with L2 regularisation in the gradient: what `PyTorch`'s `Adam(weight_decay=..)` does and the papers used.
 //!
-//! Not AdamW (which candle-nn has): there the decay by-passes the moments and acts far more strongly at these settings. The moments are
+//! Not `AdamW` (which candle-nn has): there the decay by-passes the moments and acts far more strongly at these settings. The moments are
 //! open to a checkpoint, so that a resumed run goes on as if it had never stopped.
 
 use candle_core::{Result, Tensor, Var, backprop::GradStore};

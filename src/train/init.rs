@@ -1,6 +1,6 @@
 //! Initial weights: the papers' distributions, drawn from a seeded generator of our own.
 //!
-//! Convolutions are Xavier-uniform with ReLU gain, full matrices N(0, 0.01) (standard deviation 0.01), biases 0, as the papers' code
+//! Convolutions are Xavier-uniform with `ReLU` gain, full matrices N(0, 0.01) (standard deviation 0.01), biases 0, as the papers' code
 //! does. The same seed gives the same weights on every machine and device, which candle's global generator does not promise.
 
 use candle_core::{Device, Result, Tensor, Var};
@@ -62,7 +62,7 @@ mod tests {
     fn weights_have_the_papers_spread() {
         let values = values(3);
         let of = |name: &str| &values.iter().find(|(found, _)| found == name).unwrap().1;
-        let bound = 2.0_f32.sqrt() * (6.0 / (22.0 * 25.0) as f32).sqrt();
+        let bound = 2.0_f32.sqrt() * (6.0_f32 / (22.0 * 25.0)).sqrt();
         assert!(of("conv2.weight").iter().all(|value| value.abs() <= bound));
         assert!(of("conv2.bias").iter().all(|value| value.abs() < f32::EPSILON));
         let dense = of("fc1.weight");

@@ -1,4 +1,4 @@
-//! Trains the parity models of a code: mean squared error to the same sum of the base model's outputs (ParM, section 3.4).
+//! Trains the parity models of a code: mean squared error to the same sum of the base model's outputs (`ParM`, section 3.4).
 //!
 //! Targets are raw outputs (logits), computed once. Stripes are drawn anew each epoch from all training rows, encoded by the code that
 //! serves, and validated by reconstruction: the share of single losses that come back with the base model's class.

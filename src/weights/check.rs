@@ -11,8 +11,8 @@ use crate::{
     model::{Architecture, Parameters, Preprocessing},
 };
 
-/// The kind that [`Sum`] has in a manifest.
-pub(super) const SUM: &str = "sum";
+/// The kind that the code [`Sum`] has in a manifest.
+pub const SUM: &str = "sum";
 
 const RETRAIN: &str = "train it again with `parityd train parity`";
 const RESTORE: &str = "restore the file, or train it again";

@@ -8,9 +8,10 @@
 pub mod canary;
 mod check;
 mod manifest;
+pub mod oracle;
 
 use std::{
-    fmt,
+    fmt::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -21,6 +22,7 @@ use crate::{
     model::{Device, Net, Parameters, Plan, Preprocessing, TensorError},
     query::{Row, Signature, TensorSpec},
 };
+pub use check::SUM;
 pub use manifest::{
     Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Measured, Normalisation, Output, Parity,
     Training, write_whole,
@@ -186,7 +188,10 @@ impl Bundle {
 
 /// SHA-256 of `bytes`, in hex.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
+        hex
+    })
 }
 
 #[cfg(test)]
