@@ -12,7 +12,7 @@ mod section;
 mod values;
 
 use std::{
-    fs,
+    fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -178,7 +178,7 @@ pub struct CodeSpec {
 /// `kind` of a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodeKind {
-    /// ParM's addition encoder and subtraction decoder.
+    /// The paper's addition encoder and subtraction decoder.
     Sum,
 }
 
@@ -244,6 +244,16 @@ pub enum Rerun {
     AtOnce,
     /// `"after_decode"`: only once the stripe can no longer decode it.
     AfterDecode,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Device::CudaUuid(uuid) => f.write_str(uuid),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use toml::Value;
 
-use crate::code::{Coefficients, Sum};
+use crate::code::Sum;
 
 use super::{CodeSpec, Config, Device, Grace, Lane, Lanes, Placement, Policy, PolicyKind, Rerun};
 
@@ -33,12 +33,13 @@ impl fmt::Display for Config {
 }
 
 fn lane(f: &mut fmt::Formatter<'_>, lane: &Lane) -> fmt::Result {
-    let device = match &lane.device {
-        Device::Cpu => "cpu".to_owned(),
-        Device::Cuda(index) => format!("cuda:{index}"),
-        Device::CudaUuid(uuid) => uuid.clone(),
-    };
-    writeln!(f, "\n[[lane]]  # {}\ndevice = {}\nrole = {}", lane.id, text(&device), text(lane.role.as_str()))?;
+    writeln!(
+        f,
+        "\n[[lane]]  # {}\ndevice = {}\nrole = {}",
+        lane.id,
+        text(&lane.device.to_string()),
+        text(lane.role.as_str())
+    )?;
     match lane.core {
         Some(core) => writeln!(f, "core = {core}")?,
         None => writeln!(f, "# core: chosen by the daemon")?,
@@ -51,7 +52,7 @@ fn code(f: &mut fmt::Formatter<'_>, code: &CodeSpec) -> fmt::Result {
     match (&code.coefficients, Sum::with_defaults(code.k, code.r)) {
         (Some(rows), _) => writeln!(f, "coefficients = {}", number_rows(rows))?,
         (None, Ok(sum)) => {
-            writeln!(f, "# coefficients: the code's own, {}", number_rows(&sum.coefficients().to_vec()))?
+            writeln!(f, "# coefficients: the code's own, {}", number_rows(sum.coefficients()))?;
         }
         (None, Err(_)) => {}
     }
@@ -102,7 +103,7 @@ fn numbers(values: &[f32]) -> String {
     format!("[{}]", values.join(", "))
 }
 
-fn number_rows(rows: &Coefficients) -> String {
+fn number_rows(rows: &[Vec<f32>]) -> String {
     let rows: Vec<_> = rows.iter().map(|row| numbers(row)).collect();
     format!("[{}]", rows.join(", "))
 }

@@ -44,7 +44,7 @@ pub(super) struct Document<'t> {
     faults: Vec<ConfigFault>,
 }
 
-impl<'t> Document<'t> {
+impl Document<'_> {
     /// What `read` makes of `text`, which stands in `file`; or every fault.
     pub(super) fn read<T>(
         file: &str,

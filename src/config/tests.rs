@@ -54,6 +54,12 @@ fn the_least_file_gets_the_documented_defaults() {
     assert_eq!(config.lanes().len(), 3);
     assert_eq!(config.lanes()[2].id, LaneId(2));
     assert_eq!(config.lanes()[2].role, Role::Parity);
+    assert_eq!(config.warnings(), []);
+}
+
+#[test]
+fn a_deployment_gets_the_documented_defaults() {
+    let config = parse(LEAST).unwrap();
     let deployment = &config.deployment;
     assert_eq!((deployment.version.as_str(), deployment.weights.as_path()), ("1", Path::new("/etc/parityd/w")));
     assert_eq!((deployment.batch_max, deployment.queue_max), (8, 1024));
@@ -66,7 +72,6 @@ fn the_least_file_gets_the_documented_defaults() {
     assert_eq!(deployment.policy.grace, Grace::Auto);
     assert_eq!(deployment.policy.rerun, Rerun::AtOnce);
     assert_eq!(deployment.policy.default_prediction, None);
-    assert_eq!(config.warnings(), []);
 }
 
 #[test]

@@ -1,0 +1,297 @@
+//! `eval`: how often direct and reconstructed answers are right, measured on the test images.
+//!
+//! `A_a` is the accuracy of direct answers, `A_d` that of reconstructed ones, `A_o(f) = (1 - f) A_a + f A_d` for a fraction f lost. The
+//! test set is permuted with each seed, cut into stripes of k (a rest is left out), and every set of data slots that the code can recover is
+//! lost in turn, with all parity slots at hand. Nets, encoder and decoder are the daemon's. Nothing here is estimated from training.
+
+mod report;
+mod stripes;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rand::seq::SliceRandom;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+use crate::{
+    code::{Code, CoefficientsError, SlotSet, Sum},
+    data::{self, DataError, Images},
+    model::{Device, Net, TensorError},
+    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, SUM, WeightsError},
+};
+pub use report::{Row, json, table};
+pub use stripes::{Stripes, class, encode};
+
+/// What a code's `kind` is called when there is none.
+const NO_CODE: &str = "none";
+
+/// Why nothing could be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// There is no data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The weights cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The manifest's coefficients make no code.
+    #[error("{}: {error}; let `parityd train` write the manifest", file.display())]
+    Coefficients {
+        /// The manifest.
+        file: PathBuf,
+        /// Why they make none.
+        error: CoefficientsError,
+    },
+    /// The weights are for rows of another width or another number of classes.
+    #[error("{}: the data has {width} pixels a row and labels up to {label}, which the model does not fit", dir.display())]
+    OtherData {
+        /// The folder of weights.
+        dir: PathBuf,
+        /// Pixels of a row.
+        width: usize,
+        /// The largest label.
+        label: u8,
+    },
+    /// There is nothing to measure.
+    #[error("no folder of weights below {}; run it where they are, or name one with --weights DIR", dir.display())]
+    NoWeights {
+        /// Where they were looked for.
+        dir: PathBuf,
+    },
+    /// A folder or file could not be read or written.
+    #[error("{}: {error}", file.display())]
+    File {
+        /// The folder or file.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Arithmetic failed.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+/// Every folder of weights `<root>/<deployment>/<version>`, in order.
+pub fn shipped(root: &Path) -> Result<Vec<PathBuf>, EvalError> {
+    let mut found = Vec::new();
+    for deployment in folders(root)? {
+        let versions = folders(&deployment)?;
+        found.extend(versions.into_iter().filter(|version| version.join(MANIFEST_FILE).is_file()));
+    }
+    if found.is_empty() { Err(EvalError::NoWeights { dir: root.to_path_buf() }) } else { Ok(found) }
+}
+
+fn folders(dir: &Path) -> Result<Vec<PathBuf>, EvalError> {
+    let fault = |error| EvalError::File { file: dir.to_path_buf(), error };
+    let entries = fs::read_dir(dir).map_err(fault)?.collect::<Result<Vec<_>, _>>().map_err(fault)?;
+    let mut folders: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    Ok(folders)
+}
+
+/// Measures every code that the folder of weights has parity models of; the base model alone if it has none.
+pub fn measure(dir: &Path, data: &Path, seeds: &[u64]) -> Result<Vec<Row>, EvalError> {
+    let images = data::test(data)?;
+    let manifest = Manifest::read(dir).map_err(WeightsError::from)?;
+    let bundle = Bundle::load(dir, None)?;
+    let width = bundle.signature().input.width();
+    let label = images.labels.iter().copied().max().unwrap_or(0);
+    if width != images.width() || usize::from(label) >= bundle.signature().output.width() {
+        return Err(EvalError::OtherData { dir: dir.to_path_buf(), width: images.width(), label });
+    }
+    let base = bundle.base(&Device::Cpu)?.predict(&images.pixels)?;
+    let direct = Direct { images: &images, outputs: &base };
+    let codes = manifest.codes();
+    if codes.is_empty() {
+        return Ok(vec![direct.row(&bundle, NO_CODE, None)]);
+    }
+    let measure_code = |(_, _, _, coefficients): &(String, usize, usize, _)| {
+        let fault = |error| EvalError::Coefficients { file: dir.join(MANIFEST_FILE), error };
+        let code = Sum::new(Vec::clone(coefficients)).map_err(fault)?;
+        let bundle = Bundle::load(dir, Some(&code))?;
+        Ok(direct.row(&bundle, SUM, Some(direct.reconstructed(&bundle, &code, seeds)?)))
+    };
+    codes.iter().map(measure_code).collect()
+}
+
+/// The test images with the base model's outputs for them.
+struct Direct<'a> {
+    images: &'a Images,
+    outputs: &'a [f32],
+}
+
+/// What was measured of one code's reconstructions.
+struct Reconstructed {
+    k: usize,
+    r: usize,
+    seeds: Vec<u64>,
+    /// For each seed, its accuracy over all patterns.
+    a_d: Vec<f64>,
+    /// For each pattern of lost data slots, its accuracy over all seeds.
+    by_pattern: Vec<(SlotSet, f64)>,
+    agreement: f64,
+}
+
+/// Right answers, agreements with the direct answer, and how many there were.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    right: usize,
+    agree: usize,
+    all: usize,
+}
+
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.right += other.right;
+        self.agree += other.agree;
+        self.all += other.all;
+    }
+
+    fn accuracy(self) -> f64 {
+        self.right as f64 / self.all.max(1) as f64
+    }
+}
+
+impl Direct<'_> {
+    fn output(&self, row: usize) -> &[f32] {
+        let outputs = self.outputs.len() / self.images.count();
+        &self.outputs[row * outputs..(row + 1) * outputs]
+    }
+
+    fn is_right(&self, row: usize, output: &[f32]) -> bool {
+        class(output) == usize::from(self.images.labels[row])
+    }
+
+    fn accuracy(&self) -> f64 {
+        let right = (0..self.images.count()).filter(|&row| self.is_right(row, self.output(row))).count();
+        right as f64 / self.images.count().max(1) as f64
+    }
+
+    fn reconstructed(&self, bundle: &Bundle, code: &Sum, seeds: &[u64]) -> Result<Reconstructed, TensorError> {
+        let nets = (0..code.r()).map(|row| bundle.parity(row, &Device::Cpu)).collect::<Result<Vec<Net>, _>>()?;
+        let nets: Vec<Option<&Net>> = nets.iter().map(Some).collect();
+        let patterns = patterns(code);
+        let mut by_pattern = vec![Tally::default(); patterns.len()];
+        let mut by_seed = Vec::new();
+        for &seed in seeds {
+            let mut order: Vec<usize> = (0..self.images.count()).collect();
+            order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+            let stripes = Stripes::run(code, self.images, &order, self.outputs, &nets)?;
+            let mut of_seed = Tally::default();
+            for (pattern, sum) in patterns.iter().zip(&mut by_pattern) {
+                let tally = self.tally(&stripes, *pattern);
+                sum.add(tally);
+                of_seed.add(tally);
+            }
+            by_seed.push(of_seed);
+        }
+        let all = by_seed.iter().fold(Tally::default(), |mut all, tally| {
+            all.add(*tally);
+            all
+        });
+        Ok(Reconstructed {
+            k: code.k(),
+            r: code.r(),
+            seeds: seeds.to_vec(),
+            a_d: by_seed.into_iter().map(Tally::accuracy).collect(),
+            by_pattern: patterns.into_iter().zip(by_pattern.into_iter().map(Tally::accuracy)).collect(),
+            agreement: all.agree as f64 / all.all.max(1) as f64,
+        })
+    }
+
+    fn tally(&self, stripes: &Stripes<'_>, lost: SlotSet) -> Tally {
+        let mut tally = Tally::default();
+        stripes.reconstruct(lost, |row, decoded| {
+            tally.right += usize::from(self.is_right(row, decoded));
+            tally.agree += usize::from(class(decoded) == class(self.output(row)));
+            tally.all += 1;
+        });
+        tally
+    }
+
+    fn row(&self, bundle: &Bundle, code: &'static str, measured: Option<Reconstructed>) -> Row {
+        let manifest = bundle.manifest();
+        let (k, r) = measured.as_ref().map_or((1, 0), |measured| (measured.k, measured.r));
+        let flops = |multiply_adds: usize| 2 * multiply_adds as u64;
+        // Encoder, model and decoder of one parity row and one reconstruction: k multiply-adds a value each.
+        let parity_flops = (r > 0).then(|| {
+            let plan = bundle.parity_plan(0);
+            flops(k * bundle.signature().input.width() + plan.multiply_adds() + k * plan.outputs)
+        });
+        let training = manifest.rows_of(code, k, r).first().map_or(&manifest.base.training, |row| &row.training);
+        let (mean, sd) = measured.as_ref().map(|measured| mean_and_sd(&measured.a_d)).unzip();
+        Row {
+            deployment: manifest.deployment.name.clone(),
+            dataset: manifest.dataset.name.clone(),
+            architecture: manifest.base.architecture.to_string(),
+            code,
+            k,
+            r,
+            preset: training.preset.clone(),
+            a_a: self.accuracy(),
+            a_d: mean,
+            a_d_sd: sd,
+            a_d_by_pattern: measured.iter().flat_map(|measured| &measured.by_pattern).map(named).collect(),
+            agreement: measured.as_ref().map(|measured| measured.agreement),
+            parity_flops,
+            base_flops: flops(bundle.base_plan().multiply_adds()),
+            rows: self.images.count(),
+            seeds: measured.map_or_else(Vec::new, |measured| measured.seeds),
+            weights_sha256: bundle.sha256(code),
+        }
+    }
+}
+
+/// Writes measured rows of one folder of weights into its manifest.
+pub fn record(dir: &Path, rows: &[Row]) -> Result<(), EvalError> {
+    let mut manifest = Manifest::read(dir).map_err(WeightsError::from)?;
+    manifest.measured = rows.iter().map(Measured::from).collect();
+    manifest.write(dir).map_err(|error| EvalError::File { file: dir.join(MANIFEST_FILE), error })
+}
+
+/// Every set of lost data slots that the code recovers when all else is at hand.
+fn patterns(code: &Sum) -> Vec<SlotSet> {
+    let all = SlotSet::below(code.k() + code.r());
+    let lost = (1..=SlotSet::below(code.k()).bits()).map(SlotSet::from_bits);
+    let mut patterns: Vec<SlotSet> = lost.filter(|&lost| code.recoverable(all.without(lost)) == lost).collect();
+    patterns.sort_by_key(|pattern| (pattern.count(), pattern.bits()));
+    patterns
+}
+
+/// A pattern's name in JSON: its lost slots, joined by commas.
+fn named((pattern, accuracy): &(SlotSet, f64)) -> (String, f64) {
+    let slots: Vec<String> = pattern.iter().map(|slot| slot.to_string()).collect();
+    (slots.join(","), *accuracy)
+}
+
+/// Mean, and standard deviation of a sample (0 for one value).
+fn mean_and_sd(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+    (mean, (squares / (count - 1.0).max(1.0)).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_the_recoverable_ones() {
+        let names = |k, r| -> Vec<String> {
+            let patterns = patterns(&Sum::with_defaults(k, r).unwrap());
+            patterns.into_iter().map(|pattern| named(&(pattern, 0.0)).0).collect()
+        };
+        assert_eq!(names(2, 1), ["0", "1"]);
+        assert_eq!(names(3, 2), ["0", "1", "2", "0,1", "0,2", "1,2"]);
+    }
+
+    #[test]
+    fn spread_is_that_of_a_sample() {
+        let (mean, sd) = mean_and_sd(&[1.0, 2.0, 3.0]);
+        assert!((mean - 2.0).abs() < 1e-12 && (sd - 1.0).abs() < 1e-12);
+        assert!(mean_and_sd(&[0.5]).1.abs() < 1e-12);
+    }
+}

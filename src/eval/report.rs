@@ -1,0 +1,164 @@
+//! What `eval` prints: JSON under fixed names, or a table for people.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::weights::Measured;
+
+/// Fractions lost for which the table gives the overall accuracy.
+const LOST: [f64; 3] = [0.01, 0.05, 0.1];
+
+/// One code of one folder of weights, measured. Accuracies are fractions 0..1; the JSON fields are a contract.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Deployment name, for the table.
+    #[serde(skip)]
+    pub deployment: String,
+    /// Short name of the data.
+    pub dataset: String,
+    /// The base network.
+    pub architecture: String,
+    /// Kind of the code; `none` for the base model alone.
+    pub code: &'static str,
+    /// Data slots.
+    pub k: usize,
+    /// Parity slots.
+    pub r: usize,
+    /// Settings that the parity models (without a code: the base model) were trained with.
+    pub preset: String,
+    /// Accuracy of direct answers.
+    pub a_a: f64,
+    /// Accuracy of reconstructed answers over all patterns, mean over the seeds.
+    pub a_d: Option<f64>,
+    /// Its standard deviation over the seeds, for the table and the manifest.
+    #[serde(skip)]
+    pub a_d_sd: Option<f64>,
+    /// Accuracy of reconstructed answers by the data slots that were lost (`"0"`, `"0,1"`).
+    pub a_d_by_pattern: BTreeMap<String, f64>,
+    /// Share of reconstructed answers with the class of the base model's own output.
+    pub agreement: Option<f64>,
+    /// Encoder, parity model and decoder: two FLOPs a multiply-add.
+    pub parity_flops: Option<u64>,
+    /// The base model on one row.
+    pub base_flops: u64,
+    /// Test images.
+    pub rows: usize,
+    /// Seeds of the permutations.
+    pub seeds: Vec<u64>,
+    /// SHA-256 of the weight files: base, then parity rows.
+    pub weights_sha256: Vec<String>,
+}
+
+impl From<&Row> for Measured {
+    /// To five digits after the point: one test image is 1e-4.
+    fn from(row: &Row) -> Self {
+        let round = |value: f64| (value * 1e5).round() / 1e5;
+        Measured {
+            code: row.code.to_owned(),
+            k: row.k,
+            r: row.r,
+            rows: row.rows,
+            a_a: round(row.a_a),
+            a_d: row.a_d.map(round),
+            a_d_sd: row.a_d_sd.map(round),
+            agreement: row.agreement.map(round),
+            seeds: row.seeds.clone(),
+            a_d_by_pattern: row.a_d_by_pattern.iter().map(|(name, &value)| (name.clone(), round(value))).collect(),
+            weights_sha256: row.weights_sha256.clone(),
+        }
+    }
+}
+
+/// The rows as a JSON list.
+pub fn json(rows: &[Row]) -> String {
+    serde_json::to_string_pretty(rows).expect("rows hold numbers, strings and maps with string keys")
+}
+
+/// The rows as a table: accuracies in percent, `A_d` with its spread over the seeds.
+pub fn table(rows: &[Row]) -> String {
+    let [few, some, many] = LOST.map(|lost| format!("A_o {lost}"));
+    let names = ["deployment", "network", "code", "k", "r", "preset", "A_a", "A_d", "agree"];
+    let names =
+        names.map(str::to_owned).into_iter().chain([few, some, many, "base kF".to_owned(), "parity kF".to_owned()]);
+    let lines: Vec<Vec<String>> = std::iter::once(names.collect()).chain(rows.iter().map(cells)).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+    let aligned = |line: &Vec<String>| {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:>width$}")).collect();
+        cells.join("  ")
+    };
+    lines.iter().map(aligned).collect::<Vec<String>>().join("\n")
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{:.2}", 100.0 * value));
+    let spread = row.a_d_sd.map_or_else(String::new, |sd| format!(" ± {:.2}", 100.0 * sd));
+    let overall = LOST.map(|lost| percent(row.a_d.map(|a_d| (1.0 - lost) * row.a_a + lost * a_d)));
+    let kilo = |flops: u64| (flops / 1000).to_string();
+    let mut cells = vec![row.deployment.clone(), row.architecture.clone(), row.code.to_owned()];
+    cells.extend([row.k.to_string(), row.r.to_string(), row.preset.clone()]);
+    cells.extend([percent(Some(row.a_a)), percent(row.a_d) + &spread, percent(row.agreement)]);
+    cells.extend(overall);
+    cells.extend([kilo(row.base_flops), row.parity_flops.map_or_else(|| "-".to_owned(), kilo)]);
+    cells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        Row {
+            deployment: "fashion-mnist".to_owned(),
+            dataset: "fashion-mnist".to_owned(),
+            architecture: "lenet5".to_owned(),
+            code: "sum",
+            k: 2,
+            r: 1,
+            preset: "parm".to_owned(),
+            a_a: 0.9,
+            a_d: Some(0.8),
+            a_d_sd: Some(0.001),
+            a_d_by_pattern: BTreeMap::from([("0".to_owned(), 0.79), ("1".to_owned(), 0.81)]),
+            agreement: Some(0.82),
+            parity_flops: Some(840_000),
+            base_flops: 833_040,
+            rows: 10_000,
+            seeds: vec![0, 1],
+            weights_sha256: vec!["ab".to_owned(), "cd".to_owned()],
+        }
+    }
+
+    #[test]
+    fn json_has_exactly_the_fixed_names() {
+        let parsed: serde_json::Value = serde_json::from_str(&json(&[row()])).unwrap();
+        let mut names: Vec<&str> = parsed[0].as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
+        let mut fixed = [
+            "dataset",
+            "architecture",
+            "code",
+            "k",
+            "r",
+            "preset",
+            "a_a",
+            "a_d",
+            "a_d_by_pattern",
+            "agreement",
+            "parity_flops",
+            "base_flops",
+            "rows",
+            "seeds",
+            "weights_sha256",
+        ];
+        fixed.sort_unstable();
+        assert_eq!(names, fixed);
+    }
+
+    #[test]
+    fn the_table_gives_overall_accuracies() {
+        let table = table(&[row()]);
+        assert!(table.contains("80.00 ± 0.10") && table.contains("89.00"), "{table}");
+    }
+}

@@ -1,0 +1,131 @@
+//! The `parityd` command: reads the command line, starts the log, runs one subcommand, turns its outcome into an exit code.
+//!
+//! Exit codes: 0 ok, 2 usage, 70 a bug, 78 cannot start (configuration, weights, device, data). Errors are typed in the library; here,
+//! at the rim, they are told apart and printed. Output goes to standard output, the log and the progress bar to standard error.
+
+mod cli;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    panic,
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use parityd::{
+    code::Sum,
+    data,
+    eval::{self, EvalError},
+    serve,
+    train::{self, BaseOptions, ParityOptions, Settings, TrainError},
+};
+use tracing_subscriber::EnvFilter;
+
+use cli::{Cli, Command, Eval, Train, TrainBase, TrainParity, TrainRun};
+
+/// A bug: a panic, or arithmetic that failed although everything was checked.
+const BUG: u8 = 70;
+
+/// Configuration, weights, device or data do not allow it.
+const CANNOT_START: u8 = 78;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(&cli.log);
+    match panic::catch_unwind(|| run(&cli)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+        // The panic's message is already on standard error.
+        Err(_) => ExitCode::from(BUG),
+    }
+}
+
+/// Starts the log on standard error. A wrong `--log` ends the process with 2, as any wrong flag.
+fn start_log(level: &str) {
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|error| {
+        let message = format!("--log {level}: {error}; use error, warn, info, debug or trace");
+        Cli::command().error(ErrorKind::InvalidValue, message).exit()
+    });
+    let stderr = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr).with_writer(io::stderr).init();
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        None | Some(Command::Serve) => Ok(serve::run(cli.config.as_deref())?),
+        Some(Command::Check) => Ok(serve::check(cli.config.as_deref())?),
+        Some(Command::Train(Train::Base(options))) => train_base(options),
+        Some(Command::Train(Train::Parity(options))) => train_parity(options),
+        Some(Command::Eval(options)) => evaluate(options),
+    }
+}
+
+/// Who has to act: the operator (78), or us (70).
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let training = matches!(error.downcast_ref(), Some(TrainError::Tensor(_) | TrainError::Diverged { .. }));
+    let measuring = matches!(error.downcast_ref(), Some(EvalError::Tensor(_)));
+    if training || measuring { BUG } else { CANNOT_START }
+}
+
+fn train_base(options: &TrainBase) -> Result<()> {
+    let TrainBase { arch, out, name, version, run } = options;
+    let options = BaseOptions {
+        architecture: *arch,
+        out: out.clone(),
+        name: name.clone(),
+        version: version.clone(),
+        data: data::locate(run.data.as_deref()),
+        settings: settings(run, 64),
+    };
+    Ok(train::base(&options)?)
+}
+
+fn train_parity(options: &TrainParity) -> Result<()> {
+    let TrainParity { weights, k, r, rows, run, .. } = options;
+    let code = Sum::with_defaults(*k, *r).unwrap_or_else(|error| {
+        Cli::command().error(ErrorKind::InvalidValue, format!("-k {k} -r {r}: {error}")).exit()
+    });
+    let options = ParityOptions {
+        weights: weights.clone(),
+        code,
+        rows: rows.clone(),
+        data: data::locate(run.data.as_deref()),
+        // The papers' batches.
+        settings: settings(run, if *k == 2 { 64 } else { 32 }),
+    };
+    Ok(train::parity(&options)?)
+}
+
+fn settings(run: &TrainRun, batch: u32) -> Settings {
+    Settings {
+        preset: run.preset,
+        seed: run.seed,
+        batch: run.batch.unwrap_or(batch) as usize,
+        epochs: run.epochs as usize,
+        resume: run.resume,
+    }
+}
+
+fn evaluate(options: &Eval) -> Result<()> {
+    let data = data::locate(options.data.as_deref());
+    let folders = match &options.weights {
+        Some(folder) => vec![folder.clone()],
+        None => eval::shipped(Path::new("weights"))?,
+    };
+    let seeds: Vec<u64> = (0..options.seeds).collect();
+    let mut rows = Vec::new();
+    for folder in &folders {
+        let measured = eval::measure(folder, &data, &seeds)?;
+        if options.record {
+            eval::record(folder, &measured)?;
+        }
+        rows.extend(measured);
+    }
+    let text = if options.json { eval::json(&rows) } else { eval::table(&rows) };
+    writeln!(io::stdout().lock(), "{}", text.trim_end()).context("standard output")
+}

@@ -1,0 +1,75 @@
+//! Named tensors of one network: read from and written to safetensors, checked against a plan.
+//!
+//! Tensors are shared (`Arc`), so nets that are built from one [`Parameters`] on the CPU hold the same memory. Only safetensors is
+//! read: it is data, never code.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::Plan;
+
+/// The parameters of one network, in host memory, f32.
+#[derive(Clone, Debug, Default)]
+pub struct Parameters(BTreeMap<String, Tensor>);
+
+impl Parameters {
+    /// Takes tensors by name.
+    pub fn new(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
+        Parameters(tensors.into_iter().collect())
+    }
+
+    /// Reads the bytes of a safetensors file.
+    pub fn from_safetensors(bytes: &[u8]) -> Result<Self> {
+        Ok(Parameters::new(candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?))
+    }
+
+    /// The bytes of a safetensors file; the same parameters always give the same bytes.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>> {
+        safetensors::serialize(&self.0, None).map_err(candle_core::Error::wrap)
+    }
+
+    /// A copy in host memory of its own, which no training step changes.
+    pub fn copied(&self) -> Result<Self> {
+        let copy =
+            |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.detach().copy()?.to_device(&Device::Cpu)?));
+        self.0.iter().map(copy).collect::<Result<_>>().map(Parameters)
+    }
+
+    /// The tensor called `name`.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.get(name)
+    }
+
+    /// Names and tensors, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Tensor)> {
+        self.0.iter()
+    }
+
+    /// What keeps these parameters from being those of `plan`: one sentence a fault.
+    pub fn faults(&self, plan: &Plan) -> Vec<String> {
+        let expected = plan.parameters();
+        let mut faults = Vec::new();
+        for (name, shape) in &expected {
+            match self.0.get(name) {
+                None => faults.push(format!("tensor `{name}` is missing")),
+                Some(tensor) if tensor.dims() != shape => {
+                    faults.push(format!("tensor `{name}` has shape {:?}, not {shape:?}", tensor.dims()));
+                }
+                Some(tensor) if tensor.dtype() != DType::F32 => {
+                    faults.push(format!("tensor `{name}` holds {:?}, not F32", tensor.dtype()));
+                }
+                Some(_) => {}
+            }
+        }
+        let unknown = self.0.keys().filter(|name| expected.iter().all(|(expected, _)| expected != *name));
+        faults.extend(unknown.map(|name| format!("tensor `{name}` is none of the architecture's")));
+        faults
+    }
+
+    pub(super) fn builder(&self, device: &Device) -> VarBuilder<'static> {
+        let tensors: HashMap<String, Tensor> = self.0.clone().into_iter().collect();
+        VarBuilder::from_tensors(tensors, DType::F32, device)
+    }
+}

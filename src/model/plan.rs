@@ -1,0 +1,258 @@
+//! Architectures as plain data: which layers in which order, what parameters they have and what they cost.
+//!
+//! A [`Plan`] is the one description that the network, its initial weights, the check of a weight file and the count of multiply-adds
+//! all come from, so they cannot disagree. A closed enum rather than a graph format: the daemon runs what it was tested with.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// A network that the daemon knows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    /// One matrix without bias: the exact oracle of the tests, because it is its own parity model.
+    Linear,
+    /// The papers' `base-mlp`: hidden layers of 200 and 100, `ReLU`.
+    Mlp,
+    /// LeNet-5: 6 and 16 filters of 5 x 5 (the first padded by 2), max-pooling by 2, then 120 and 84, `ReLU`.
+    Lenet5,
+}
+
+impl Architecture {
+    /// All of them.
+    pub const ALL: [Architecture; 3] = [Architecture::Linear, Architecture::Mlp, Architecture::Lenet5];
+
+    /// The name used in manifests, on the command line and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Architecture::Linear => "linear",
+            Architecture::Mlp => "mlp",
+            Architecture::Lenet5 => "lenet5",
+        }
+    }
+
+    /// The layers for rows of shape `input` (without the leading row dimension) and `outputs` values a row.
+    pub fn plan(self, input: &[usize], outputs: usize) -> Result<Plan, NoFit> {
+        let no_fit = |rule| NoFit { architecture: self, input: input.to_vec(), outputs, rule };
+        let width: usize = input.iter().product();
+        if width == 0 || outputs == 0 {
+            return Err(no_fit("every dimension must be at least 1"));
+        }
+        let layers = match self {
+            Architecture::Linear => vec![Layer::Flatten, Layer::dense("fc1", width, outputs, Bias::Without)],
+            Architecture::Mlp => dense_stack(width, [200, 100], outputs),
+            Architecture::Lenet5 => lenet5(input, outputs).ok_or_else(|| no_fit(LENET5_RULE))?,
+        };
+        Ok(Plan { input: input.to_vec(), outputs, layers })
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Architecture {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = Architecture::ALL.into_iter().find(|architecture| architecture.as_str() == name);
+        known.ok_or_else(|| {
+            format!("no such architecture; known: {}", Architecture::ALL.map(Architecture::as_str).join(", "))
+        })
+    }
+}
+
+/// An architecture cannot take that input or give that output.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{architecture} does not fit rows of {input:?} and {outputs} outputs: {rule}")]
+pub struct NoFit {
+    architecture: Architecture,
+    input: Vec<usize>,
+    outputs: usize,
+    rule: &'static str,
+}
+
+/// One step of a forward pass. Sizes are those of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// A square convolution with stride 1 and a bias a filter.
+    Convolution {
+        /// Prefix of its parameters' names.
+        name: &'static str,
+        /// Channels it reads.
+        channels: usize,
+        /// Channels it writes.
+        filters: usize,
+        /// Width and height of a filter.
+        kernel: usize,
+        /// Zeros added on each side.
+        padding: usize,
+        /// Positions of its output (height x width).
+        positions: usize,
+    },
+    /// The largest of each 2 x 2 square.
+    MaxPool,
+    /// max(x, 0).
+    Relu,
+    /// To one dimension a row.
+    Flatten,
+    /// A full matrix.
+    Dense {
+        /// Prefix of its parameters' names.
+        name: &'static str,
+        /// Values it reads.
+        inputs: usize,
+        /// Values it writes.
+        outputs: usize,
+        /// Whether it adds a bias.
+        bias: Bias,
+    },
+}
+
+/// Whether a layer adds a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// It does.
+    With,
+    /// It does not.
+    Without,
+}
+
+impl Layer {
+    const fn dense(name: &'static str, inputs: usize, outputs: usize, bias: Bias) -> Self {
+        Layer::Dense { name, inputs, outputs, bias }
+    }
+
+    /// Names and shapes of its parameters.
+    fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        match self {
+            Layer::Convolution { name, channels, filters, kernel, .. } => vec![
+                (format!("{name}.weight"), vec![*filters, *channels, *kernel, *kernel]),
+                (format!("{name}.bias"), vec![*filters]),
+            ],
+            Layer::Dense { name, inputs, outputs, bias } => {
+                let weight = (format!("{name}.weight"), vec![*outputs, *inputs]);
+                let bias = (*bias == Bias::With).then(|| (format!("{name}.bias"), vec![*outputs]));
+                [weight].into_iter().chain(bias).collect()
+            }
+            Layer::MaxPool | Layer::Relu | Layer::Flatten => Vec::new(),
+        }
+    }
+
+    /// Multiply-adds of one row.
+    fn multiply_adds(&self) -> usize {
+        match self {
+            Layer::Convolution { channels, filters, kernel, positions, .. } => {
+                channels * filters * kernel * kernel * positions
+            }
+            Layer::Dense { inputs, outputs, .. } => inputs * outputs,
+            Layer::MaxPool | Layer::Relu | Layer::Flatten => 0,
+        }
+    }
+}
+
+/// An architecture fitted to an input and an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Shape of one row.
+    pub input: Vec<usize>,
+    /// Values in one output row.
+    pub outputs: usize,
+    /// The layers in order.
+    pub layers: Vec<Layer>,
+}
+
+impl Plan {
+    /// Names and shapes of all parameters, in the order of the layers.
+    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        self.layers.iter().flat_map(Layer::parameters).collect()
+    }
+
+    /// How many numbers the parameters hold.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Multiply-adds of one row; two FLOPs each. Biases, `ReLU` and pooling are not counted, as is usual.
+    pub fn multiply_adds(&self) -> usize {
+        self.layers.iter().map(Layer::multiply_adds).sum()
+    }
+}
+
+fn dense_stack(width: usize, hidden: [usize; 2], outputs: usize) -> Vec<Layer> {
+    vec![
+        Layer::Flatten,
+        Layer::dense("fc1", width, hidden[0], Bias::With),
+        Layer::Relu,
+        Layer::dense("fc2", hidden[0], hidden[1], Bias::With),
+        Layer::Relu,
+        Layer::dense("fc3", hidden[1], outputs, Bias::With),
+    ]
+}
+
+const LENET5_RULE: &str = "it needs [channels, height, width] with height and width multiples of 4 and at least 12";
+
+/// Pools before it rectifies: the same values as the other way round at a quarter of the work.
+fn lenet5(input: &[usize], outputs: usize) -> Option<Vec<Layer>> {
+    let &[channels, height, width] = input else { return None };
+    let fits = |side: usize| side >= 12 && side.is_multiple_of(4);
+    if !fits(height) || !fits(width) {
+        return None;
+    }
+    // The first convolution keeps the size, the second takes 4 off; each is followed by a halving.
+    let second = (height / 2 - 4) * (width / 2 - 4);
+    let convolution = |name, channels, filters, padding, positions| Layer::Convolution {
+        name,
+        channels,
+        filters,
+        kernel: 5,
+        padding,
+        positions,
+    };
+    let mut layers = vec![
+        convolution("conv1", channels, 6, 2, height * width),
+        Layer::MaxPool,
+        Layer::Relu,
+        convolution("conv2", 6, 16, 0, second),
+        Layer::MaxPool,
+        Layer::Relu,
+    ];
+    layers.extend(dense_stack(16 * second / 4, [120, 84], outputs));
+    Some(layers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FASHION: [usize; 3] = [1, 28, 28];
+
+    #[test]
+    fn costs_are_those_of_the_papers_networks() {
+        let lenet5 = Architecture::Lenet5.plan(&FASHION, 10).unwrap();
+        assert_eq!((lenet5.multiply_adds(), lenet5.parameter_count()), (416_520, 61_706));
+        let mlp = Architecture::Mlp.plan(&FASHION, 10).unwrap();
+        assert_eq!((mlp.multiply_adds(), mlp.parameter_count()), (177_800, 178_110));
+        let linear = Architecture::Linear.plan(&FASHION, 10).unwrap();
+        assert_eq!((linear.multiply_adds(), linear.parameter_count()), (7_840, 7_840));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_rule() {
+        assert!(Architecture::Lenet5.plan(&[1, 30, 28], 10).unwrap_err().to_string().contains("multiples of 4"));
+        assert!(Architecture::Lenet5.plan(&[784], 10).is_err());
+        assert!(Architecture::Mlp.plan(&[784], 0).is_err());
+        assert!(Architecture::Mlp.plan(&[3, 5, 7], 2).is_ok());
+    }
+
+    #[test]
+    fn names_round_trip() {
+        for architecture in Architecture::ALL {
+            assert_eq!(architecture.as_str().parse(), Ok(architecture));
+        }
+        assert!("resnet".parse::<Architecture>().unwrap_err().contains("lenet5"));
+    }
+}

@@ -1,0 +1,140 @@
+//! The convolution against candle's; nets by themselves, in batches and over sums of rows.
+
+use std::iter::repeat_with;
+
+use candle_core::Var;
+use rand::RngExt;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+use super::*;
+use crate::code::{Code, Sum};
+
+const FASHION: [usize; 3] = [1, 28, 28];
+const PREPROCESSING: Preprocessing = Preprocessing { mean: 0.286, std: 0.353, weight: 1.0 };
+
+fn random(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
+    repeat_with(|| rng.random_range(-0.5..0.5)).take(count).collect()
+}
+
+fn random_parameters(plan: &Plan, rng: &mut ChaCha8Rng) -> Parameters {
+    Parameters::new(plan.parameters().into_iter().map(|(name, shape)| {
+        let values = random(rng, shape.iter().product());
+        (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
+    }))
+}
+
+fn random_net(architecture: Architecture, preprocessing: Preprocessing, seed: u64) -> Net {
+    let plan = architecture.plan(&FASHION, 10).unwrap();
+    let parameters = random_parameters(&plan, &mut ChaCha8Rng::seed_from_u64(seed));
+    Net::new(&plan, preprocessing, &parameters, &Device::Cpu).unwrap()
+}
+
+fn assert_close(left: &[f32], right: &[f32], tolerance: f32) {
+    assert_eq!(left.len(), right.len());
+    for (left, right) in left.iter().zip(right) {
+        assert!((left - right).abs() <= tolerance * (1.0 + right.abs()), "{left} is not {right}");
+    }
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn the_convolution_and_its_gradients_are_candles() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for (n, channels, height, width, filters, kernel, padding) in [
+        (2, 3, 9, 7, 4, 5, 2),
+        (3, 2, 6, 8, 3, 5, 0),
+        (1, 1, 4, 4, 2, 3, 1),
+        (2, 2, 3, 3, 2, 1, 0),
+        (1, 1, 2, 2, 1, 5, 2),
+    ] {
+        let tensor = |rng: &mut ChaCha8Rng, shape: (usize, usize, usize, usize)| {
+            let values = random(rng, shape.0 * shape.1 * shape.2 * shape.3);
+            Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+        };
+        let rows = tensor(&mut rng, (n, channels, height, width));
+        let weights = tensor(&mut rng, (filters, channels, kernel, kernel));
+        let ours = conv::convolve(&rows, &weights, padding).unwrap();
+        let candles = rows.conv2d(&weights, padding, 1, 1, 1).unwrap();
+        assert_eq!(ours.dims(), candles.dims());
+        assert_close(&values(&ours), &values(&candles), 1e-5);
+        let (ours, candles) = (ours.sqr().unwrap().sum_all().unwrap(), candles.sqr().unwrap().sum_all().unwrap());
+        let (ours, candles) = (ours.backward().unwrap(), candles.backward().unwrap());
+        for variable in [&rows, &weights] {
+            assert_close(&values(ours.get(variable).unwrap()), &values(candles.get(variable).unwrap()), 1e-4);
+        }
+    }
+}
+
+#[test]
+fn a_batch_gives_what_its_rows_give_alone() {
+    for architecture in Architecture::ALL {
+        let net = random_net(architecture, PREPROCESSING, 2);
+        let rows = random(&mut ChaCha8Rng::seed_from_u64(3), 5 * net.width());
+        let together = net.predict(&rows).unwrap();
+        for (row, output) in rows.chunks(net.width()).zip(together.chunks(10)) {
+            assert_close(output, &net.predict(row).unwrap(), 1e-3);
+        }
+        assert_eq!(together, net.predict(&rows).unwrap(), "running a net does not change it");
+    }
+}
+
+#[test]
+fn a_sum_of_raw_rows_is_read_as_the_sum_of_read_rows() {
+    let code = Sum::with_defaults(3, 2).unwrap();
+    let rows = random(&mut ChaCha8Rng::seed_from_u64(4), 3 * 784);
+    let slices: Vec<&[f32]> = rows.chunks(784).collect();
+    for (parity, coefficients) in code.coefficients().iter().enumerate() {
+        let mut sum = vec![0.0; 784];
+        code.encode(parity, &slices, &mut sum);
+        let tensor = |values: &[f32]| Tensor::from_slice(values, 784, &Device::Cpu).unwrap();
+        let of_sum = PREPROCESSING.of_sum(coefficients).apply(&tensor(&sum)).unwrap();
+        let mut expected = vec![0.0; 784];
+        let read: Vec<Vec<f32>> =
+            slices.iter().map(|row| values(&PREPROCESSING.apply(&tensor(row)).unwrap())).collect();
+        let read: Vec<&[f32]> = read.iter().map(Vec::as_slice).collect();
+        code.encode(parity, &read, &mut expected);
+        assert_close(&values(&of_sum), &expected, 1e-5);
+    }
+}
+
+#[test]
+fn a_linear_net_is_its_own_parity_model() {
+    let code = Sum::with_defaults(2, 1).unwrap();
+    let base = random_net(Architecture::Linear, PREPROCESSING, 5);
+    let parity = random_net(Architecture::Linear, PREPROCESSING.of_sum(&code.coefficients()[0]), 5);
+    let rows = random(&mut ChaCha8Rng::seed_from_u64(6), 2 * 784);
+    let (first, second) = rows.split_at(784);
+    let mut sum = vec![0.0; 784];
+    code.encode(0, &[first, second], &mut sum);
+    let (direct, other, parity) = (base.predict(first), base.predict(second), parity.predict(&sum));
+    let decoded = code.decode(0, &[None, Some(&other.unwrap()), Some(&parity.unwrap())]).unwrap();
+    assert_close(&decoded, &direct.unwrap(), 1e-4);
+}
+
+#[test]
+fn parameters_round_trip_and_say_what_does_not_fit() {
+    let plan = Architecture::Mlp.plan(&FASHION, 10).unwrap();
+    let parameters = random_parameters(&plan, &mut ChaCha8Rng::seed_from_u64(7));
+    let bytes = parameters.to_safetensors().unwrap();
+    let again = Parameters::from_safetensors(&bytes).unwrap();
+    assert_eq!(bytes, again.to_safetensors().unwrap());
+    assert_eq!(again.faults(&plan), Vec::<String>::new());
+    let faults = again.faults(&Architecture::Lenet5.plan(&FASHION, 10).unwrap());
+    for fault in ["`conv1.weight` is missing", "`fc1.weight` has shape [200, 784], not [120, 400]"] {
+        assert!(faults.iter().any(|found| found.contains(fault)), "{fault} is not in {faults:?}");
+    }
+}
+
+#[test]
+fn nets_on_the_cpu_share_their_weights_and_cross_threads() {
+    fn crosses_threads<T: Send + Sync>() {}
+    crosses_threads::<Net>();
+    let plan = Architecture::Linear.plan(&FASHION, 10).unwrap();
+    let parameters = random_parameters(&plan, &mut ChaCha8Rng::seed_from_u64(8));
+    let net = Net::new(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
+    let Step::Dense(linear) = &net.steps[1] else { panic!("a linear net is flatten, dense") };
+    assert_eq!(linear.weight().id(), parameters.get("fc1.weight").unwrap().id());
+}

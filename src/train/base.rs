@@ -1,0 +1,156 @@
+//! Trains a base model: cross-entropy on the labels.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Result, Tensor};
+
+use super::{
+    Settings, TrainError, finished,
+    fit::{Fitted, Lesson, Run},
+    gather,
+};
+use crate::{
+    data::{self, Images},
+    eval::class,
+    model::{Architecture, Device, Net, Plan, Preprocessing},
+    weights::{Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Normalisation, Output, canary},
+};
+
+/// The base model's file within a folder of weights.
+const FILE: &str = "base.safetensors";
+
+/// What `train base` is asked for.
+#[derive(Clone, Debug)]
+pub struct BaseOptions {
+    /// The network.
+    pub architecture: Architecture,
+    /// The folder of weights to make.
+    pub out: PathBuf,
+    /// Deployment name.
+    pub name: String,
+    /// Deployment version.
+    pub version: String,
+    /// The folder of the data.
+    pub data: PathBuf,
+    /// The settings.
+    pub settings: Settings,
+}
+
+struct Labels<'a> {
+    train: &'a Images,
+    validation: &'a Images,
+}
+
+impl Lesson for Labels<'_> {
+    fn rows(&self) -> usize {
+        self.train.count()
+    }
+
+    fn rows_per_input(&self) -> usize {
+        1
+    }
+
+    fn loss(&self, net: &Net, picked: &[usize]) -> Result<Tensor> {
+        let labels: Vec<u32> = picked.iter().map(|&row| u32::from(self.train.labels[row])).collect();
+        let labels = Tensor::from_vec(labels, picked.len(), net.device())?;
+        let logits = net.forward(&net.rows(&gather(self.train, picked))?)?;
+        candle_nn::loss::cross_entropy(&logits, &labels)
+    }
+
+    fn score(&self, net: &Net) -> Result<f64> {
+        let logits = net.predict(&self.validation.pixels)?;
+        let outputs = logits.len() / self.validation.count();
+        let right = logits.chunks(outputs).zip(&self.validation.labels);
+        let right = right.filter(|(output, label)| class(output) == usize::from(**label)).count();
+        Ok(right as f64 / self.validation.count() as f64)
+    }
+}
+
+/// Trains a base model and writes it with its manifest. Parity models of an earlier base in that folder leave the manifest: they would
+/// be refused.
+pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
+    let (train, validation) = data::train(&options.data)?;
+    let plan = options.architecture.plan(&[1, train.size.0, train.size.1], data::LABELS.len())?;
+    let normalisation = normalisation(&train.pixels);
+    let preprocessing = Preprocessing { mean: normalisation.mean, std: normalisation.std, weight: 1.0 };
+    let run = Run {
+        plan: &plan,
+        preprocessing,
+        settings: &options.settings,
+        identity: format!("base {} rows={} {normalisation:?}", options.architecture, train.count()),
+        checkpoint: options.out.join("base.checkpoint"),
+        device: Device::Cpu,
+    };
+    let fitted = run.fit(&Labels { train: &train, validation: &validation })?;
+    let net = Net::new(&plan, preprocessing, &fitted.parameters, &run.device)?;
+    let split = format!(
+        "training images: the first {} to train, the last {} to validate; test images: measurement only",
+        train.count(),
+        validation.count()
+    );
+    let manifest = manifest(options, &plan, normalisation, split);
+    write(options, manifest, &fitted, &net)
+}
+
+fn write(options: &BaseOptions, manifest: Manifest, fitted: &Fitted, net: &Net) -> std::result::Result<(), TrainError> {
+    let sha256 = super::write_parameters(&options.out.join(FILE), &fitted.parameters)?;
+    let base = Base {
+        sha256,
+        canary: super::rounded(&net.predict(&canary::row(net.width(), 0))?),
+        training: finished(&options.settings, fitted, command(options)),
+        ..manifest.base
+    };
+    let manifest = Manifest { base, ..manifest };
+    let file = options.out.join(MANIFEST_FILE);
+    if Manifest::read(&options.out).is_ok_and(|old| !old.parities.is_empty()) {
+        tracing::warn!(manifest = %file.display(), "parity models of the earlier base are left out; train them again");
+    }
+    manifest.write(&options.out).map_err(|error| TrainError::Write { file, error })
+}
+
+/// The manifest but for what only the finished run knows.
+fn manifest(options: &BaseOptions, plan: &Plan, preprocessing: Normalisation, split: String) -> Manifest {
+    let nothing = Fitted { parameters: crate::model::Parameters::default(), best_epoch: 0, best_score: 0.0 };
+    Manifest {
+        format: FORMAT,
+        deployment: Deployment { name: options.name.clone(), version: options.version.clone() },
+        input: Input { name: "input".to_owned(), shape: plan.input.clone(), range: [0.0, 1.0] },
+        output: Output {
+            name: "logits".to_owned(),
+            shape: vec![plan.outputs],
+            labels: data::LABELS.map(str::to_owned).to_vec(),
+        },
+        preprocessing,
+        dataset: Dataset {
+            name: "fashion-mnist".to_owned(),
+            licence: "MIT".to_owned(),
+            source: "https://github.com/zalandoresearch/fashion-mnist (Debian package dataset-fashion-mnist)"
+                .to_owned(),
+            split,
+        },
+        base: Base {
+            architecture: options.architecture,
+            file: FILE.to_owned(),
+            sha256: String::new(),
+            canary: Vec::new(),
+            training: finished(&options.settings, &nothing, String::new()),
+        },
+        parities: Vec::new(),
+        measured: Vec::new(),
+    }
+}
+
+/// Mean and standard deviation of a pixel, to six digits.
+fn normalisation(pixels: &[f32]) -> Normalisation {
+    let count = pixels.len() as f64;
+    let mean = pixels.iter().copied().map(f64::from).sum::<f64>() / count;
+    let variance = pixels.iter().map(|&pixel| (f64::from(pixel) - mean).powi(2)).sum::<f64>() / count;
+    let round = |value: f64| (value * 1e6).round() / 1e6;
+    Normalisation { mean: round(mean), std: round(variance.sqrt()) }
+}
+
+fn command(options: &BaseOptions) -> String {
+    let BaseOptions { architecture, out, name, version, settings, .. } = options;
+    let out = Path::display(out);
+    format!("parityd train base --arch {architecture} --out {out} --name {name} --version {version} {settings}")
+}

@@ -1,0 +1,72 @@
+//! Initial weights: the papers' distributions, drawn from a seeded generator of our own.
+//!
+//! Convolutions are Xavier-uniform with `ReLU` gain, full matrices N(0, 0.01) (standard deviation 0.01), biases 0, as the papers' code
+//! does. The same seed gives the same weights on every machine and device, which candle's global generator does not promise.
+
+use candle_core::{Device, Result, Tensor, Var};
+use rand::RngExt;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use rand_distr::{Distribution, Normal, Uniform};
+
+use crate::model::Plan;
+
+/// Standard deviation of the entries of a full matrix.
+const DENSE_SD: f32 = 0.01;
+
+/// Variables for all parameters of `plan`, by name, in the plan's order.
+pub(super) fn variables(plan: &Plan, seed: u64, device: &Device) -> Result<Vec<(String, Var)>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let draw = |(name, shape): (String, Vec<usize>)| {
+        let values = initial(&shape, &mut rng);
+        let tensor = Tensor::from_vec(values, shape, device)?;
+        Ok((name, Var::from_tensor(&tensor)?))
+    };
+    plan.parameters().into_iter().map(draw).collect()
+}
+
+fn initial(shape: &[usize], rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let count = shape.iter().product();
+    match *shape {
+        [filters, channels, height, width] => {
+            let fans = (filters + channels) * height * width;
+            let bound = 2.0_f32.sqrt() * (6.0 / fans as f32).sqrt();
+            draws(Uniform::new_inclusive(-bound, bound).expect("the bound is finite and positive"), rng, count)
+        }
+        [_, _] => draws(Normal::new(0.0, DENSE_SD).expect("the deviation is finite and positive"), rng, count),
+        _ => vec![0.0; count],
+    }
+}
+
+fn draws(distribution: impl Distribution<f32>, rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
+    (0..count).map(|_| rng.sample(&distribution)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Architecture;
+
+    fn values(seed: u64) -> Vec<(String, Vec<f32>)> {
+        let plan = Architecture::Lenet5.plan(&[1, 28, 28], 10).unwrap();
+        let variables = variables(&plan, seed, &Device::Cpu).unwrap();
+        variables.into_iter().map(|(name, var)| (name, var.flatten_all().unwrap().to_vec1().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_weights_and_another_seed_others() {
+        assert_eq!(values(1), values(1));
+        assert_ne!(values(1), values(2));
+    }
+
+    #[test]
+    fn weights_have_the_papers_spread() {
+        let values = values(3);
+        let of = |name: &str| &values.iter().find(|(found, _)| found == name).unwrap().1;
+        let bound = 2.0_f32.sqrt() * (6.0_f32 / (22.0 * 25.0)).sqrt();
+        assert!(of("conv2.weight").iter().all(|value| value.abs() <= bound));
+        assert!(of("conv2.bias").iter().all(|value| value.abs() < f32::EPSILON));
+        let dense = of("fc1.weight");
+        let variance = dense.iter().map(|value| value * value).sum::<f32>() / dense.len() as f32;
+        assert!((variance.sqrt() - DENSE_SD).abs() < 5e-4, "standard deviation {}", variance.sqrt());
+    }
+}

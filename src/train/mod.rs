@@ -1,0 +1,133 @@
+//! Training: `train base` and `train parity`, the papers' settings, the same every time for the same seed.
+//!
+//! Uses the daemon's own nets, preprocessing, encoder and decoder, so what is served is what was trained. Never opens the test images.
+//! Each epoch ends in a checkpoint that is replaced whole; an interrupted run loses at most an epoch and goes on with `--resume`.
+
+mod adam;
+mod base;
+mod checkpoint;
+mod fit;
+mod init;
+mod parity;
+mod preset;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    data::{DataError, Images},
+    model::{NoFit, Parameters, TensorError},
+    weights::{Fault, Training, WeightsError, sha256, write_whole},
+};
+pub use base::{BaseOptions, base};
+pub use parity::{ParityOptions, parity};
+pub use preset::Preset;
+
+/// What both trainings are told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Named settings.
+    pub preset: Preset,
+    /// Seed of the initial weights and of every shuffle.
+    pub seed: u64,
+    /// Inputs of one step.
+    pub batch: usize,
+    /// Passes over the training rows.
+    pub epochs: usize,
+    /// Whether to go on from a checkpoint, if there is one.
+    pub resume: bool,
+}
+
+impl fmt::Display for Settings {
+    /// As flags, `--resume` excepted: it does not change the outcome.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings { preset, seed, batch, epochs, .. } = self;
+        write!(f, "--epochs {epochs} --batch {batch} --seed {seed} --preset {preset}")
+    }
+}
+
+/// Why a training ended without a model.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// There is no data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The base weights cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The architecture does not fit the data.
+    #[error(transparent)]
+    NoFit(#[from] NoFit),
+    /// The code has no such parity row.
+    #[error("there is no parity row {row}: r = {r}")]
+    NoSuchRow {
+        /// What was asked for.
+        row: usize,
+        /// How many there are, counted from 0.
+        r: usize,
+    },
+    /// The checkpoint cannot be used.
+    #[error("{} {rule}; delete it, or run without --resume", file.display())]
+    Checkpoint {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        rule: String,
+    },
+    /// The loss became infinite or no number.
+    #[error("the loss was no number in step {step} of epoch {epoch}; try another seed")]
+    Diverged {
+        /// From 1.
+        epoch: usize,
+        /// From 0.
+        step: usize,
+    },
+    /// A file could not be written.
+    #[error("{}: cannot be written: {error}", file.display())]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Arithmetic failed.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+impl From<Fault> for TrainError {
+    fn from(fault: Fault) -> Self {
+        TrainError::Weights(fault.into())
+    }
+}
+
+/// The pixels of some images, one after the other.
+fn gather(images: &Images, picked: &[usize]) -> Vec<f32> {
+    picked.iter().flat_map(|&row| images.row(row)).copied().collect()
+}
+
+/// Writes parameters; gives their SHA-256.
+fn write_parameters(file: &Path, parameters: &Parameters) -> Result<String, TrainError> {
+    let bytes = parameters.to_safetensors()?;
+    write_whole(file, &bytes).map_err(|error| TrainError::Write { file: file.to_path_buf(), error })?;
+    Ok(sha256(&bytes))
+}
+
+fn finished(settings: &Settings, fitted: &fit::Fitted, command: String) -> Training {
+    Training {
+        command,
+        preset: settings.preset.to_string(),
+        seed: settings.seed,
+        batch: settings.batch,
+        epochs: settings.epochs,
+        best_epoch: fitted.best_epoch,
+        validation: fitted.best_score,
+    }
+}
+
+/// Values to five digits after the point: finer than the canary's tolerance, short in the manifest.
+fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|value| (value * 1e5).round() / 1e5).collect()
+}

@@ -1,0 +1,168 @@
+//! Whether the files of a folder are what its manifest says, and belong together. Collects faults; never stops at the first.
+
+use std::{
+    fs,
+    path::{Component, Path},
+};
+
+use super::{Checked, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, sha256};
+use crate::{
+    code::{Code, Sum},
+    model::{Architecture, Parameters, Preprocessing},
+};
+
+/// The kind that the code [`Sum`] has in a manifest.
+pub const SUM: &str = "sum";
+
+const RETRAIN: &str = "train it again with `parityd train parity`";
+const RESTORE: &str = "restore the file, or train it again";
+const EDITED: &str = "let `parityd train` write the manifest";
+
+/// Checks the base model. `None` when it cannot be used; the reasons are in `faults`.
+pub(super) fn base(dir: &Path, manifest: &Manifest, faults: &mut Vec<Fault>) -> Option<Checked> {
+    let file = dir.join(MANIFEST_FILE);
+    let mut fault = |rule: String| faults.push(Fault::new(&file, rule, EDITED));
+    let [low, high] = manifest.input.range;
+    if !(low.is_finite() && high.is_finite() && low < high) {
+        fault(format!("`input.range` is [{low}, {high}], which is no range"));
+    }
+    if !normalises(manifest.preprocessing) {
+        fault("`preprocessing` needs a finite mean and a finite std above 0".to_owned());
+    }
+    let outputs = manifest.output.shape.iter().product::<usize>();
+    let labels = manifest.output.labels.len();
+    if labels != 0 && labels != outputs {
+        fault(format!("`output.labels` has {labels} names for {outputs} values"));
+    }
+    let base = &manifest.base;
+    let model = Model { architecture: base.architecture, file: &base.file, sha256: &base.sha256, canary: &base.canary };
+    model.check(dir, manifest, &[1.0], faults)
+}
+
+/// Checks the parity models of `code`; all of them, or reasons in `faults`.
+pub(super) fn parities(dir: &Path, manifest: &Manifest, code: &Sum, faults: &mut Vec<Fault>) -> Vec<Checked> {
+    let file = dir.join(MANIFEST_FILE);
+    let (k, r) = (code.k(), code.r());
+    let rows = manifest.rows_of(SUM, k, r);
+    let mut checked = Vec::new();
+    for (row, coefficients) in code.coefficients().iter().enumerate() {
+        let mut of_row = rows.iter().filter(|parity| parity.row == row);
+        match (of_row.next(), of_row.next()) {
+            (None, _) => {
+                let rule = format!("has no parity model for kind = \"{SUM}\", k = {k}, r = {r}, row = {row}");
+                faults.push(Fault::new(&file, rule, "configure a code that it has, or run `parityd train parity`"));
+            }
+            (Some(_), Some(_)) => {
+                let rule = format!("has two parity models for kind = \"{SUM}\", k = {k}, r = {r}, row = {row}");
+                faults.push(Fault::new(&file, rule, EDITED));
+            }
+            (Some(parity), None) => checked.extend(parity_row(dir, manifest, parity, coefficients, faults)),
+        }
+    }
+    checked
+}
+
+fn parity_row(
+    dir: &Path,
+    manifest: &Manifest,
+    parity: &Parity,
+    coefficients: &[f32],
+    faults: &mut Vec<Fault>,
+) -> Option<Checked> {
+    let file = dir.join(&parity.file);
+    if !same(&parity.coefficients, coefficients) {
+        let rule =
+            format!("was trained with coefficients {:?}, and the code has {coefficients:?}", parity.coefficients);
+        faults.push(Fault::new(
+            &file,
+            rule,
+            "configure those coefficients, or train it again with `parityd train parity`",
+        ));
+    }
+    if parity.base_sha256 != manifest.base.sha256 {
+        let rule = format!("was trained on base {}, and the base is {}", parity.base_sha256, manifest.base.sha256);
+        faults.push(Fault::new(&file, rule, RETRAIN));
+    }
+    if parity.preprocessing != manifest.preprocessing {
+        let rule =
+            format!("was trained with {:?}, and the base has {:?}", parity.preprocessing, manifest.preprocessing);
+        faults.push(Fault::new(&file, rule, RETRAIN));
+    }
+    let model =
+        Model { architecture: parity.architecture, file: &parity.file, sha256: &parity.sha256, canary: &parity.canary };
+    model.check(dir, manifest, coefficients, faults)
+}
+
+/// What base and parity models have in common.
+struct Model<'a> {
+    architecture: Architecture,
+    file: &'a str,
+    sha256: &'a str,
+    canary: &'a [f32],
+}
+
+impl Model<'_> {
+    fn check(&self, dir: &Path, manifest: &Manifest, coefficients: &[f32], faults: &mut Vec<Fault>) -> Option<Checked> {
+        let outputs = manifest.output.shape.iter().product();
+        let file = dir.join(self.file);
+        let plan = match self.architecture.plan(&manifest.input.shape, outputs) {
+            Ok(plan) => plan,
+            Err(no_fit) => {
+                faults.push(Fault::new(&dir.join(MANIFEST_FILE), no_fit.to_string(), EDITED));
+                return None;
+            }
+        };
+        if self.canary.len() != outputs || !self.canary.iter().all(|value| value.is_finite()) {
+            let rule = format!("`canary` of {} needs {outputs} finite values", self.file);
+            faults.push(Fault::new(&dir.join(MANIFEST_FILE), rule, EDITED));
+        }
+        let parameters = self.parameters(dir, faults)?;
+        let misfits = parameters.faults(&plan);
+        let fits = misfits.is_empty();
+        faults.extend(misfits.into_iter().map(|misfit| Fault::new(&file, misfit, RESTORE)));
+        let Normalisation { mean, std } = manifest.preprocessing;
+        let preprocessing = Preprocessing { mean, std, weight: 1.0 }.of_sum(coefficients);
+        fits.then(|| Checked { plan, parameters, preprocessing, canary: self.canary.to_vec() })
+    }
+
+    /// Reads the file once, checks its hash, and parses those very bytes.
+    fn parameters(&self, dir: &Path, faults: &mut Vec<Fault>) -> Option<Parameters> {
+        let file = dir.join(self.file);
+        let stays_inside = Path::new(self.file).components().all(|part| matches!(part, Component::Normal(_)));
+        if !stays_inside || self.file.is_empty() {
+            let rule = format!("`file` is \"{}\", which is not within the folder", self.file);
+            faults.push(Fault::new(&dir.join(MANIFEST_FILE), rule, EDITED));
+            return None;
+        }
+        let bytes = match fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                faults.push(Fault::new(&file, format!("cannot be read: {error}"), RESTORE));
+                return None;
+            }
+        };
+        let found = sha256(&bytes);
+        if found != self.sha256 {
+            let rule = format!("has SHA-256 {found}, and the manifest says {}", self.sha256);
+            faults.push(Fault::new(&file, rule, RESTORE));
+            return None;
+        }
+        match Parameters::from_safetensors(&bytes) {
+            Ok(parameters) => Some(parameters),
+            Err(error) => {
+                faults.push(Fault::new(&file, format!("is no safetensors file: {error}"), RESTORE));
+                None
+            }
+        }
+    }
+}
+
+fn normalises(normalisation: Normalisation) -> bool {
+    let Normalisation { mean, std } = normalisation;
+    mean.is_finite() && std.is_finite() && std > 0.0
+}
+
+/// Coefficients are written and read, never computed, so only the very same ones will do.
+fn same(left: &[f32], right: &[f32]) -> bool {
+    left.len() == right.len() && left.iter().zip(right).all(|(left, right)| left.to_bits() == right.to_bits())
+}

@@ -1,0 +1,274 @@
+//! `manifest.toml`: what a folder of weights says about itself.
+//!
+//! Plain data with unknown keys refused. The trainer and `eval --record` write it, nobody types a hash or an accuracy; what was measured
+//! is kept apart from what was trained, and goes when the model it was measured on goes.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::Fault;
+use crate::{code::Coefficients, model::Architecture};
+
+/// The file's name within a folder of weights.
+pub const MANIFEST_FILE: &str = "manifest.toml";
+
+/// The version of this layout that is read and written.
+pub const FORMAT: u32 = 1;
+
+/// All of `manifest.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// `[deployment]`
+    pub deployment: Deployment,
+    /// `[input]`
+    pub input: Input,
+    /// `[output]`
+    pub output: Output,
+    /// `[preprocessing]`
+    pub preprocessing: Normalisation,
+    /// `[dataset]`
+    pub dataset: Dataset,
+    /// `[base]`
+    pub base: Base,
+    /// `[[parity]]`: one a parity row.
+    #[serde(default, rename = "parity", skip_serializing_if = "Vec::is_empty")]
+    pub parities: Vec<Parity>,
+    /// `[[measured]]`: one a code, written by `eval --record`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measured: Vec<Measured>,
+}
+
+/// Under which name the weights are deployed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deployment {
+    /// Model name on the wire.
+    pub name: String,
+    /// Version on the wire.
+    pub version: String,
+}
+
+/// The one input tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Tensor name.
+    pub name: String,
+    /// Shape of one row.
+    pub shape: Vec<usize>,
+    /// Smallest and largest value that the model was trained on.
+    pub range: [f32; 2],
+}
+
+/// The one output tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// Tensor name.
+    pub name: String,
+    /// Shape of one row.
+    pub shape: Vec<usize>,
+    /// Names of its values, in order.
+    pub labels: Vec<String>,
+}
+
+/// How one raw row is normalised; a parity query with coefficients c takes Σc times the mean.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Normalisation {
+    /// Mean of a raw value over the training set.
+    pub mean: f64,
+    /// Standard deviation of a raw value over the training set.
+    pub std: f64,
+}
+
+/// What it was trained on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dataset {
+    /// Short name.
+    pub name: String,
+    /// SPDX name of its licence.
+    pub licence: String,
+    /// Where it comes from.
+    pub source: String,
+    /// What was used for what.
+    pub split: String,
+}
+
+/// How a model was trained: enough to train it again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// The command that made it.
+    pub command: String,
+    /// Name of the settings.
+    pub preset: String,
+    /// Seed of the initial weights and of every shuffle.
+    pub seed: u64,
+    /// Rows (or stripes) of one step.
+    pub batch: usize,
+    /// Passes over the training set.
+    pub epochs: usize,
+    /// The pass after which it was best on the validation rows, from 1; these are its weights.
+    pub best_epoch: usize,
+    /// Base model: share of the validation labels hit. Parity model: share of reconstructions with the base model's class.
+    pub validation: f64,
+}
+
+/// The base model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// Its network.
+    pub architecture: Architecture,
+    /// Its weights, relative to the manifest.
+    pub file: String,
+    /// SHA-256 of that file, in hex.
+    pub sha256: String,
+    /// Its output for the canary.
+    pub canary: Vec<f32>,
+    /// How it was made.
+    pub training: Training,
+}
+
+/// The parity model of one parity row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parity {
+    /// Kind of the code.
+    pub kind: String,
+    /// Data slots.
+    pub k: usize,
+    /// Parity slots.
+    pub r: usize,
+    /// Which parity row this is (`0..r`).
+    pub row: usize,
+    /// Coefficients of that row.
+    pub coefficients: Vec<f32>,
+    /// Its network.
+    pub architecture: Architecture,
+    /// Its weights, relative to the manifest.
+    pub file: String,
+    /// SHA-256 of that file, in hex.
+    pub sha256: String,
+    /// SHA-256 of the base weights whose outputs it learned.
+    pub base_sha256: String,
+    /// Normalisation that it was trained with.
+    pub preprocessing: Normalisation,
+    /// Its output for the canary stripe.
+    pub canary: Vec<f32>,
+    /// How it was made.
+    pub training: Training,
+}
+
+/// What `eval --record` measured on the test images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// Kind of the code; `none` for the base model alone.
+    pub code: String,
+    /// Data slots.
+    pub k: usize,
+    /// Parity slots.
+    pub r: usize,
+    /// Test images.
+    pub rows: usize,
+    /// Accuracy of direct answers.
+    pub a_a: f64,
+    /// Accuracy of reconstructed answers, mean over the seeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub a_d: Option<f64>,
+    /// Its standard deviation over the seeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub a_d_sd: Option<f64>,
+    /// Share of reconstructed answers with the base model's class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
+    /// Seeds of the permutations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<u64>,
+    /// Accuracy of reconstructed answers for each set of lost data slots (`"0"`, `"0,1"`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub a_d_by_pattern: BTreeMap<String, f64>,
+    /// SHA-256 of the weights it was measured on: base, then parity rows.
+    pub weights_sha256: Vec<String>,
+}
+
+impl Manifest {
+    /// Reads `manifest.toml` of `dir`.
+    pub fn read(dir: &Path) -> Result<Self, Fault> {
+        let file = dir.join(MANIFEST_FILE);
+        let text = fs::read_to_string(&file).map_err(|error| {
+            Fault::new(
+                &file,
+                format!("cannot be read: {error}"),
+                "name a folder of weights, or make one with `parityd train base`",
+            )
+        })?;
+        let manifest: Manifest = toml::from_str(&text).map_err(|error| {
+            let error = error.to_string();
+            Fault::new(
+                &file,
+                format!("is no manifest: {}", error.trim_end()),
+                "let the command that made it make it again",
+            )
+        })?;
+        if manifest.format != FORMAT {
+            let rule = format!("has format {}, and this parityd reads {FORMAT}", manifest.format);
+            return Err(Fault::new(&file, rule, "use the parityd that made it, or make it again"));
+        }
+        Ok(manifest)
+    }
+
+    /// Writes `manifest.toml` of `dir`, whole or not at all.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        let text = toml::to_string(self).map_err(io::Error::other)?;
+        let header =
+            "# Written by `parityd train` and `parityd eval --record`; hashes bind it to the files beside it.\n";
+        write_whole(&dir.join(MANIFEST_FILE), format!("{header}{text}").as_bytes())
+    }
+
+    /// The parity rows of one code, by row.
+    pub fn rows_of(&self, kind: &str, k: usize, r: usize) -> Vec<&Parity> {
+        let mut rows: Vec<&Parity> =
+            self.parities.iter().filter(|parity| parity.kind == kind && parity.k == k && parity.r == r).collect();
+        rows.sort_by_key(|parity| parity.row);
+        rows
+    }
+
+    /// Kind, k, r and coefficients of each code that it has parity rows of, in the order of the manifest.
+    pub fn codes(&self) -> Vec<(String, usize, usize, Coefficients)> {
+        let mut codes: Vec<(String, usize, usize, Coefficients)> = Vec::new();
+        for parity in &self.parities {
+            let (kind, k, r) = (&parity.kind, parity.k, parity.r);
+            if codes.iter().all(|(other, other_k, other_r, _)| (other, *other_k, *other_r) != (kind, k, r)) {
+                let rows = self.rows_of(kind, k, r);
+                codes.push((kind.clone(), k, r, rows.iter().map(|row| row.coefficients.clone()).collect()));
+            }
+        }
+        codes
+    }
+}
+
+/// Writes a file by way of a temporary one beside it, so that a reader (or a crash) sees the old bytes or the new ones.
+pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = folder.join(name);
+    let mut open = fs::File::create(&temporary)?;
+    open.write_all(bytes)?;
+    open.sync_all()?;
+    fs::rename(&temporary, file)
+}

@@ -1,0 +1,198 @@
+//! Weights on disk: a manifest, the base model, the parity models, and the proof that they belong together.
+//!
+//! A [`Bundle`] exists only if every file that it uses has the hash that the manifest gives, the parity models were trained on outputs
+//! of *this* base with *this* code and *this* normalisation, and every tensor fits its architecture. Anything else is refused before a
+//! query is served, with all faults at once: a parity model of another base answers plausibly and wrongly, and nothing would notice.
+//! Each file is read once; the bytes that were hashed are the bytes that are used.
+
+pub mod canary;
+mod check;
+mod manifest;
+pub mod oracle;
+
+use std::{
+    fmt::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    code::{Code, Sum},
+    model::{Device, Net, Parameters, Plan, Preprocessing, TensorError},
+    query::{Row, Signature, TensorSpec},
+};
+pub use check::SUM;
+pub use manifest::{
+    Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Measured, Normalisation, Output, Parity,
+    Training, write_whole,
+};
+
+/// One thing that is wrong with a folder of weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub rule: String,
+    /// What to do about it.
+    pub next: &'static str,
+}
+
+impl Fault {
+    pub(crate) fn new(file: &Path, rule: impl Into<String>, next: &'static str) -> Self {
+        Fault { file: file.to_path_buf(), rule: rule.into(), next }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.file.display(), self.rule, self.next)
+    }
+}
+
+/// Why a folder of weights is refused: every fault that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightsError {
+    /// At least one.
+    pub faults: Vec<Fault>,
+}
+
+impl fmt::Display for WeightsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.faults.iter().map(Fault::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for WeightsError {}
+
+impl From<Fault> for WeightsError {
+    fn from(fault: Fault) -> Self {
+        WeightsError { faults: vec![fault] }
+    }
+}
+
+/// Weights that were checked, in host memory. Nets are made from it, one a lane.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    manifest: Manifest,
+    base: Checked,
+    parities: Vec<Checked>,
+    k: usize,
+}
+
+/// One model's weights, checked.
+#[derive(Clone, Debug)]
+struct Checked {
+    plan: Plan,
+    parameters: Parameters,
+    preprocessing: Preprocessing,
+    canary: Vec<f32>,
+}
+
+impl Checked {
+    fn net(&self, device: &Device) -> Result<Net, TensorError> {
+        Net::new(&self.plan, self.preprocessing, &self.parameters, device)
+    }
+}
+
+/// Known inputs and the outputs that they must give.
+#[derive(Clone, Debug)]
+pub struct Canary {
+    /// One row a data slot (one row if there is no code). The base model is asked for the first.
+    pub rows: Vec<Row>,
+    /// What the base model gives for the first row.
+    pub base: Vec<f32>,
+    /// What each parity model gives for the encoded rows.
+    pub parities: Vec<Vec<f32>>,
+}
+
+impl Bundle {
+    /// Reads and checks the weights of `dir`: the base model, and the parity models of `code` if there is one.
+    ///
+    /// Refuses with every fault found; see the module.
+    pub fn load(dir: &Path, code: Option<&Sum>) -> Result<Self, WeightsError> {
+        let manifest = Manifest::read(dir)?;
+        let mut faults = Vec::new();
+        let base = check::base(dir, &manifest, &mut faults);
+        let parities = code.map_or_else(Vec::new, |code| check::parities(dir, &manifest, code, &mut faults));
+        match base {
+            Some(base) if faults.is_empty() => Ok(Bundle { manifest, base, parities, k: code.map_or(1, Code::k) }),
+            _ => Err(WeightsError { faults }),
+        }
+    }
+
+    /// What clients must know.
+    pub fn signature(&self) -> Signature {
+        let Manifest { deployment, input, output, base, .. } = &self.manifest;
+        Signature {
+            name: deployment.name.clone(),
+            version: deployment.version.clone(),
+            platform: base.architecture.to_string(),
+            input: TensorSpec { name: input.name.clone(), shape: input.shape.clone() },
+            input_range: (input.range[0], input.range[1]),
+            output: TensorSpec { name: output.name.clone(), shape: output.shape.clone() },
+            labels: output.labels.clone(),
+        }
+    }
+
+    /// The base model on `device`; on the CPU all nets share one copy of the weights.
+    pub fn base(&self, device: &Device) -> Result<Net, TensorError> {
+        self.base.net(device)
+    }
+
+    /// The parity model of parity row `row` on `device`; on the CPU all nets share one copy of the weights.
+    pub fn parity(&self, row: usize, device: &Device) -> Result<Net, TensorError> {
+        assert!(row < self.parities.len(), "the bundle was loaded for a code with this parity row");
+        self.parities[row].net(device)
+    }
+
+    /// The canary and the outputs that it must give.
+    pub fn canary(&self) -> Canary {
+        let width = self.manifest.input.shape.iter().product();
+        Canary {
+            rows: canary::stripe(width, self.k),
+            base: self.base.canary.clone(),
+            parities: self.parities.iter().map(|parity| parity.canary.clone()).collect(),
+        }
+    }
+
+    /// SHA-256 of the base weights, in hex: the epoch's name.
+    pub fn base_sha256(&self) -> &str {
+        &self.manifest.base.sha256
+    }
+
+    /// SHA-256 of all loaded weights, in hex: base, then parity rows.
+    pub fn sha256(&self, kind: &str) -> Vec<String> {
+        let rows = self.manifest.rows_of(kind, self.k, self.parities.len());
+        let parities = rows.iter().map(|parity| parity.sha256.clone());
+        std::iter::once(self.manifest.base.sha256.clone()).chain(parities).collect()
+    }
+
+    /// All that the manifest says.
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The layers and costs of the base model.
+    pub const fn base_plan(&self) -> &Plan {
+        &self.base.plan
+    }
+
+    /// The layers and costs of the parity model of parity row `row`.
+    pub fn parity_plan(&self, row: usize) -> &Plan {
+        &self.parities[row].plan
+    }
+}
+
+/// SHA-256 of `bytes`, in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
+        hex
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Folders of weights that are right, and every way in which one is refused.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const SHAPE: [usize; 3] = [1, 4, 4];
+
+fn code() -> Sum {
+    Sum::with_defaults(2, 2).unwrap()
+}
+
+fn folder() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    oracle::write(dir.path(), &SHAPE, 3, &code()).unwrap();
+    dir
+}
+
+/// Changes the manifest of a good folder and gives the faults that this makes.
+fn faults(change: impl FnOnce(&mut Manifest, &Path)) -> Vec<String> {
+    let dir = folder();
+    let mut manifest = Manifest::read(dir.path()).unwrap();
+    change(&mut manifest, dir.path());
+    manifest.write(dir.path()).unwrap();
+    let error = Bundle::load(dir.path(), Some(&code())).unwrap_err();
+    error.faults.iter().map(Fault::to_string).collect()
+}
+
+#[track_caller]
+fn assert_faults(found: &[String], expected: &[&str]) {
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.contains(expected), "{found} does not say {expected}");
+        assert!(found.contains(';'), "{found} names no next step");
+    }
+}
+
+#[test]
+fn a_good_folder_gives_nets_signature_and_canary() {
+    let dir = folder();
+    let bundle = Bundle::load(dir.path(), Some(&code())).unwrap();
+    let signature = bundle.signature();
+    assert_eq!((signature.name.as_str(), signature.version.as_str()), ("oracle", "1"));
+    assert_eq!((signature.input.width(), signature.output.width()), (16, 3));
+    let canary = bundle.canary();
+    let base = bundle.base(&Device::Cpu).unwrap().predict(&canary.rows[0]).unwrap();
+    assert!(canary::agrees(&canary.base, &base));
+    for row in 0..2 {
+        let query = canary::parity_query(&code(), row, 16);
+        let found = bundle.parity(row, &Device::Cpu).unwrap().predict(&query).unwrap();
+        assert!(canary::agrees(&canary.parities[row], &found));
+    }
+    assert_eq!(bundle.sha256(SUM).len(), 3);
+    assert!(Bundle::load(dir.path(), None).unwrap().canary().parities.is_empty());
+}
+
+#[test]
+fn the_manifest_round_trips_and_refuses_unknown_keys() {
+    let dir = folder();
+    let manifest = Manifest::read(dir.path()).unwrap();
+    manifest.write(dir.path()).unwrap();
+    assert_eq!(Manifest::read(dir.path()).unwrap(), manifest);
+    let file = dir.path().join(MANIFEST_FILE);
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("[input]\n", "[input]\nunits = 3\n")).unwrap();
+    assert!(Manifest::read(dir.path()).unwrap_err().to_string().contains("units"));
+    fs::write(&file, text.replace("format = 1", "format = 2")).unwrap();
+    assert!(Manifest::read(dir.path()).unwrap_err().to_string().contains("format 2"));
+}
+
+#[test]
+fn a_code_that_was_not_trained_is_refused() {
+    let dir = folder();
+    let other = Sum::with_defaults(3, 1).unwrap();
+    let error = Bundle::load(dir.path(), Some(&other)).unwrap_err().to_string();
+    assert!(error.contains("no parity model for kind = \"sum\", k = 3, r = 1, row = 0"), "{error}");
+    let other = Sum::new(vec![vec![1.0, 1.0], vec![1.0, 2.0]]).unwrap();
+    let error = Bundle::load(dir.path(), Some(&other)).unwrap_err();
+    assert_faults(&[error.to_string()], &["was trained with coefficients [1.0, -1.0], and the code has [1.0, 2.0]"]);
+}
+
+#[test]
+fn every_mismatch_is_told_at_once() {
+    let found = faults(|manifest, dir| {
+        manifest.input.range = [1.0, 1.0];
+        manifest.parities[0].base_sha256 = "0".repeat(64);
+        manifest.parities[1].preprocessing.mean = 0.5;
+        fs::write(dir.join(&manifest.base.file), b"tampered").unwrap();
+    });
+    let expected =
+        ["is no range", "has SHA-256", "was trained on base 000000", "was trained with Normalisation { mean: 0.5"];
+    assert_faults(&found, &expected);
+}
+
+#[test]
+fn a_tampered_file_is_refused() {
+    let found = faults(|manifest, dir| {
+        let file = dir.join(&manifest.parities[1].file);
+        let mut bytes = fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(file, bytes).unwrap();
+    });
+    assert_faults(&found, &["row1.safetensors: has SHA-256"]);
+}
+
+#[test]
+fn files_that_are_absent_elsewhere_or_no_safetensors_are_refused() {
+    let found = faults(|manifest, _| {
+        manifest.base.file = "../base.safetensors".to_owned();
+        manifest.parities[0].file = "none.safetensors".to_owned();
+    });
+    assert_faults(&found, &["is not within the folder", "none.safetensors: cannot be read"]);
+    let found = faults(|manifest, dir| {
+        fs::write(dir.join(&manifest.base.file), b"no tensors").unwrap();
+        manifest.base.sha256 = sha256(b"no tensors");
+        for parity in &mut manifest.parities {
+            parity.base_sha256.clone_from(&manifest.base.sha256);
+        }
+    });
+    assert_faults(&found, &["base.safetensors: is no safetensors file"]);
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused() {
+    let found = faults(|manifest, _| manifest.output.shape = vec![4]);
+    let of_one_model = ["`canary` of", "has shape [3, 16], not [4, 16]"];
+    assert_faults(&found, &[of_one_model, of_one_model, of_one_model].concat());
+    let found = faults(|manifest, _| manifest.base.architecture = crate::model::Architecture::Lenet5);
+    assert_faults(&found, &["lenet5 does not fit rows of [1, 4, 4]"]);
+}
+
+#[test]
+fn parity_rows_that_are_missing_or_there_twice_are_refused() {
+    let found = faults(|manifest, _| {
+        manifest.parities.remove(1);
+    });
+    assert_faults(&found, &["no parity model for kind = \"sum\", k = 2, r = 2, row = 1"]);
+    let found = faults(|manifest, _| manifest.parities.push(manifest.parities[0].clone()));
+    assert_faults(&found, &["two parity models"]);
+}
+
+#[test]
+fn an_absent_folder_says_what_to_do() {
+    let error = Bundle::load(Path::new("/nowhere"), None).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/manifest.toml") && error.contains("train base"), "{error}");
+}
