@@ -1,0 +1,745 @@
+//! The port's whole surface: the real HTTP server on a free port, in front of an engine of a few lines.
+//!
+//! The engine answers through [`Admitted`], as the real one does, so what is proven here about permits and clients that leave holds
+//! for the daemon too. Clients are raw sockets: most of what matters (half a body, a wrong length, leaving) no HTTP client would send.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use parityd::{
+    admission::{Admission, Refusal, Terms},
+    clock::{Clock, Time},
+    http::{self, Lanes, Limits, Site, UnknownLane},
+    job::{Fault, LaneReport, Role},
+    metrics::Metrics,
+    query::{Accepts, Answer, Failure, LaneId, Prediction, Provenance, Query, Rows, Signature, TensorSpec},
+    reply::{Admitted, Pending, Permit},
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const QUEUE_MAX: usize = 64;
+const INFER: &str = "/v2/models/adder/infer";
+
+/// An engine that adds each row up. A row whose first value is negative fails by number; odd rows come back reconstructed.
+#[derive(Default)]
+struct Adder {
+    taken: Arc<AtomicUsize>,
+    refusal: Mutex<Option<Refusal>>,
+    /// Admitted and not answered, while the engine holds its answers back.
+    held: Mutex<Option<Vec<Arc<Admitted>>>>,
+}
+
+impl Adder {
+    fn answer(admitted: &Admitted, index: usize) {
+        let row = &admitted.query.row;
+        let failure = [(-1.0, Failure::Deadline), (-2.0, Failure::QueryFault), (-3.0, Failure::Stopped)];
+        let failed = failure.iter().find(|(first, _)| (row[0] - first).abs() < f32::EPSILON);
+        let provenance = match admitted.query.accepts {
+            Accepts::Any if index % 2 == 1 => Provenance::Reconstructed,
+            Accepts::Any | Accepts::DirectOnly => Provenance::Direct,
+        };
+        let sum = row.iter().sum::<f32>();
+        let answer: Answer = match failed {
+            Some((_, failure)) => Err(*failure),
+            None => Ok(Prediction { values: [sum, f32::MAX * sum].into(), provenance }),
+        };
+        admitted.answer(answer).expect("nobody else answers");
+    }
+
+    fn hold(&self) {
+        *self.held.lock().unwrap() = Some(Vec::new());
+    }
+
+    fn held(&self) -> Vec<Arc<Admitted>> {
+        self.held.lock().unwrap().clone().unwrap_or_default()
+    }
+
+    fn release(&self) {
+        for (index, admitted) in self.held.lock().unwrap().take().unwrap_or_default().iter().enumerate() {
+            Adder::answer(admitted, index);
+        }
+    }
+
+    fn taken(&self) -> usize {
+        self.taken.load(Ordering::Acquire)
+    }
+}
+
+impl Admission for Adder {
+    fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal> {
+        if let Some(refusal) = *self.refusal.lock().unwrap() {
+            return Err(refusal);
+        }
+        let permits = Permit::acquire(&self.taken, QUEUE_MAX, rows.count()).ok_or(Refusal::Full)?;
+        let query =
+            |row| Query { row, admitted: Time::ZERO, deadline: Time::ZERO, accepts: terms.accepts, in_range: true };
+        let (admitted, pending) = Admitted::request(rows.iter().map(query).collect(), permits);
+        if let Some(held) = self.held.lock().unwrap().as_mut() {
+            held.extend(admitted);
+        } else {
+            std::thread::spawn(move || {
+                for (index, admitted) in admitted.iter().enumerate() {
+                    Adder::answer(admitted, index);
+                }
+            });
+        }
+        Ok(pending)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.refusal.lock().unwrap().is_none()
+    }
+}
+
+/// One lane that remembers its fault.
+#[derive(Default)]
+struct OneLane(Mutex<Option<Fault>>);
+
+impl Lanes for OneLane {
+    fn report(&self) -> Vec<LaneReport> {
+        vec![LaneReport {
+            id: LaneId(0),
+            device: "cpu".into(),
+            role: Role::Base,
+            state: "healthy",
+            reason: String::new(),
+            fault: *self.0.lock().unwrap(),
+        }]
+    }
+
+    fn set_fault(&self, lane: LaneId, fault: Option<Fault>) -> Result<(), UnknownLane> {
+        if lane != LaneId(0) {
+            return Err(UnknownLane);
+        }
+        *self.0.lock().unwrap() = fault;
+        Ok(())
+    }
+}
+
+/// The server in a runtime of its own; dropping it shuts it down and waits for it.
+struct Port {
+    address: SocketAddr,
+    engine: Arc<Adder>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Port {
+    fn open() -> Port {
+        Port::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Site)) -> Port {
+        let engine = Arc::new(Adder::default());
+        let mut site = Site {
+            signature: Signature {
+                name: "adder".into(),
+                version: "1".into(),
+                platform: "test".into(),
+                input: TensorSpec { name: "input".into(), shape: vec![1, 2, 2] },
+                input_range: (0.0, 1.0),
+                output: TensorSpec { name: "logits".into(), shape: vec![2] },
+                labels: vec![],
+            },
+            admission: Arc::clone(&engine) as Arc<dyn Admission>,
+            metrics: Arc::new(Metrics::new("adder", 1)),
+            lanes: Some(Arc::new(OneLane::default())),
+            limits: Limits::new(QUEUE_MAX, Duration::from_secs(5)),
+        };
+        change(&mut site);
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                http::serve(listener, Arc::new(site), async { drop(stopped.await) }).await;
+            });
+        });
+        Port { address: told.recv().unwrap(), engine, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.address).expect("the port is open");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Client { stream, ahead: Vec::new() }
+    }
+
+    /// One request on a connection of its own.
+    fn ask(&self, request: &[u8]) -> Reply {
+        self.connect().ask(request)
+    }
+
+    fn get(&self, path: &str) -> Reply {
+        self.ask(request("GET", path, "", "").as_bytes())
+    }
+
+    fn infer(&self, body: &str) -> Reply {
+        self.ask(request("POST", INFER, "Content-Type: application/json\r\n", body).as_bytes())
+    }
+
+    fn shut(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the server does not panic");
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}
+
+struct Client {
+    stream: TcpStream,
+    ahead: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
+    /// Checks the JSON that every error has.
+    #[track_caller]
+    fn refused(&self, status: u16, reason: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        let body = self.json();
+        assert_eq!(body["reason"], reason, "{self:?}");
+        assert!(body["error"].as_str().is_some_and(|text| !text.is_empty()), "{self:?}");
+        assert!(body["retryable"].is_boolean(), "{self:?}");
+        assert_eq!(self.header("retry-after").is_some(), matches!(status, 429 | 503), "{self:?}");
+    }
+}
+
+impl Client {
+    fn send(&mut self, bytes: &[u8]) {
+        // The server may have answered and closed already; what it said is what counts.
+        drop(self.stream.write_all(bytes));
+    }
+
+    fn ask(&mut self, request: &[u8]) -> Reply {
+        self.send(request);
+        self.reply(!request.starts_with(b"HEAD"))
+    }
+
+    fn more(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        let read = self.stream.read(&mut bytes).expect("a reply, or an end, within the timeout");
+        self.ahead.extend_from_slice(&bytes[..read]);
+        read > 0
+    }
+
+    fn reply(&mut self, has_body: bool) -> Reply {
+        let end = loop {
+            if let Some(end) = self.ahead.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            assert!(self.more(), "the connection ended in {:?}", String::from_utf8_lossy(&self.ahead));
+        };
+        let head = String::from_utf8(self.ahead.drain(..end).collect()).expect("a head is text");
+        let status = head[9..12].parse().expect("a status");
+        let mut reply = Reply { status, head, body: String::new() };
+        let length = reply.header("content-length").filter(|_| has_body).map_or(0, |text| text.parse().unwrap());
+        while self.ahead.len() < length {
+            assert!(self.more(), "the body ended early: {reply:?}");
+        }
+        reply.body = String::from_utf8(self.ahead.drain(..length).collect()).expect("bodies are text");
+        reply
+    }
+
+    /// Whether the server closes, with nothing more to say.
+    fn is_closed(&mut self) -> bool {
+        while self.more() {}
+        self.ahead.is_empty()
+    }
+}
+
+fn request(verb: &str, path: &str, headers: &str, body: &str) -> String {
+    let length = if verb == "POST" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
+    format!("{verb} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}{length}\r\n{body}")
+}
+
+/// An infer body of the given rows.
+fn rows(rows: &[[f32; 4]]) -> String {
+    tensor(json!(rows)).to_string()
+}
+
+fn tensor(data: Value) -> Value {
+    let count = data.as_array().map_or(1, Vec::len);
+    json!({"inputs": [{"name": "input", "shape": [count, 1, 2, 2], "datatype": "FP32", "data": data}]})
+}
+
+const ROW: [f32; 4] = [0.5, 1.0, 2.0, 4.0];
+
+#[track_caller]
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let clock = Clock::start();
+    while !holds() {
+        assert!(clock.now().since(Time::ZERO) < Duration::from_secs(10), "{what} never came");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn metadata_and_health_are_told() {
+    let port = Port::open();
+    let server = port.get("/v2").json();
+    assert_eq!(server["name"], "parityd");
+    assert_eq!(server["extensions"], json!([]), "nothing is advertised that is not served");
+    assert_eq!(port.get("/v2/health/live").json(), json!({"live": true}));
+    assert_eq!(port.get("/v2/health/ready").json(), json!({"ready": true}));
+    let model = json!({
+        "name": "adder", "versions": ["1"], "platform": "test",
+        "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 2, 2]}],
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 2]}],
+    });
+    for path in ["/v2/models/adder", "/v2/models/adder/versions/1", "/v2/models/%61dder?x=/y"] {
+        assert_eq!(port.get(path).json(), model, "{path}");
+    }
+    for path in ["/v2/models/adder/ready", "/v2/models/adder/versions/1/ready"] {
+        assert_eq!(port.get(path).json(), json!({"name": "adder", "ready": true}), "{path}");
+    }
+}
+
+#[test]
+fn readiness_is_the_engines_and_liveness_is_not() {
+    let port = Port::open();
+    *port.engine.refusal.lock().unwrap() = Some(Refusal::NotReady);
+    for path in ["/v2/health/ready", "/v2/models/adder/ready"] {
+        let reply = port.get(path);
+        reply.refused(503, "not_ready");
+        assert_eq!(reply.json()["ready"], false);
+    }
+    assert_eq!(port.get("/v2/health/live").status, 200);
+    assert!(!port.get("/metrics").body.contains("reason=\"not_ready\""), "a probe is no failed query");
+}
+
+#[test]
+fn rows_come_back_in_order_with_their_provenance() {
+    let port = Port::open();
+    let reply = port.infer(&rows(&[ROW, [1.0, 0.0, 0.0, 0.0], [0.0; 4]]));
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let body = reply.json();
+    assert_eq!(body["model_name"], "adder");
+    assert_eq!(body["model_version"], "1");
+    assert_eq!(body["parameters"]["provenance"], "direct,reconstructed,direct");
+    assert!(body.get("id").is_none());
+    let output = &body["outputs"][0];
+    assert_eq!(
+        (&output["name"], &output["datatype"], &output["shape"]),
+        (&json!("logits"), &json!("FP32"), &json!([3, 2]))
+    );
+    // The first row's second value overflows: JSON has no word for infinity.
+    assert_eq!(output["data"].as_array().unwrap().len(), 6);
+    assert_eq!((&output["data"][0], &output["data"][1], &output["data"][2]), (&json!(7.5), &Value::Null, &json!(1.0)));
+    assert_eq!(output["data"][4], 0.0);
+}
+
+#[test]
+fn what_a_client_sends_beside_its_rows_is_honoured_or_skipped() {
+    let port = Port::open();
+    let mut body = tensor(json!([ROW, ROW]));
+    for id in ["", "seven"] {
+        body["id"] = json!(id);
+        assert_eq!(port.infer(&body.to_string()).json()["id"], id, "even an empty id is echoed");
+    }
+    body["parameters"] = json!({"allow_reconstructed": false, "priority": 3, "timeout": 5000});
+    body["outputs"] = json!([{"name": "logits", "parameters": {"binary_data": false}}]);
+    assert_eq!(port.infer(&body.to_string()).json()["parameters"]["provenance"], "direct,direct");
+    body["parameters"] = Value::Null;
+    assert_eq!(port.infer(&body.to_string()).json()["parameters"]["provenance"], "direct,reconstructed");
+    for shape in [json!([1, 1, 2, 2]), json!([[[[1, 1], [2, 2]]]])] {
+        let mut body = tensor(json!([[1, 1, 2, 2]]));
+        body["inputs"][0]["data"] = shape;
+        assert_eq!(port.infer(&body.to_string()).json()["outputs"][0]["data"][0], 6.0);
+    }
+    let versioned = request("POST", "/v2/models/adder/versions/1/infer", "", &rows(&[ROW]));
+    assert_eq!(port.ask(versioned.as_bytes()).status, 200, "no content type is fine");
+}
+
+#[test]
+fn verbs_and_paths_that_are_not_served_are_told_apart() {
+    let port = Port::open();
+    for (verb, path, allow) in [
+        ("POST", "/v2", "GET, HEAD"),
+        ("DELETE", "/v2/health/live", "GET, HEAD"),
+        ("POST", "/v2/health/ready", "GET, HEAD"),
+        ("PUT", "/v2/models/adder", "GET, HEAD"),
+        ("POST", "/v2/models/adder/ready", "GET, HEAD"),
+        ("GET", INFER, "POST"),
+        ("OPTIONS", INFER, "POST"),
+        ("POST", "/metrics", "GET, HEAD"),
+        ("POST", "/admin/lanes", "GET, HEAD"),
+        ("GET", "/admin/lanes/0/fault", "POST"),
+    ] {
+        let reply = port.ask(request(verb, path, "", "").as_bytes());
+        reply.refused(405, "wrong_verb");
+        assert_eq!(reply.header("allow"), Some(allow), "{verb} {path}");
+    }
+    for (path, reason) in [
+        ("/", "unknown_route"),
+        ("/v1/models/adder", "unknown_route"),
+        ("/v2/", "unknown_route"),
+        ("/v2/models/adder/config", "unknown_route"),
+        ("/v2/models/adder/versions/1/stats", "unknown_route"),
+        ("/v2/models/%zz", "unknown_route"),
+        ("/v2/models/%ff", "unknown_route"),
+        ("/v2/models/other", "unknown_model"),
+        ("/v2/models/other/ready", "unknown_model"),
+        ("/v2/models/adder/versions/2", "unknown_version"),
+    ] {
+        port.get(path).refused(404, reason);
+    }
+    let other = request("POST", "/v2/models/other/infer", "", &rows(&[ROW]));
+    port.ask(other.as_bytes()).refused(404, "unknown_model");
+}
+
+#[test]
+fn head_is_get_without_the_body() {
+    let port = Port::open();
+    for path in ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/adder", "/metrics", "/admin/lanes"] {
+        let get = port.get(path);
+        let mut client = port.connect();
+        let head = client.ask(request("HEAD", path, "", "").as_bytes());
+        assert_eq!((head.status, head.header("content-type")), (200, get.header("content-type")), "{path}");
+        assert_eq!(client.ask(request("GET", "/v2", "", "").as_bytes()).status, 200, "no stray body after {path}");
+    }
+}
+
+#[test]
+fn content_types_and_encodings_are_checked() {
+    let port = Port::open();
+    let body = rows(&[ROW]);
+    let ask = |headers: &str| port.ask(request("POST", INFER, headers, &body).as_bytes());
+    for kind in ["application/json", "Application/JSON; charset=utf-8", "application/octet-stream"] {
+        assert_eq!(ask(&format!("Content-Type: {kind}\r\n")).status, 200, "{kind}");
+    }
+    for kind in
+        ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", "multipart/form-data", "\u{e9}"]
+    {
+        ask(&format!("Content-Type: {kind}\r\n")).refused(415, "wrong_content_type");
+    }
+    ask("Content-Encoding: gzip\r\n").refused(415, "wrong_content_type");
+    let length = |length: &str| ask(&format!("Inference-Header-Content-Length: {length}\r\n"));
+    assert_eq!(length(&body.len().to_string()).status, 200, "all of it is JSON");
+    length("0").refused(415, "binary_tensors");
+    length("10").refused(415, "binary_tensors");
+    length("999999").refused(400, "bad_field");
+    length("many").refused(400, "bad_field");
+}
+
+#[test]
+fn wrong_bodies_are_a_400_that_names_the_field() {
+    let port = Port::open();
+    for (body, word) in
+        [("", "EOF"), ("{\"inputs\": \"", "inputs"), ("[]", "object"), ("{}", "inputs"), ("\u{0}\u{1}", "value")]
+    {
+        let reply = port.infer(body);
+        assert_eq!(reply.status, 400, "{body}: {reply:?}");
+        assert!(reply.json()["error"].as_str().unwrap().contains(word), "{body}: {reply:?}");
+    }
+    for (field, value) in [
+        ("name", json!("image")),
+        ("datatype", json!("INT8")),
+        ("shape", json!([1, 4])),
+        ("shape", json!([0, 1, 2, 2])),
+        ("data", json!([1, 2, 3])),
+        ("data", json!([1, 2, 3, 1e300])),
+        ("data", json!("none")),
+    ] {
+        let mut body = tensor(json!([ROW]));
+        body["inputs"][0][field] = value;
+        let reply = port.infer(&body.to_string());
+        assert_eq!(reply.status, 400, "{reply:?}");
+        assert!(reply.json()["error"].as_str().unwrap().contains(&format!("inputs[0].{field}")), "{reply:?}");
+    }
+    assert_eq!(port.engine.taken(), 0, "nothing of it was admitted");
+}
+
+#[test]
+fn sizes_are_refused_before_they_cost_anything() {
+    let port = Port::open();
+    let head = format!("POST {INFER} HTTP/1.1\r\nHost: localhost\r\n");
+    port.ask(format!("{head}\r\n").as_bytes()).refused(411, "no_length");
+    // Nothing but the head is sent, so the answer cannot have waited for a body.
+    port.ask(format!("{head}Content-Length: 1000000000000\r\n\r\n").as_bytes()).refused(413, "body_too_long");
+    let mut client = port.connect();
+    let reply = client.ask(format!("{head}Content-Length: 900000\r\nExpect: 100-continue\r\n\r\n").as_bytes());
+    reply.refused(413, "body_too_long");
+    assert_eq!(reply.header("connection"), Some("close"));
+    assert!(client.is_closed());
+    let too_many = rows(&vec![ROW; QUEUE_MAX + 1]);
+    port.infer(&too_many).refused(413, "too_many_rows");
+    assert_eq!(port.infer(&rows(&vec![ROW; QUEUE_MAX])).status, 200);
+}
+
+#[test]
+fn a_refused_body_does_not_reset_the_connection_before_the_answer_is_read() {
+    let port = Port::open();
+    let body = " ".repeat(4 * 1024 * 1024);
+    for _ in 0..5 {
+        port.infer(&body).refused(413, "body_too_long");
+        port.ask(request("POST", "/nowhere", "", &body).as_bytes()).refused(404, "unknown_route");
+    }
+}
+
+#[test]
+fn chunked_bodies_are_read_and_limited() {
+    let port = Port::open();
+    let head = format!("POST {INFER} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut client = port.connect();
+    for _ in 0..2 {
+        let body = rows(&[ROW]);
+        let (first, rest) = body.split_at(20);
+        client.send(head.as_bytes());
+        for part in [first, rest] {
+            client.send(format!("{:x}\r\n{part}\r\n", part.len()).as_bytes());
+        }
+        assert_eq!(client.ask(b"0\r\n\r\n").status, 200, "and the connection lives on");
+    }
+    let chunk = format!("{:x}\r\n{}\r\n", 8192, " ".repeat(8192)).repeat(20);
+    port.ask(format!("{head}{chunk}").as_bytes()).refused(413, "body_too_long");
+    port.ask(format!("{head}zz\r\n").as_bytes()).refused(400, "broken_body");
+}
+
+#[test]
+fn slow_clients_are_not_waited_for() {
+    let port = Port::with(|site| {
+        site.limits.body_timeout = Duration::from_millis(200);
+        site.limits.header_timeout = Duration::from_millis(300);
+    });
+    let mut slow = port.connect();
+    slow.send(format!("POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{{").as_bytes());
+    let reply = slow.reply(true);
+    reply.refused(408, "body_timeout");
+    assert_eq!(reply.json()["retryable"], true);
+    assert!(slow.is_closed());
+    let mut silent = port.connect();
+    let mut half = port.connect();
+    half.send(b"GET /v2 HTTP/1.1\r\nHos");
+    assert!(silent.is_closed() && half.is_closed());
+}
+
+#[test]
+fn what_admission_refuses_says_when_to_come_back() {
+    let port = Port::open();
+    for (refusal, status, reason) in [
+        (Refusal::Full, 429, "full"),
+        (Refusal::NotReady, 503, "not_ready"),
+        (Refusal::Draining, 503, "draining"),
+        (Refusal::TooManyRows { queue_max: 1 }, 413, "too_many_rows"),
+    ] {
+        *port.engine.refusal.lock().unwrap() = Some(refusal);
+        let reply = port.infer(&rows(&[ROW]));
+        reply.refused(status, reason);
+        assert_eq!(reply.json()["retryable"], status != 413);
+    }
+    *port.engine.refusal.lock().unwrap() = None;
+    let text = port.get("/metrics");
+    assert!(text.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    for reason in ["full", "not_ready", "draining", "too_many_rows"] {
+        assert!(text.body.contains(&format!("parityd_errors_total{{reason=\"{reason}\"}} 1")), "{}", text.body);
+    }
+}
+
+#[test]
+fn one_failed_row_fails_its_request_with_its_index() {
+    let port = Port::open();
+    let failing = |first: f32| port.infer(&rows(&[ROW, [first, 0.0, 0.0, 0.0], [-1.0; 4]]));
+    for (first, status, reason) in [(-1.0, 504, "deadline"), (-2.0, 422, "query_fault"), (-3.0, 503, "stopped")] {
+        let reply = failing(first);
+        reply.refused(status, reason);
+        assert!(reply.json()["error"].as_str().unwrap().starts_with("row 1: "), "{reply:?}");
+        assert_eq!(reply.json()["retryable"], status != 422);
+    }
+    assert!(!port.get("/metrics").body.contains("parityd_errors_total{"), "the engine counts those");
+}
+
+#[test]
+fn a_client_that_leaves_gives_its_places_back() {
+    let port = Port::open();
+    port.engine.hold();
+    let leave: [fn(&Client); 2] = [
+        |client| client.stream.shutdown(Shutdown::Both).unwrap(),
+        |client| client.stream.shutdown(Shutdown::Write).unwrap(),
+    ];
+    for leave in leave {
+        port.engine.hold();
+        let mut client = port.connect();
+        client.send(request("POST", INFER, "", &rows(&[ROW, ROW])).as_bytes());
+        wait_until("admission", || port.engine.held().len() == 2);
+        assert!(port.engine.held()[0].is_open());
+        leave(&client);
+        wait_until("the client's leaving", || port.engine.held().iter().all(|admitted| !admitted.is_open()));
+    }
+    port.engine.release();
+    wait_until("the permits", || port.engine.taken() == 0);
+}
+
+#[test]
+fn requests_on_many_kept_connections_are_answered_apart() {
+    let port = Port::open();
+    let clients = (0_u8..20).map(|number| {
+        let mut client = port.connect();
+        std::thread::spawn(move || {
+            for turn in 0_u8..25 {
+                let value = f32::from(number) * 100.0 + f32::from(turn);
+                let reply = client.ask(request("POST", INFER, "", &rows(&[[value, 0.0, 0.0, 0.0]])).as_bytes());
+                assert_eq!(reply.json()["outputs"][0]["data"][0], f64::from(value));
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.join().expect("every reply is the client's own");
+    }
+    wait_until("the permits", || port.engine.taken() == 0);
+}
+
+#[test]
+fn connections_over_the_cap_wait_for_a_place() {
+    let port = Port::with(|site| site.limits.connections_max = 2);
+    let mut first = port.connect();
+    let mut second = port.connect();
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.ask(request("GET", "/v2", "", "").as_bytes()).status, 200);
+    }
+    let mut third = port.connect();
+    third.send(request("GET", "/v2", "", "").as_bytes());
+    third.stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(third.stream.peek(&mut [0]).is_err(), "it has no place yet");
+    third.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    drop(first);
+    assert_eq!(third.reply(true).status, 200);
+}
+
+#[test]
+fn a_shutdown_ends_what_it_began_and_accepts_nothing_new() {
+    let mut port = Port::open();
+    port.engine.hold();
+    let mut idle = port.connect();
+    assert_eq!(idle.ask(request("GET", "/v2", "", "").as_bytes()).status, 200);
+    let mut busy = port.connect();
+    busy.send(request("POST", INFER, "", &rows(&[ROW])).as_bytes());
+    wait_until("admission", || port.engine.held().len() == 1);
+    drop(port.stop.take());
+    assert!(idle.is_closed(), "idle connections are closed");
+    wait_until("the closed port", || TcpStream::connect(port.address).is_err());
+    port.engine.release();
+    assert_eq!(busy.reply(true).status, 200);
+    port.shut();
+}
+
+#[test]
+fn a_shutdown_does_not_wait_longer_than_the_drain() {
+    let mut port = Port::with(|site| site.limits.drain = Duration::from_millis(100));
+    port.engine.hold();
+    let mut busy = port.connect();
+    busy.send(request("POST", INFER, "", &rows(&[ROW])).as_bytes());
+    wait_until("admission", || port.engine.held().len() == 1);
+    port.shut();
+    assert!(!port.engine.held()[0].is_open(), "the handler is gone");
+    assert!(busy.is_closed());
+}
+
+#[test]
+fn admin_routes_do_not_exist_unless_they_are_on() {
+    let port = Port::with(|site| site.lanes = None);
+    port.get("/admin/lanes").refused(404, "unknown_route");
+    let json = "Content-Type: application/json\r\n";
+    port.ask(request("POST", "/admin/lanes/0/fault", json, "{}").as_bytes()).refused(404, "unknown_route");
+    port.ask(request("DELETE", "/admin/lanes", "", "").as_bytes()).refused(404, "unknown_route");
+}
+
+#[test]
+fn faults_are_set_reported_and_cleared() {
+    let port = Port::open();
+    let json = "Content-Type: application/json\r\n";
+    let fault = |lane: &str, headers: &str, body: &str| {
+        port.ask(request("POST", &format!("/admin/lanes/{lane}/fault"), headers, body).as_bytes())
+    };
+    for body in [json!({"kind": "slow", "factor": 3.0}), json!({"kind": "hang"}), json!({"kind": "garbage"})] {
+        let reply = fault("0", json, &body.to_string());
+        assert_eq!((reply.status, reply.body.as_str()), (204, ""));
+        assert_eq!(port.get("/admin/lanes").json()[0]["fault"], body);
+    }
+    assert_eq!(fault("0", json, r#"{"kind":"clear"}"#).status, 204);
+    let lane = json!({"id": 0, "device": "cpu", "role": "base", "state": "healthy", "reason": "", "fault": null});
+    assert_eq!(port.get("/admin/lanes").json(), json!([lane]));
+    let hang = r#"{"kind":"hang"}"#;
+    for lane in ["1", "x", "-1", "65536"] {
+        fault(lane, json, hang).refused(404, "unknown_lane");
+    }
+    for body in [r#"{"kind":"melt"}"#, r#"{"kind":"slow"}"#, r#"{"kind":"slow","factor":0.5}"#] {
+        fault("0", json, body).refused(400, "bad_field");
+    }
+    fault("0", json, "hang").refused(400, "bad_json");
+    fault("0", "", hang).refused(415, "wrong_content_type");
+    fault("0", "Content-Type: text/plain\r\n", hang).refused(415, "wrong_content_type");
+    fault("0", &format!("{json}Origin: http://example.org\r\n"), hang).refused(403, "foreign_origin");
+    assert_eq!(fault("0", &format!("{json}Origin: http://localhost\r\n"), hang).status, 204);
+    fault("0", json, &" ".repeat(5000)).refused(413, "body_too_long");
+}
+
+#[test]
+fn heads_that_are_no_http_are_a_4xx_and_the_port_lives_on() {
+    let port = Port::open();
+    let long = format!("GET /v2 HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000));
+    for (head, status) in [
+        ("nonsense\r\n\r\n", 400),
+        ("GET  /v2 HTTP/1.1\r\n\r\n", 400),
+        ("POST /v2/models/adder/infer HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
+        ("POST /v2/models/adder/infer HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        ("\u{16}\u{3}\u{1}", 400),
+        (long.as_str(), 431),
+    ] {
+        assert_eq!(port.ask(head.as_bytes()).status, status, "{head}");
+    }
+    // The limit holds too when the head comes in parts, each below it.
+    let mut parts = port.connect();
+    parts.send(&long.as_bytes()[..12_000]);
+    wait_until("a pause", {
+        let clock = Clock::start();
+        move || clock.now().since(Time::ZERO) > Duration::from_millis(50)
+    });
+    assert_eq!(parts.ask(&long.as_bytes()[12_000..]).status, 431);
+    assert_eq!(port.get("/v2").status, 200);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn random_bodies_are_a_4xx(body in "[\\[\\]{}:,\"a-z0-9 .\\\\-]{0,120}") {
+        // One port for all cases: it must outlive every one of them.
+        static PORT: std::sync::OnceLock<Port> = std::sync::OnceLock::new();
+        let reply = PORT.get_or_init(Port::open).infer(&body);
+        prop_assert!((400..500).contains(&reply.status), "{body}: {reply:?}");
+        reply.json();
+    }
+}
