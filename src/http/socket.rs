@@ -121,3 +121,29 @@ pub(super) async fn linger(stream: TcpStream) {
     // Whether it ended or ran out of time, the stream closes here.
     drop(tokio::time::timeout(LINGER, waste).await);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_never_reads_is_given_up_and_the_stream_is_handed_on() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let reader = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("open");
+        let (stream, _) = listener.accept().await.expect("a client");
+        let (mut socket, inherited) = Socket::new(stream, Duration::from_millis(50));
+        let bytes = vec![0; 1 << 20];
+        let error = loop {
+            let written = poll_fn(|context| Pin::new(&mut socket).poll_write(context, &bytes)).await;
+            if let Err(error) = written {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(socket);
+        assert!(inherited.await.is_ok());
+        drop(reader);
+    }
+}
