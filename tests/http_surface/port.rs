@@ -294,7 +294,7 @@ pub(crate) fn tensor(data: &Value) -> Value {
 pub(crate) const ROW: [f32; 4] = [0.5, 1.0, 2.0, 4.0];
 
 #[track_caller]
-pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let clock = Clock::start();
     while !holds() {
         assert!(clock.now().since(Time::ZERO) < Duration::from_secs(10), "{what} never came");
