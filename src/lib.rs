@@ -3,7 +3,7 @@
 //! The path of a query is `http → admission → dispatch → lane → stripe → reply`; the modules below stand in that order, from the edge
 //! inwards. ARCHITECTURE.md draws the path and lists what each layer does not know.
 
-//pub mod serve;
+pub mod serve;
 
 pub mod http;
 
