@@ -38,6 +38,18 @@ pub struct Limits {
     pub input_range: (f32, f32),
 }
 
+/// Ends the process if its thread panics: a bug in the core leaves queries that nobody would ever answer, and a supervisor restarts
+/// us. A panic inside a job never gets here; the lane catches it.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// The core and what it needs of the world.
 #[derive(Debug)]
 pub struct Engine {
@@ -67,6 +79,7 @@ impl Engine {
     /// Applies the passage of time until the engine stops. Runs on a thread of its own: neither a hung lane nor a busy HTTP worker may
     /// keep a deadline waiting.
     pub fn run_timer(&self) {
+        let _abort = AbortOnPanic;
         while !self.stopped.load(Ordering::Acquire) {
             self.clock.pause(TICK);
             let mut effects = Vec::new();
@@ -133,6 +146,9 @@ impl Admission for Engine {
         if self.draining.load(Ordering::Acquire) {
             return Err(Refusal::Draining);
         }
+        if !self.dispatch.all_loaded() {
+            return Err(Refusal::NotReady);
+        }
         if rows.count() > queue_max {
             return Err(Refusal::TooManyRows { queue_max });
         }
@@ -151,12 +167,14 @@ impl Admission for Engine {
 
 impl Feed for Engine {
     fn ready(&self, lane: LaneId, expected: Duration) {
+        let _abort = AbortOnPanic;
         let mut effects = Vec::new();
         self.dispatch.ready(lane, expected, &mut effects);
         self.carry_out(&effects);
     }
 
     fn pull(&self, lane: LaneId) -> Option<Work> {
+        let _abort = AbortOnPanic;
         let mut effects = Vec::new();
         let work = self.dispatch.pull(lane, self.clock.now(), &mut effects);
         self.carry_out(&effects);
@@ -164,18 +182,21 @@ impl Feed for Engine {
     }
 
     fn complete(&self, lane: LaneId, completions: Vec<Completion>, service: Duration) {
+        let _abort = AbortOnPanic;
         let mut effects = Vec::new();
         self.dispatch.complete(Completed { lane, completions, service }, self.clock.now(), &mut effects);
         self.carry_out(&effects);
     }
 
     fn canary(&self, lane: LaneId, outcome: Result<(), Loss>) {
+        let _abort = AbortOnPanic;
         let mut effects = Vec::new();
         self.dispatch.canary(lane, outcome, self.clock.now(), &mut effects);
         self.carry_out(&effects);
     }
 
     fn park(&self, lane: LaneId) -> bool {
+        let _abort = AbortOnPanic;
         if self.dispatch.rest(lane) && !self.stopped.load(Ordering::Acquire) {
             self.bells.wait(lane);
         }

@@ -8,6 +8,7 @@
 mod conv;
 mod parameters;
 mod plan;
+mod pool;
 
 use candle_core::Result;
 pub use candle_core::{Device, Error as TensorError, Tensor};
@@ -93,7 +94,7 @@ impl Step {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Step::Convolution { filters, bias, padding } => conv::convolve(x, filters, *padding)?.broadcast_add(bias),
-            Step::MaxPool => x.max_pool2d(2),
+            Step::MaxPool => pool::max_pool(x),
             Step::Relu => x.relu(),
             Step::Flatten => x.flatten_from(1),
             Step::Dense(linear) => linear.forward(x),

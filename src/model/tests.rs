@@ -69,6 +69,22 @@ fn the_convolution_and_its_gradients_are_candles() {
 }
 
 #[test]
+fn max_pooling_is_candles_and_its_gradient_goes_to_the_largest() {
+    let values_of = random(&mut ChaCha8Rng::seed_from_u64(9), 2 * 3 * 4 * 6);
+    let rows = Var::from_tensor(&Tensor::from_vec(values_of, (2, 3, 4, 6), &Device::Cpu).unwrap()).unwrap();
+    let (ours, candles) = (pool::max_pool(&rows).unwrap(), rows.max_pool2d(2).unwrap());
+    assert_eq!((ours.dims(), values(&ours)), (candles.dims(), values(&candles)));
+    let gradients = ours.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    let spread = values(&candles.upsample_nearest2d(4, 6).unwrap());
+    let expected = values(&rows)
+        .into_iter()
+        .zip(spread)
+        .map(|(value, largest)| if value.to_bits() == largest.to_bits() { 2.0 * value } else { 0.0 });
+    assert_close(&values(gradients.get(&rows).unwrap()), &expected.collect::<Vec<f32>>(), 1e-6);
+    assert!(pool::max_pool(&rows.narrow(3, 0, 5).unwrap()).is_err(), "an odd width is refused");
+}
+
+#[test]
 fn a_batch_gives_what_its_rows_give_alone() {
     for architecture in Architecture::ALL {
         let net = random_net(architecture, PREPROCESSING, 2);

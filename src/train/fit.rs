@@ -54,55 +54,73 @@ pub(super) struct Run<'a> {
     pub(super) device: Device,
 }
 
+/// All that changes during a run.
+struct State {
+    net: Net,
+    variables: Vec<(String, Var)>,
+    adam: Adam,
+    progress: Progress,
+    best: Parameters,
+}
+
 impl Run<'_> {
     /// Runs all epochs that are left.
     pub(super) fn fit(&self, lesson: &impl Lesson) -> Result<Fitted, TrainError> {
+        let identity = self.identity();
+        let mut state = self.start(&identity)?;
+        let bar = self.bar(lesson, state.progress.epochs);
+        while state.progress.epochs < self.settings.epochs {
+            let loss = self.epoch(lesson, &mut state, &bar)?;
+            let score = lesson.score(&state.net)?;
+            let progress = &mut state.progress;
+            progress.epochs += 1;
+            progress.steps = state.adam.steps();
+            if score > progress.best_score {
+                (progress.best_epoch, progress.best_score) = (progress.epochs, score);
+                state.best = parameters(&state.variables).copied()?;
+            }
+            let (epoch, best) = (progress.epochs, progress.best_score);
+            bar.suspend(|| tracing::info!(epoch, loss, validation = score, best, "epoch done"));
+            checkpoint::write(&self.checkpoint, &identity, &state.progress, state.adam.state(), &state.best)?;
+        }
+        bar.finish_and_clear();
+        let Progress { best_epoch, best_score, .. } = state.progress;
+        Ok(Fitted { parameters: state.best, best_epoch, best_score })
+    }
+
+    /// Initial weights, or those of the last checkpoint.
+    fn start(&self, identity: &str) -> Result<State, TrainError> {
         let variables = init::variables(self.plan, self.settings.seed, &self.device)?;
         let net = Net::new(self.plan, self.preprocessing, &parameters(&variables), &self.device)?;
         let mut adam = Adam::new(variables.clone(), WEIGHT_DECAY)?;
         let mut progress = Progress { epochs: 0, steps: 0, best_epoch: 0, best_score: -1.0 };
         let mut best = Parameters::default();
-        let identity = self.identity();
         if self.settings.resume
-            && let Some(checkpoint) = Checkpoint::read(&self.checkpoint, &identity)?
+            && let Some(checkpoint) = Checkpoint::read(&self.checkpoint, identity)?
         {
             adam.restore(checkpoint.progress.steps, |name| checkpoint.tensor(name))?;
             best = checkpoint.best();
             progress = checkpoint.progress;
             tracing::info!(epochs = progress.epochs, "resumed");
         }
-        while progress.epochs < self.settings.epochs {
-            let loss = self.epoch(lesson, &net, &mut adam, progress.epochs)?;
-            progress.epochs += 1;
-            progress.steps = adam.steps();
-            let score = lesson.score(&net)?;
-            if score > progress.best_score {
-                (progress.best_epoch, progress.best_score) = (progress.epochs, score);
-                best = parameters(&variables).copied()?;
-            }
-            let (epoch, best_score) = (progress.epochs, progress.best_score);
-            tracing::info!(epoch, loss, validation = score, best = best_score, "epoch done");
-            checkpoint::write(&self.checkpoint, &identity, &progress, adam.state(), &best)?;
-        }
-        Ok(Fitted { parameters: best, best_epoch: progress.best_epoch, best_score: progress.best_score })
+        Ok(State { net, variables, adam, progress, best })
     }
 
     /// One pass over the training rows in an order drawn from (seed, epoch); the mean loss.
-    fn epoch(&self, lesson: &impl Lesson, net: &Net, adam: &mut Adam, epoch: usize) -> Result<f64, TrainError> {
+    fn epoch(&self, lesson: &impl Lesson, state: &mut State, bar: &ProgressBar) -> Result<f64, TrainError> {
+        let epoch = state.progress.epochs;
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         // Stream 0 drew the initial weights.
         rng.set_stream(epoch as u64 + 1);
         let mut order: Vec<usize> = (0..lesson.rows()).collect();
         order.shuffle(&mut rng);
         let whole = order.len() - order.len() % lesson.rows_per_input();
-        let picks = order[..whole].chunks(self.settings.batch * lesson.rows_per_input());
-        let steps = picks.len();
-        let bar = bar(steps, epoch + 1, self.settings.epochs);
+        let steps = self.steps(lesson);
         let mut sum = 0.0;
-        for (step, picked) in picks.enumerate() {
+        for (step, picked) in order[..whole].chunks(self.settings.batch * lesson.rows_per_input()).enumerate() {
             let done = (epoch * steps + step) as f64 / (self.settings.epochs * steps) as f64;
-            let loss = lesson.loss(net, picked)?;
-            adam.step(&loss.backward()?, self.settings.preset.rate(done))?;
+            let loss = lesson.loss(&state.net, picked)?;
+            state.adam.step(&loss.backward()?, self.settings.preset.rate(done))?;
             let value = f64::from(loss.to_scalar::<f32>()?);
             if !value.is_finite() {
                 return Err(TrainError::Diverged { epoch: epoch + 1, step });
@@ -110,8 +128,18 @@ impl Run<'_> {
             sum += value;
             bar.inc(1);
         }
-        bar.finish_and_clear();
         Ok(sum / steps as f64)
+    }
+
+    /// Steps of one epoch; the last may be short.
+    fn steps(&self, lesson: &impl Lesson) -> usize {
+        (lesson.rows() / lesson.rows_per_input()).div_ceil(self.settings.batch)
+    }
+
+    fn bar(&self, lesson: &impl Lesson, epochs_done: usize) -> ProgressBar {
+        let style = ProgressStyle::with_template("{bar:32} {pos}/{len} steps, {eta} left");
+        let steps = (self.settings.epochs.saturating_sub(epochs_done) * self.steps(lesson)) as u64;
+        ProgressBar::new(steps).with_style(style.expect("the template is a literal of this file"))
     }
 
     fn identity(&self) -> String {
@@ -124,11 +152,4 @@ impl Run<'_> {
 /// The variables as parameters; tensors are shared with them, so a net made of these follows the training.
 fn parameters(variables: &[(String, Var)]) -> Parameters {
     Parameters::new(variables.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone())))
-}
-
-fn bar(steps: usize, epoch: usize, epochs: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {bar:32} {pos}/{len} steps, {eta} left in this epoch");
-    ProgressBar::new(steps as u64)
-        .with_style(style.expect("the template is a literal of this file"))
-        .with_prefix(format!("epoch {epoch}/{epochs}"))
 }

@@ -1,0 +1,112 @@
+//! `train base`, `train parity` and `eval` end to end through the command, on a thousand images and few steps.
+//!
+//! Not how well it learns but that the same seed gives the same bytes, an interrupted run the same as a whole one, and that each refusal
+//! has its exit code and its next step.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+/// A folder that has the subset as training and as test images.
+fn data() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let subset = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    for name in ["images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"] {
+        for part in ["train", "t10k"] {
+            fs::copy(subset.join(format!("t10k-{name}")), dir.path().join(format!("{part}-{name}"))).unwrap();
+        }
+    }
+    dir
+}
+
+fn parityd(arguments: &str, dir: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parityd"));
+    command.current_dir(dir).args(arguments.split_whitespace()).env("RAYON_NUM_THREADS", "1");
+    command.env_remove("PARITYD_DATA").env_remove("PARITYD_LOG").output().unwrap()
+}
+
+#[track_caller]
+fn run(arguments: &str, dir: &Path) -> String {
+    let output = parityd(arguments, dir);
+    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(arguments: &str, dir: &Path, code: i32, says: &str) {
+    let output = parityd(arguments, dir);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments}: {stderr}");
+    assert!(stderr.contains(says), "{arguments} does not say {says}: {stderr}");
+}
+
+#[test]
+fn a_seed_gives_the_same_weights_however_often_it_is_interrupted() {
+    let dir = data();
+    let train = |out: &str, arch: &str, more: &str| {
+        run(&format!("train base --arch {arch} --out weights/{out}/1 --data . {more}"), dir.path());
+        fs::read(dir.path().join(format!("weights/{out}/1/base.safetensors"))).unwrap()
+    };
+    for arch in ["mlp", "lenet5"] {
+        let whole = train("whole", arch, "--epochs 2 --seed 3");
+        assert_eq!(whole, train("again", arch, "--epochs 2 --seed 3"));
+        assert_ne!(whole, train("again", arch, "--epochs 2 --seed 4"));
+        train("parts", arch, "--epochs 1 --seed 3");
+        assert_eq!(whole, train("parts", arch, "--epochs 2 --seed 3 --resume"));
+    }
+}
+
+#[test]
+fn a_trained_folder_is_measured_and_recorded() {
+    let dir = data();
+    run("train base --arch mlp --out weights/tiny/1 --name tiny --data . --epochs 3 --preset one_cycle", dir.path());
+    run("train parity --weights weights/tiny/1 --kind sum -k 2 -r 2 --data . --epochs 2", dir.path());
+    run("train parity --weights weights/tiny/1 -k 4 --row 0 --data . --epochs 1", dir.path());
+    let json = run("eval --all --data . --seeds 2 --json --record", dir.path());
+    let rows: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    let patterns = rows[0]["a_d_by_pattern"].as_object().unwrap();
+    assert_eq!(patterns.keys().collect::<Vec<_>>(), ["0", "0,1", "1"]);
+    for row in rows {
+        assert_eq!((row["rows"].as_u64(), row["seeds"].as_array().unwrap().len()), (Some(1_000), 2));
+        for share in ["a_a", "a_d", "agreement"] {
+            let value = row[share].as_f64().unwrap();
+            assert!((0.1..=1.0).contains(&value), "{share} is {value}, no better than chance");
+        }
+        assert!(row["parity_flops"].as_u64() > row["base_flops"].as_u64());
+    }
+    let manifest = fs::read_to_string(dir.path().join("weights/tiny/1/manifest.toml")).unwrap();
+    assert_eq!(manifest.matches("[[parity]]").count(), 3);
+    assert_eq!(manifest.matches("[[measured]]").count(), 2);
+    assert!(manifest.contains("parityd train parity --weights weights/tiny/1 --kind sum -k 2 -r 2 --row 1"));
+    assert_eq!(json, run("eval --weights weights/tiny/1 --data . --seeds 2 --json", dir.path()));
+    assert!(run("eval --all --data . --seeds 1", dir.path()).contains("A_d"));
+
+    // A new base leaves no parity model behind that learned from the old one.
+    run("train base --arch mlp --out weights/tiny/1 --name tiny --data . --epochs 1 --seed 9", dir.path());
+    let json = run("eval --all --data . --json", dir.path());
+    assert!(json.contains("\"code\": \"none\"") && json.contains("\"a_d\": null"), "{json}");
+}
+
+#[test]
+fn refusals_have_their_exit_codes() {
+    let dir = data();
+    let empty = TempDir::new().unwrap();
+    refused("train base --arch mlp --out w --epochs 1 --data .", empty.path(), 78, "dataset-fashion-mnist");
+    refused("train parity --weights none -k 2 --epochs 1 --data .", dir.path(), 78, "train base");
+    refused("eval --weights none --data .", dir.path(), 78, "manifest.toml");
+    refused("eval --all --data .", dir.path(), 78, "weights");
+    refused("train base --arch resnet --out w --epochs 1", dir.path(), 2, "lenet5");
+    refused("train base --arch mlp --out w --epochs 0", dir.path(), 2, "epochs");
+    refused("train parity --weights w -k 1 --epochs 1", dir.path(), 2, "k >= 2");
+    refused("eval", dir.path(), 2, "--weights");
+    refused("--log nonsense=loud eval --all", dir.path(), 2, "--log");
+    run("train base --arch mlp --out w --epochs 1 --data .", dir.path());
+    refused("train parity --weights w -k 2 --row 1 --epochs 1 --data .", dir.path(), 78, "no parity row 1");
+    refused("train base --arch mlp --out w --epochs 2 --data . --seed 2 --resume", dir.path(), 78, "other settings");
+}
