@@ -23,7 +23,12 @@ pub struct Crew {
 
 impl Crew {
     /// Starts every lane; returns once all have loaded, or with the first that could not.
-    pub(super) fn start(plan: &Plan, code: Option<&Arc<dyn Code>>, engine: &Arc<Engine>, clock: Clock) -> Result<Self, ServeError> {
+    pub(super) fn start(
+        plan: &Plan,
+        code: Option<&Arc<dyn Code>>,
+        engine: &Arc<Engine>,
+        clock: Clock,
+    ) -> Result<Self, ServeError> {
         let configured = plan.config.lanes();
         let (told, opened) = mpsc::sync_channel(configured.len());
         let mut lanes = Vec::new();

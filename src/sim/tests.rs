@@ -79,7 +79,9 @@ fn everything_at_once_on_more_lanes_with_two_parities_and_batches() {
 
 #[test]
 fn a_poisonous_query_harms_nobody_else() {
-    for outcome in sound(&Scenario { poison_every: 20, batch_max: 8, gap: Duration::from_millis(4), ..Scenario::quiet(5) }) {
+    for outcome in
+        sound(&Scenario { poison_every: 20, batch_max: 8, gap: Duration::from_millis(4), ..Scenario::quiet(5) })
+    {
         let harmed = outcome.ended.iter().filter(|ended| !ended.poison && ended.answer.is_err()).count();
         assert_eq!(harmed, 0);
         assert!(failed(&outcome, Failure::QueryFault) > 0);
@@ -117,11 +119,8 @@ fn without_a_code_lost_jobs_are_run_again() {
 
 #[test]
 fn overload_is_answered_by_the_deadline_and_redundancy_vanishes() {
-    let overload = Scenario {
-        gap: Duration::from_millis(2),
-        deadline: Duration::from_millis(200),
-        ..Scenario::quiet(9)
-    };
+    let overload =
+        Scenario { gap: Duration::from_millis(2), deadline: Duration::from_millis(200), ..Scenario::quiet(9) };
     for outcome in sound(&overload) {
         assert!(failed(&outcome, Failure::Deadline) > 0, "twice the capacity cannot all be answered");
         assert!(outcome.ended.iter().all(|ended| ended.latency <= Duration::from_millis(201)));
@@ -132,7 +131,8 @@ fn overload_is_answered_by_the_deadline_and_redundancy_vanishes() {
 fn the_default_prediction_is_the_last_resort() {
     let policy = Policy { default_prediction: Some(vec![0.0; 3]), kind: PolicyKind::None, ..Scenario::quiet(0).policy };
     let deadline = Duration::from_millis(30);
-    let scenario = Scenario { policy, deadline, code: None, roles: vec![Role::Base], direct_only_every: 5, ..Scenario::quiet(10) };
+    let scenario =
+        Scenario { policy, deadline, code: None, roles: vec![Role::Base], direct_only_every: 5, ..Scenario::quiet(10) };
     let outcome = run(&scenario);
     assert!(count(&outcome, Provenance::Default) > 0);
     for ended in &outcome.ended {
