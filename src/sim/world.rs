@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     pin::Pin,
-    sync::{Arc, atomic::{AtomicUsize, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
