@@ -171,8 +171,8 @@ mod tests {
         }
     }
 
-    fn direct(value: f32) -> Answer {
-        Ok(Prediction { values: [value].into(), provenance: Provenance::Direct })
+    fn direct(value: f32) -> Prediction {
+        Prediction { values: [value].into(), provenance: Provenance::Direct }
     }
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
         let taken = Arc::new(AtomicUsize::new(0));
         let permits = Permit::acquire(&taken, 2, 2).expect("two places");
         let (admitted, mut pending) = Admitted::request(vec![query(), query()], permits);
-        assert_eq!(admitted[0].answer(direct(1.0)), Ok(()));
+        assert_eq!(admitted[0].answer(Ok(direct(1.0))), Ok(()));
         assert_eq!(admitted[0].answer(Err(Failure::Deadline)), Err(Late));
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(Pin::new(&mut pending).poll(&mut context).is_pending());

@@ -120,7 +120,9 @@ impl Dispatch {
         let redundancy_max = 2 * in_flight_max + 16;
         for lane in 0..lanes {
             let starting = State::Starting.as_str();
-            State::NAMES.iter().for_each(|name| metrics.lane_moved(lane_id(lane), name, starting));
+            for name in State::NAMES {
+                metrics.lane_moved(lane_id(lane), name, starting);
+            }
         }
         let open = |code: &Arc<dyn Code>| {
             OpenStripes::new(Arc::clone(code), Arc::clone(&metrics), settings.stripe_fill, redundancy_max)

@@ -27,14 +27,14 @@ impl Dispatch {
         let (role, domain) = (seat.settings.role, seat.settings.domain);
         let mut taken = None;
         if role.runs_base() {
-            taken =
-                self.take_exact(&self.rescue, JobKind::Rescue, domain).or_else(|| self.take_data(domain, now, effects));
+            taken = Self::take_exact(&self.rescue, JobKind::Rescue, domain)
+                .or_else(|| self.take_data(domain, now, effects));
         }
         if taken.is_none() && role.runs_parity() {
             taken = self.take_parity(lane, effects);
         }
         if taken.is_none() && role.runs_base() {
-            taken = self.take_exact(&self.idle_copy, JobKind::IdleCopy, domain);
+            taken = Self::take_exact(&self.idle_copy, JobKind::IdleCopy, domain);
         }
         let (batch, running) = taken?;
         seat.start(running, now);
@@ -42,7 +42,7 @@ impl Dispatch {
     }
 
     /// One exact second run. Alone in its batch: if the row itself is the cause of the loss, it takes nobody with it again.
-    fn take_exact(&self, from: &Bounded<Exact>, kind: JobKind, domain: FaultDomain) -> Option<(Batch, Running)> {
+    fn take_exact(from: &Bounded<Exact>, kind: JobKind, domain: FaultDomain) -> Option<(Batch, Running)> {
         let Exact { query, place } = std::iter::from_fn(|| from.pop()).find(|exact| exact.query.is_open())?;
         // Its output may fill its place in the stripe, unless a stripe-mate is in flight here (promise 3).
         let place = place.filter(|place| !place.stripe.in_flight_in(domain));

@@ -128,12 +128,16 @@ impl Executor {
         self.rows.clear();
         let net = match batch {
             Batch::Base(inputs) => {
-                inputs.iter().for_each(|input| self.rows.extend_from_slice(&input.row));
+                for input in inputs {
+                    self.rows.extend_from_slice(&input.row);
+                }
                 self.base.as_ref().expect("dispatch gives base jobs to lanes that hold the base model")
             }
             Batch::Parity { row, stripes } => {
                 let code = self.code.as_deref().expect("there are no stripes without a code");
-                stripes.iter().for_each(|stripe| encode(code, *row, stripe, &mut self.rows));
+                for stripe in stripes {
+                    encode(code, *row, stripe, &mut self.rows);
+                }
                 &self.parities[*row]
             }
         };

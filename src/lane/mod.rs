@@ -146,7 +146,9 @@ impl Lane {
         // A panic leaves the executor in an unknown state; it is dropped then, so nobody sees that state.
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(mut outputs)) => {
-                outputs.iter_mut().for_each(|output| faults.after(output));
+                for output in &mut outputs {
+                    faults.after(output);
+                }
                 let completions = outputs.into_iter().enumerate().map(|(job, output)| checked(batch, job, output));
                 Attempt { completions: completions.collect(), panicked: false }
             }

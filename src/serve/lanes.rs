@@ -76,9 +76,10 @@ impl Lanes for Crew {
     fn set_fault(&self, lane: LaneId, fault: Option<Fault>) -> Result<(), UnknownLane> {
         let (_, faults) = self.lanes.get(usize::from(lane.0)).ok_or(UnknownLane)?;
         faults.set(fault);
-        match fault {
-            Some(fault) => tracing::warn!(%lane, %fault, "fault injected"),
-            None => tracing::info!(%lane, "fault cleared"),
+        if let Some(fault) = fault {
+            tracing::warn!(%lane, %fault, "fault injected");
+        } else {
+            tracing::info!(%lane, "fault cleared");
         }
         Ok(())
     }

