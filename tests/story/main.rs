@@ -12,6 +12,7 @@ mod faults;
 mod limits;
 mod load;
 mod parm;
+mod table;
 
 use std::{
     collections::BTreeMap,
