@@ -108,11 +108,13 @@ pub(crate) fn send(daemon: &Daemon, load: Load) -> Vec<Reply> {
     replies.into_iter().map(|(_, reply)| reply).collect()
 }
 
-/// Sends the given images, one a request, one after the other.
-pub(crate) fn ask(daemon: &Daemon, picked: &[usize]) -> Vec<Reply> {
+/// What the base model itself says of the given images: one a request, one after the other, nothing but direct.
+pub(crate) fn ask_direct(daemon: &Daemon, picked: &[usize]) -> Vec<Reply> {
     let (images, agent) = (images(), agent(PATIENCE));
-    let one =
-        |&image: &usize| Reply { images: vec![image], ..exchange(&agent, &daemon.url, &body(&images, &[image], true)) };
+    let one = |&image: &usize| Reply {
+        images: vec![image],
+        ..exchange(&agent, &daemon.url, &body(&images, &[image], false))
+    };
     picked.iter().map(one).collect()
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, thread, time::Duration};
 use crate::{
     alone, assert_all_answered,
     daemon::{Daemon, config},
-    load::{Load, Reply, argmax, ask, send},
+    load::{Load, Reply, argmax, ask_direct, send},
     statuses,
 };
 
@@ -42,14 +42,15 @@ fn a_lane_that_hangs_again_and_again_costs_no_query() {
 
     // What the same images get when nothing is broken.
     let asked: Vec<usize> = reconstructed.iter().map(|reply| reply.images[0]).collect();
-    let later = ask(&daemon, &asked);
+    let later = ask_direct(&daemon, &asked);
     let mut agree = 0;
     for (reply, later) in reconstructed.iter().zip(&later) {
-        assert_eq!(later.provenance, ["direct"], "one query at a time on healthy lanes");
+        assert_eq!(later.provenance, ["direct"]);
         let (reply, later) = (&reply.logits[0], &later.logits[0]);
         assert!(distance(reply, later) > 1e-6, "a reconstruction is an approximation: {reply:?}");
         agree += usize::from(argmax(reply) == argmax(later));
     }
+    println!("{} of {} reconstructed, {agree} agree with direct", reconstructed.len(), replies.len());
     assert!(agree * 100 >= reconstructed.len() * 70, "{agree} of {} agree", reconstructed.len());
 }
 
@@ -79,7 +80,7 @@ fn rows_of_one_request_keep_their_order_and_their_own_label() {
         .collect();
     assert!(!mixed.is_empty(), "no request had one row lost and one not");
     for reply in mixed {
-        let later = ask(&daemon, &reply.images);
+        let later = ask_direct(&daemon, &reply.images);
         for (row, word) in reply.provenance.iter().enumerate() {
             let far = distance(&reply.logits[row], &later[row].logits[0]);
             assert_eq!(word == "direct", far < 1e-4, "row {row} is {word} and {far} from its direct output");
@@ -118,6 +119,6 @@ fn the_deadline_holds_when_nothing_answers() {
     }
     daemon.clear(0);
     daemon.clear(1);
-    let after = ask(&daemon, &[1, 2, 3]);
+    let after = ask_direct(&daemon, &[1, 2, 3]);
     assert_all_answered(&after, "the lanes are back");
 }
