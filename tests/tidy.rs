@@ -2,6 +2,8 @@
 //!
 //! One rule a test, so that a failure names its rule, and each states why it exists. `tidy/rules.rs` shows for each rule that it can fail.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "tidy/rules.rs"]
 mod rules;
 #[path = "tidy/source.rs"]

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::{
     Settings, TrainError, finished,
-    fit::{Fitted, Lesson, Run},
+    fit::{Lesson, Run},
     gather,
 };
 use crate::{
@@ -83,34 +83,27 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
     };
     let fitted = run.fit(&Labels { train: &train, validation: &validation })?;
     let net = Net::new(&plan, preprocessing, &fitted.parameters, &run.device)?;
+    let base = Base {
+        architecture: options.architecture,
+        file: FILE.to_owned(),
+        sha256: super::write_parameters(&options.out.join(FILE), &fitted.parameters)?,
+        canary: super::rounded(&net.predict(&canary::row(net.width(), 0))?),
+        training: finished(&options.settings, &fitted, command(options)),
+    };
     let split = format!(
         "training images: the first {} to train, the last {} to validate; test images: measurement only",
         train.count(),
         validation.count()
     );
-    let manifest = manifest(options, &plan, normalisation, split);
-    write(options, manifest, &fitted, &net)
-}
-
-fn write(options: &BaseOptions, manifest: Manifest, fitted: &Fitted, net: &Net) -> std::result::Result<(), TrainError> {
-    let sha256 = super::write_parameters(&options.out.join(FILE), &fitted.parameters)?;
-    let base = Base {
-        sha256,
-        canary: super::rounded(&net.predict(&canary::row(net.width(), 0))?),
-        training: finished(&options.settings, fitted, command(options)),
-        ..manifest.base
-    };
-    let manifest = Manifest { base, ..manifest };
     let file = options.out.join(MANIFEST_FILE);
     if Manifest::read(&options.out).is_ok_and(|old| !old.parities.is_empty()) {
         tracing::warn!(manifest = %file.display(), "parity models of the earlier base are left out; train them again");
     }
+    let manifest = manifest(options, &plan, normalisation, split, base);
     manifest.write(&options.out).map_err(|error| TrainError::Write { file, error })
 }
 
-/// The manifest but for what only the finished run knows.
-fn manifest(options: &BaseOptions, plan: &Plan, preprocessing: Normalisation, split: String) -> Manifest {
-    let nothing = Fitted { parameters: crate::model::Parameters::default(), best_epoch: 0, best_score: 0.0 };
+fn manifest(options: &BaseOptions, plan: &Plan, preprocessing: Normalisation, split: String, base: Base) -> Manifest {
     Manifest {
         format: FORMAT,
         deployment: Deployment { name: options.name.clone(), version: options.version.clone() },
@@ -128,13 +121,7 @@ fn manifest(options: &BaseOptions, plan: &Plan, preprocessing: Normalisation, sp
                 .to_owned(),
             split,
         },
-        base: Base {
-            architecture: options.architecture,
-            file: FILE.to_owned(),
-            sha256: String::new(),
-            canary: Vec::new(),
-            training: finished(&options.settings, &nothing, String::new()),
-        },
+        base,
         parities: Vec::new(),
         measured: Vec::new(),
     }

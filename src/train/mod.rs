@@ -1,5 +1,7 @@
 //! Training: `train base` and `train parity`, the papers' settings, the same every time for the same seed.
 //!
+//! Initial weights and shuffles are the same on every machine; trained weights are the same to the bit where the arithmetic is (the same
+//! kind of CPU).
 //! Uses the daemon's own nets, preprocessing, encoder and decoder, so what is served is what was trained. Never opens the test images.
 //! Each epoch ends in a checkpoint that is replaced whole; an interrupted run loses at most an epoch and goes on with `--resume`.
 

@@ -141,7 +141,7 @@ fn exchange(agent: &ureq::Agent, url: &str, body: &str) -> Reply {
     let Ok(told) = reply.body_mut().read_json::<Value>() else { return Reply { status, retry_after, ..nothing } };
     let reason = told["reason"].as_str().unwrap_or_default().to_owned();
     if status != 200 {
-        return Reply { status, retry_after, reason, ..nothing };
+        return Reply { status, reason, retry_after, ..nothing };
     }
     let provenance =
         told["parameters"]["provenance"].as_str().expect("a label").split(',').map(str::to_owned).collect();

@@ -31,6 +31,18 @@ fn distance(one: &[f32], other: &[f32]) -> f32 {
     one.iter().zip(other).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max)
 }
 
+/// How many reconstructions are of the class that the same image gets when nothing is broken. Each must differ from what it gets then.
+pub(crate) fn compare_with_direct(daemon: &Daemon, reconstructed: &[&Reply]) -> usize {
+    let asked: Vec<usize> = reconstructed.iter().map(|reply| reply.images[0]).collect();
+    let same_class = |(reply, later): (&&Reply, &Reply)| {
+        assert_eq!(later.provenance, ["direct"]);
+        let (reply, later) = (&reply.logits[0], &later.logits[0]);
+        assert!(distance(reply, later) > 1e-6, "a reconstruction is an approximation: {reply:?}");
+        argmax(reply) == argmax(later)
+    };
+    reconstructed.iter().zip(&ask_direct(daemon, &asked)).filter(|pair| same_class((pair.0, pair.1))).count()
+}
+
 #[test]
 fn a_lane_that_hangs_again_and_again_costs_no_query() {
     let _alone = alone();
@@ -40,16 +52,7 @@ fn a_lane_that_hangs_again_and_again_costs_no_query() {
     let reconstructed: Vec<&Reply> = replies.iter().filter(|reply| reply.is_reconstructed()).collect();
     assert!(reconstructed.len() >= 2 * LOAD.as_secs() as usize, "only {} were reconstructed", reconstructed.len());
 
-    // What the same images get when nothing is broken.
-    let asked: Vec<usize> = reconstructed.iter().map(|reply| reply.images[0]).collect();
-    let later = ask_direct(&daemon, &asked);
-    let mut agree = 0;
-    for (reply, later) in reconstructed.iter().zip(&later) {
-        assert_eq!(later.provenance, ["direct"]);
-        let (reply, later) = (&reply.logits[0], &later.logits[0]);
-        assert!(distance(reply, later) > 1e-6, "a reconstruction is an approximation: {reply:?}");
-        agree += usize::from(argmax(reply) == argmax(later));
-    }
+    let agree = compare_with_direct(&daemon, &reconstructed);
     println!("{} of {} reconstructed, {agree} agree with direct", reconstructed.len(), replies.len());
     assert!(agree * 100 >= reconstructed.len() * 70, "{agree} of {} agree", reconstructed.len());
 }
@@ -115,7 +118,7 @@ fn the_deadline_holds_when_nothing_answers() {
     for reply in &replies {
         assert_eq!(reply.reason, "deadline");
         let told = reply.latency;
-        assert!(told >= Duration::from_millis(290) && told < Duration::from_millis(1000), "{told:?}");
+        assert!(told >= Duration::from_millis(290) && told < Duration::from_secs(1), "{told:?}");
     }
     daemon.clear(0);
     daemon.clear(1);

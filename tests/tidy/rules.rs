@@ -76,8 +76,9 @@ fn word_at(code: &str, start: usize) -> &str {
 fn places<'c>(code: &'c str, word: &'c str) -> impl Iterator<Item = usize> + 'c {
     let whole = move |at: usize| {
         let (before, after) = (&code[..at], &code[at + word.len()..]);
-        !(before.ends_with(is_word) && word.starts_with(is_word))
-            && !(after.starts_with(is_word) && word.ends_with(is_word))
+        let joined_before = before.ends_with(is_word) && word.starts_with(is_word);
+        let joined_after = after.starts_with(is_word) && word.ends_with(is_word);
+        !joined_before && !joined_after
     };
     code.match_indices(word).map(|(at, _)| at).filter(move |&at| whole(at))
 }
