@@ -69,7 +69,7 @@ impl Daemon {
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 if let Some(address) = bound_address(&line) {
-                    let _: Result<(), _> = told.try_send(address);
+                    drop(told.try_send(address));
                 }
                 println!("{line}");
             }
@@ -147,8 +147,8 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // It may have ended by itself; either way nothing of it is left.
-        let _: Result<(), _> = self.child.kill();
-        let _: Result<_, _> = self.child.wait();
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 

@@ -108,11 +108,13 @@ pub(crate) fn send(daemon: &Daemon, load: Load) -> Vec<Reply> {
     replies.into_iter().map(|(_, reply)| reply).collect()
 }
 
-/// Sends the given images, one a request, one after the other.
-pub(crate) fn ask(daemon: &Daemon, picked: &[usize]) -> Vec<Reply> {
+/// What the base model itself says of the given images: one a request, one after the other, nothing but direct.
+pub(crate) fn ask_direct(daemon: &Daemon, picked: &[usize]) -> Vec<Reply> {
     let (images, agent) = (images(), agent(PATIENCE));
-    let one =
-        |&image: &usize| Reply { images: vec![image], ..exchange(&agent, &daemon.url, &body(&images, &[image], true)) };
+    let one = |&image: &usize| Reply {
+        images: vec![image],
+        ..exchange(&agent, &daemon.url, &body(&images, &[image], false))
+    };
     picked.iter().map(one).collect()
 }
 
@@ -139,7 +141,7 @@ fn exchange(agent: &ureq::Agent, url: &str, body: &str) -> Reply {
     let Ok(told) = reply.body_mut().read_json::<Value>() else { return Reply { status, retry_after, ..nothing } };
     let reason = told["reason"].as_str().unwrap_or_default().to_owned();
     if status != 200 {
-        return Reply { status, retry_after, reason, ..nothing };
+        return Reply { status, reason, retry_after, ..nothing };
     }
     let provenance =
         told["parameters"]["provenance"].as_str().expect("a label").split(',').map(str::to_owned).collect();

@@ -4,6 +4,7 @@
 //! bounds are wide enough for a busy one. What is promised here is in README.md: every query is answered, and labelled.
 
 #![expect(clippy::unwrap_used, reason = "a harness ends the test when the unexpected happens")]
+#![expect(clippy::print_stdout, reason = "what is measured and logged shows when a story fails")]
 #![expect(clippy::disallowed_methods, reason = "a client outside the daemon has its own clock")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small counts, and f32 told as f64")]
 
@@ -41,7 +42,10 @@ fn statuses(replies: &[Reply]) -> BTreeMap<u16, usize> {
 /// Every request got a 200.
 #[track_caller]
 fn assert_all_answered(replies: &[Reply], what: &str) {
-    assert_eq!(statuses(replies), BTreeMap::from([(200, replies.len())]), "{what}");
+    let failed = replies.iter().find(|reply| reply.status != 200);
+    let failed = failed.map(|reply| (reply.sent_at, reply.latency, reply.status, &reply.reason));
+    let counts = statuses(replies);
+    assert_eq!(counts, BTreeMap::from([(200, replies.len())]), "{what}; the first to fail is {failed:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, thread, time::Duration};
 use crate::{
     alone, assert_all_answered,
     daemon::{Daemon, config},
-    load::{Load, Reply, argmax, ask, send},
+    load::{Load, Reply, argmax, ask_direct, send},
     statuses,
 };
 
@@ -35,12 +35,12 @@ fn distance(one: &[f32], other: &[f32]) -> f32 {
 pub(crate) fn compare_with_direct(daemon: &Daemon, reconstructed: &[&Reply]) -> usize {
     let asked: Vec<usize> = reconstructed.iter().map(|reply| reply.images[0]).collect();
     let same_class = |(reply, later): (&&Reply, &Reply)| {
-        assert_eq!(later.provenance, ["direct"], "one query at a time on healthy lanes");
+        assert_eq!(later.provenance, ["direct"]);
         let (reply, later) = (&reply.logits[0], &later.logits[0]);
         assert!(distance(reply, later) > 1e-6, "a reconstruction is an approximation: {reply:?}");
         argmax(reply) == argmax(later)
     };
-    reconstructed.iter().zip(&ask(daemon, &asked)).filter(|pair| same_class((pair.0, pair.1))).count()
+    reconstructed.iter().zip(&ask_direct(daemon, &asked)).filter(|pair| same_class((pair.0, pair.1))).count()
 }
 
 #[test]
@@ -53,6 +53,7 @@ fn a_lane_that_hangs_again_and_again_costs_no_query() {
     assert!(reconstructed.len() >= 2 * LOAD.as_secs() as usize, "only {} were reconstructed", reconstructed.len());
 
     let agree = compare_with_direct(&daemon, &reconstructed);
+    println!("{} of {} reconstructed, {agree} agree with direct", reconstructed.len(), replies.len());
     assert!(agree * 100 >= reconstructed.len() * 70, "{agree} of {} agree", reconstructed.len());
 }
 
@@ -82,7 +83,7 @@ fn rows_of_one_request_keep_their_order_and_their_own_label() {
         .collect();
     assert!(!mixed.is_empty(), "no request had one row lost and one not");
     for reply in mixed {
-        let later = ask(&daemon, &reply.images);
+        let later = ask_direct(&daemon, &reply.images);
         for (row, word) in reply.provenance.iter().enumerate() {
             let far = distance(&reply.logits[row], &later[row].logits[0]);
             assert_eq!(word == "direct", far < 1e-4, "row {row} is {word} and {far} from its direct output");
@@ -117,10 +118,10 @@ fn the_deadline_holds_when_nothing_answers() {
     for reply in &replies {
         assert_eq!(reply.reason, "deadline");
         let told = reply.latency;
-        assert!(told >= Duration::from_millis(290) && told < Duration::from_millis(1000), "{told:?}");
+        assert!(told >= Duration::from_millis(290) && told < Duration::from_secs(1), "{told:?}");
     }
     daemon.clear(0);
     daemon.clear(1);
-    let after = ask(&daemon, &[1, 2, 3]);
+    let after = ask_direct(&daemon, &[1, 2, 3]);
     assert_all_answered(&after, "the lanes are back");
 }
