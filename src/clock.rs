@@ -65,4 +65,10 @@ impl Clock {
     pub fn now(&self) -> Time {
         Time::ZERO + self.origin.elapsed()
     }
+
+    /// Blocks the calling thread for about `duration`.
+    #[expect(clippy::disallowed_methods, reason = "the one place where a thread waits for time to pass")]
+    pub fn pause(&self, duration: Duration) {
+        std::thread::sleep(duration);
+    }
 }

@@ -39,15 +39,6 @@ impl Role {
     }
 }
 
-/// Which model a batch runs on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ModelSlot {
-    /// The base model.
-    Base,
-    /// The parity model of one parity row (`0..r`).
-    Parity(usize),
-}
-
 /// Why a job is run; the `kind` label of `parityd_jobs_total`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JobKind {
@@ -79,27 +70,37 @@ impl JobKind {
     }
 }
 
-/// The input of one job.
+/// The input of one job on the base model.
 #[derive(Clone, Debug)]
-pub enum Input {
-    /// A row as it came. `finite` says whether a non-finite output counts as lost (it does unless the row itself was out of range).
-    Row {
-        /// The input row.
-        row: Row,
-        /// Whether the output must be finite.
-        finite: bool,
-    },
-    /// The rows of a full stripe, in slot order; the lane encodes them into the parity query itself.
-    Stripe(Vec<Row>),
+pub struct BaseInput {
+    /// The input row.
+    pub row: Row,
+    /// Whether an output that is not finite counts as lost (it does, unless the row itself was out of range).
+    pub must_be_finite: bool,
 }
 
 /// Jobs that run in one forward pass of one model; never empty.
 #[derive(Clone, Debug)]
-pub struct Batch {
-    /// The model.
-    pub model: ModelSlot,
-    /// One input a job. Parity models take [`Input::Stripe`], the base model [`Input::Row`].
-    pub inputs: Vec<Input>,
+pub enum Batch {
+    /// Rows for the base model.
+    Base(Vec<BaseInput>),
+    /// Stripes for the parity model of parity row `row` (`0..r`): the rows of each, in slot order. The lane encodes them itself.
+    Parity {
+        /// The parity row.
+        row: usize,
+        /// The k rows of each stripe.
+        stripes: Vec<Vec<Row>>,
+    },
+}
+
+impl Batch {
+    /// How many jobs.
+    pub const fn jobs(&self) -> usize {
+        match self {
+            Batch::Base(inputs) => inputs.len(),
+            Batch::Parity { stripes, .. } => stripes.len(),
+        }
+    }
 }
 
 /// What a lane does next.

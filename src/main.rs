@@ -18,7 +18,7 @@ use parityd::{
     code::Sum,
     data,
     eval::{self, EvalError},
-    serve,
+    serve::{self, Plan},
     train::{self, BaseOptions, ParityOptions, Settings, TrainError},
 };
 use tracing_subscriber::EnvFilter;
@@ -57,12 +57,20 @@ fn start_log(level: &str) {
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
-        None | Some(Command::Serve) => Ok(serve::run(cli.config.as_deref())?),
-        Some(Command::Check) => Ok(serve::check(cli.config.as_deref())?),
+        None | Some(Command::Serve) => Ok(serve::run(&Plan::load(cli.config.as_deref())?)?),
+        Some(Command::Check) => check(&Plan::load(cli.config.as_deref())?),
         Some(Command::Train(Train::Base(options))) => train_base(options),
         Some(Command::Train(Train::Parity(options))) => train_parity(options),
         Some(Command::Eval(options)) => evaluate(options),
     }
+}
+
+/// Prints the configuration in force. Loading it has checked it, and the weights.
+fn check(plan: &Plan) -> Result<()> {
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+    write!(io::stdout(), "{}", plan.config).context("cannot write to standard output")
 }
 
 /// Who has to act: the operator (78), or us (70).

@@ -10,14 +10,14 @@ use std::{
     pin::Pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
 
 use atomic_waker::AtomicWaker;
 
-use crate::query::{Answer, Query};
+use crate::query::{Answer, LaneId, Query};
 
 /// A place in the bounded number of admitted queries; dropping it frees the place.
 #[derive(Debug)]
@@ -58,9 +58,15 @@ pub struct Admitted {
     pub query: Query,
     board: Arc<Board>,
     index: usize,
-    losses: AtomicU8,
+    /// The first lane that lost it; [`NOBODY`] if none has.
+    lost_by: AtomicU32,
+    rescues: AtomicU8,
     _permit: Permit,
 }
+
+const NOBODY: u32 = u32::MAX;
+/// Second runs of one query: one because its lane hung, one because a run was lost.
+const RESCUES_MAX: u8 = 2;
 
 impl Admitted {
     /// Puts the queries of one request on a new board. One permit per query.
@@ -78,7 +84,14 @@ impl Admitted {
             .enumerate()
             .map(|(index, (query, permit))| {
                 let board = Arc::clone(&board);
-                Arc::new(Admitted { query, board, index, losses: AtomicU8::new(0), _permit: permit })
+                Arc::new(Admitted {
+                    query,
+                    board,
+                    index,
+                    lost_by: AtomicU32::new(NOBODY),
+                    rescues: AtomicU8::new(0),
+                    _permit: permit,
+                })
             })
             .collect();
         (admitted, Pending(board))
@@ -103,9 +116,16 @@ impl Admitted {
         self.answered().is_none() && !self.board.gone.load(Ordering::Acquire)
     }
 
-    /// Counts one more lane that lost it; returns how many have.
-    pub fn lose(&self) -> u8 {
-        self.losses.fetch_add(1, Ordering::AcqRel).saturating_add(1)
+    /// A lane lost it; returns the lane that had lost it before, if this is the second time.
+    pub fn lose(&self, lane: LaneId) -> Option<LaneId> {
+        let lost = self.lost_by.compare_exchange(NOBODY, u32::from(lane.0), Ordering::AcqRel, Ordering::Acquire);
+        lost.err().and_then(|first| u16::try_from(first).ok()).map(LaneId)
+    }
+
+    /// Takes one of the few second runs a query may have; `false` if they are used up.
+    pub fn take_rescue(&self) -> bool {
+        let one_more = |used: u8| (used < RESCUES_MAX).then_some(used + 1);
+        self.rescues.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
     }
 }
 
@@ -151,8 +171,8 @@ mod tests {
         }
     }
 
-    fn direct(value: f32) -> Answer {
-        Ok(Prediction { values: [value].into(), provenance: Provenance::Direct })
+    fn direct(value: f32) -> Prediction {
+        Prediction { values: [value].into(), provenance: Provenance::Direct }
     }
 
     #[test]
@@ -160,7 +180,7 @@ mod tests {
         let taken = Arc::new(AtomicUsize::new(0));
         let permits = Permit::acquire(&taken, 2, 2).expect("two places");
         let (admitted, mut pending) = Admitted::request(vec![query(), query()], permits);
-        assert_eq!(admitted[0].answer(direct(1.0)), Ok(()));
+        assert_eq!(admitted[0].answer(Ok(direct(1.0))), Ok(()));
         assert_eq!(admitted[0].answer(Err(Failure::Deadline)), Err(Late));
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(Pin::new(&mut pending).poll(&mut context).is_pending());

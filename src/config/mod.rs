@@ -1,10 +1,68 @@
 //! The configuration: every key with its unit, default and rule, as plain data that cannot hold an impossible value.
 //!
-//! Read once at start. All faults are reported together, each with its place, key, value and rule.
+//! Read once at start. All faults are reported together, each with its place, key, value and rule. A value comes from a flag, else from
+//! the environment (`PARITYD_HTTP_LISTEN` for `http.listen`), else from the file, else from the default that `config.toml` documents.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod faults;
+mod lanes;
+mod print;
+mod read;
+mod rules;
+mod section;
+mod values;
+
+use std::{
+    fmt, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{code::Coefficients, job::Role, query::LaneId};
+
+pub use faults::{ConfigFault, ConfigFaults, Warning};
+pub use lanes::{LANES_MAX, fault_domains, lanes_for};
+
+use section::Document;
+
+/// Where the configuration is looked for when no flag names it, in this order.
+pub const SEARCH: [&str; 2] = ["./config.toml", "/etc/parityd/config.toml"];
+
+/// The file to load: what the flag says, else the first of [`SEARCH`] that exists.
+pub fn find(flag: Option<&Path>) -> Result<PathBuf, ConfigFaults> {
+    if let Some(path) = flag {
+        return Ok(path.to_owned());
+    }
+    SEARCH.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
+        let rule = format!("found neither {} nor {}: pass --config PATH", SEARCH[0], SEARCH[1]);
+        ConfigFaults::one("configuration", "", rule)
+    })
+}
+
+impl Config {
+    /// Reads and checks the file at `path`, with what the environment overrides.
+    pub fn load(path: &Path) -> Result<Config, ConfigFaults> {
+        let file = path.display().to_string();
+        let text = fs::read_to_string(path)
+            .map_err(|error| ConfigFaults::one(&file, "", format!("cannot be read: {error}")))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Config::parse_with(&text, folder, &file, &|name| std::env::var(name).ok())
+    }
+
+    /// Checks `text`, whatever the environment holds. Relative paths in it are relative to `folder`; faults are placed in `file`.
+    pub fn parse(text: &str, folder: &Path, file: &str) -> Result<Config, ConfigFaults> {
+        Config::parse_with(text, folder, file, &|_| None)
+    }
+
+    fn parse_with(
+        text: &str,
+        folder: &Path,
+        file: &str,
+        environment: read::Environment<'_>,
+    ) -> Result<Config, ConfigFaults> {
+        Document::read(file, text, |root| read::config(root, folder, environment))
+    }
+}
 
 /// Everything that `config.toml` says, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,10 +73,19 @@ pub struct Config {
     pub admin: Admin,
     /// `[health]`
     pub health: Health,
-    /// The `[[lane]]` tables in order; a lane's id is its index.
-    pub lanes: Vec<Lane>,
+    /// The `[[lane]]` tables, or `devices`.
+    pub lanes: Lanes,
     /// The `[[deployment]]`.
     pub deployment: Deployment,
+}
+
+/// Where the lanes come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Lanes {
+    /// The `[[lane]]` tables in order; a lane's id is its index.
+    Listed(Vec<Lane>),
+    /// `devices = "auto"`: one for each GPU, found at start. [`Config::on_gpus`] turns it into a list.
+    Auto,
 }
 
 /// `[http]`: the public port.
@@ -111,8 +178,17 @@ pub struct CodeSpec {
 /// `kind` of a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodeKind {
-    /// ParM's addition encoder and subtraction decoder.
+    /// The paper's addition encoder and subtraction decoder.
     Sum,
+}
+
+impl CodeKind {
+    /// The word used in configuration, manifests and folder names.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            CodeKind::Sum => "sum",
+        }
+    }
 }
 
 /// `[deployment.policy]`
@@ -169,3 +245,16 @@ pub enum Rerun {
     /// `"after_decode"`: only once the stripe can no longer decode it.
     AfterDecode,
 }
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Device::CudaUuid(uuid) => f.write_str(uuid),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

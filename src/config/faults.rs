@@ -1,0 +1,117 @@
+//! What is wrong with a configuration, told all at once: the operator mends a file in one go, not one start at a time.
+//!
+//! A fault names its place, key, value and the rule that it breaks. A warning describes a configuration that works, but not as well as
+//! its author may think.
+
+use std::fmt;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFault {
+    /// The file, or what else the value came from.
+    pub source: String,
+    /// Its line, if the fault has one.
+    pub line: Option<usize>,
+    /// The key, with the tables that hold it; empty if the text is no TOML.
+    pub key: String,
+    /// The value as written, if the key is there.
+    pub value: Option<String>,
+    /// What is expected instead.
+    pub rule: String,
+}
+
+impl fmt::Display for ConfigFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        f.write_str(": ")?;
+        if !self.key.is_empty() {
+            f.write_str(&self.key)?;
+            if let Some(value) = &self.value {
+                write!(f, " = {value}")?;
+            }
+            f.write_str(": ")?;
+        }
+        f.write_str(&self.rule)
+    }
+}
+
+/// Everything that is wrong with one configuration, in the order of its lines; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigFaults(Vec<ConfigFault>);
+
+impl ConfigFaults {
+    /// `Ok` if there are no faults; else all of them, sorted by line.
+    pub(super) fn none_of(mut faults: Vec<ConfigFault>) -> Result<(), Self> {
+        faults.sort_by_key(|fault| fault.line.unwrap_or(usize::MAX));
+        if faults.is_empty() { Ok(()) } else { Err(ConfigFaults(faults)) }
+    }
+
+    /// A single fault that has no line.
+    pub(super) fn one(source: &str, key: &str, rule: String) -> Self {
+        ConfigFaults(vec![ConfigFault {
+            source: source.to_owned(),
+            line: None,
+            key: key.to_owned(),
+            value: None,
+            rule,
+        }])
+    }
+
+    /// The faults in order.
+    pub fn iter(&self) -> impl Iterator<Item = &ConfigFault> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for ConfigFaults {
+    /// One fault a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            let end = if index == 0 { "" } else { "\n" };
+            write!(f, "{end}{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a valid configuration may disappoint. Logged at start and printed by `check`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// Not every member of a stripe has a fault domain of its own.
+    #[error(
+        "{domains} fault domains for stripes of {slots} slots: while they are all busy, queries run unprotected \
+         (counted by parityd_unprotected_total)"
+    )]
+    Unprotected {
+        /// Distinct fault domains of the lanes.
+        domains: usize,
+        /// k + r.
+        slots: usize,
+    },
+    /// `devices = "auto"` found too few GPUs for the code.
+    #[error(
+        "devices = \"auto\" found {gpus} GPUs, fewer than k + r = {k} + {r}: all of them hold the base model and the policy is \
+         \"none\"; lost predictions are run again, not decoded"
+    )]
+    TooFewGpus {
+        /// GPUs that were found.
+        gpus: usize,
+        /// Data slots.
+        k: usize,
+        /// Parity slots.
+        r: usize,
+    },
+    /// Two lanes are pinned to one core, so a stall of one is a stall of both.
+    #[error("lanes {first} and {second} are both pinned to core {core}: they slow each other down")]
+    SharedCore {
+        /// The lower lane id.
+        first: u16,
+        /// The higher lane id.
+        second: u16,
+        /// The core.
+        core: usize,
+    },
+}

@@ -1,0 +1,109 @@
+//! The effective configuration as TOML: every key with the value in force, defaults included. Reading it back gives the same [`Config`].
+
+use std::{fmt, time::Duration};
+
+use toml::Value;
+
+use crate::code::Sum;
+
+use super::{CodeSpec, Config, Device, Grace, Lane, Lanes, Placement, Policy, PolicyKind, Rerun};
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let deployment = &self.deployment;
+        if self.lanes == Lanes::Auto {
+            writeln!(f, "devices = \"auto\"\n")?;
+        }
+        writeln!(f, "[http]\nlisten = {}", text(&self.http.listen.to_string()))?;
+        writeln!(f, "\n[admin]\nfaults = {}", self.admin.faults)?;
+        writeln!(f, "\n[health]\nhang_ms = {}", millis(self.health.hang))?;
+        writeln!(f, "canary_first_ms = {}", millis(self.health.canary_first))?;
+        writeln!(f, "canary_max_ms = {}", millis(self.health.canary_max))?;
+        for each in self.lanes() {
+            lane(f, each)?;
+        }
+        writeln!(f, "\n[[deployment]]\nname = {}", text(&deployment.name))?;
+        writeln!(f, "version = {}", text(&deployment.version))?;
+        writeln!(f, "weights = {}", text(&deployment.weights.to_string_lossy()))?;
+        writeln!(f, "deadline_ms = {}", millis(deployment.deadline))?;
+        writeln!(f, "batch_max = {}\nqueue_max = {}", deployment.batch_max, deployment.queue_max)?;
+        code(f, &deployment.code)?;
+        policy(f, &deployment.policy)
+    }
+}
+
+fn lane(f: &mut fmt::Formatter<'_>, lane: &Lane) -> fmt::Result {
+    writeln!(
+        f,
+        "\n[[lane]]  # {}\ndevice = {}\nrole = {}",
+        lane.id,
+        text(&lane.device.to_string()),
+        text(lane.role.as_str())
+    )?;
+    match lane.core {
+        Some(core) => writeln!(f, "core = {core}")?,
+        None => writeln!(f, "# core: chosen by the daemon")?,
+    }
+    if lane.device == Device::Cpu { writeln!(f, "threads = {}", lane.threads) } else { Ok(()) }
+}
+
+fn code(f: &mut fmt::Formatter<'_>, code: &CodeSpec) -> fmt::Result {
+    writeln!(f, "\n[deployment.code]\nkind = {}\nk = {}\nr = {}", text(code.kind.as_str()), code.k, code.r)?;
+    match (&code.coefficients, Sum::with_defaults(code.k, code.r)) {
+        (Some(rows), _) => writeln!(f, "coefficients = {}", number_rows(rows))?,
+        (None, Ok(sum)) => {
+            writeln!(f, "# coefficients: the code's own, {}", number_rows(sum.coefficients()))?;
+        }
+        (None, Err(_)) => {}
+    }
+    writeln!(f, "stripe_fill_ms = {}", millis(code.stripe_fill))
+}
+
+fn policy(f: &mut fmt::Formatter<'_>, policy: &Policy) -> fmt::Result {
+    let kind = match policy.kind {
+        PolicyKind::None => "none",
+        PolicyKind::Coded => "coded",
+    };
+    let placement = match policy.placement {
+        Placement::Dedicated => "dedicated",
+        Placement::Pooled => "pooled",
+    };
+    let health = if policy.health { "on" } else { "none" };
+    let rerun = match policy.rerun {
+        Rerun::AtOnce => "at_once",
+        Rerun::AfterDecode => "after_decode",
+    };
+    writeln!(f, "\n[deployment.policy]\nkind = {}\nplacement = {}", text(kind), text(placement))?;
+    writeln!(f, "health = {}", text(health))?;
+    match policy.grace {
+        Grace::None => writeln!(f, "grace = \"none\"")?,
+        Grace::Auto => writeln!(f, "grace = \"auto\"")?,
+        Grace::Fixed(grace) => writeln!(f, "grace_ms = {}", millis(grace))?,
+    }
+    writeln!(f, "rerun = {}", text(rerun))?;
+    match &policy.default_prediction {
+        Some(values) => writeln!(f, "default_prediction = {}", numbers(values)),
+        None => writeln!(f, "# default_prediction: none"),
+    }
+}
+
+/// A quoted TOML string.
+fn text(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// Milliseconds, with as many decimals as it takes: nanoseconds are kept.
+fn millis(duration: Duration) -> String {
+    let (whole, rest) = (duration.as_millis(), duration.as_nanos() % 1_000_000);
+    if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:06}").trim_end_matches('0').to_owned() }
+}
+
+fn numbers(values: &[f32]) -> String {
+    let values: Vec<_> = values.iter().map(|value| format!("{value:?}")).collect();
+    format!("[{}]", values.join(", "))
+}
+
+fn number_rows(rows: &[Vec<f32>]) -> String {
+    let rows: Vec<_> = rows.iter().map(|row| numbers(row)).collect();
+    format!("[{}]", rows.join(", "))
+}

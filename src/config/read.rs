@@ -1,0 +1,164 @@
+//! From a document to a [`Config`]: one function a table, one line a key, with its default and its rule.
+//!
+//! A key that is missing or wrong reads as its default (or as a placeholder, where there is none), so that the rest is still checked;
+//! a document with a fault never becomes a [`Config`], so no placeholder is ever served.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{code::SLOTS_MAX, job::Role, query::LaneId};
+
+use super::{
+    Admin, CodeKind, CodeSpec, Config, Deployment, Device, Grace, Health, Http, Lane, Lanes, Placement, Policy,
+    PolicyKind, Rerun,
+    lanes::LANES_MAX,
+    rules,
+    section::Section,
+    values::{MILLIS_MIN, Read, address, boolean, kind, millis, name, number_rows, numbers, text, whole, word},
+};
+
+/// The variable that overrides `http.listen`.
+pub(super) const HTTP_LISTEN: &str = "PARITYD_HTTP_LISTEN";
+
+/// Looks up an environment variable.
+pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
+
+pub(super) fn config(root: &mut Section<'_, '_>, folder: &Path, environment: Environment<'_>) -> Config {
+    let config = Config {
+        http: root.table("http", |table| http(table, environment)),
+        admin: root.table("admin", |table| Admin { faults: table.get("faults", boolean).unwrap_or(false) }),
+        health: root.table("health", health),
+        lanes: lanes(root),
+        deployment: root
+            .only_table("deployment", "only one deployment is served for now", |table| deployment(table, folder)),
+    };
+    rules::check(&config, root);
+    config
+}
+
+fn http(table: &mut Section<'_, '_>, environment: Environment<'_>) -> Http {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000));
+    let file = table.get("listen", |value| address(text(value, "127.0.0.1:8000")?));
+    let over = environment(HTTP_LISTEN).and_then(|value| {
+        let read = address(&value);
+        read.map_err(|rule| table.fault_elsewhere(HTTP_LISTEN, "listen", &value, rule)).ok()
+    });
+    Http { listen: over.or(file).unwrap_or(default) }
+}
+
+fn health(table: &mut Section<'_, '_>) -> Health {
+    let mut millis_of =
+        |key, default| table.get(key, |value| millis(value, MILLIS_MIN)).unwrap_or(Duration::from_millis(default));
+    Health {
+        hang: millis_of("hang_ms", 200),
+        canary_first: millis_of("canary_first_ms", 100),
+        canary_max: millis_of("canary_max_ms", 5000),
+    }
+}
+
+fn lanes(root: &mut Section<'_, '_>) -> Lanes {
+    let auto = root.get("devices", |value| word(value, &[("auto", ())]));
+    let listed = root.tables("lane", lane);
+    match (root.has("devices"), root.has("lane")) {
+        (true, true) => root.fault("devices", "excludes [[lane]]: keep one of the two".to_owned()),
+        (false, false) => root.fault("lane", "is required: list [[lane]] tables, or set devices = \"auto\"".to_owned()),
+        (true, false) | (false, true) => {}
+    }
+    if listed.len() > LANES_MAX {
+        root.fault("lane", format!("at most {LANES_MAX} lanes"));
+    }
+    if auto.is_some() { Lanes::Auto } else { Lanes::Listed(listed) }
+}
+
+fn lane(table: &mut Section<'_, '_>, index: usize) -> Lane {
+    let roles = [Role::Base, Role::Parity, Role::Both].map(|role| (role.as_str(), role));
+    let found = table.need("device", "\"cpu\", \"cuda:N\" or \"GPU-<uuid>\"", device);
+    let role = table.need("role", "\"base\", \"parity\" or \"both\"", |value| word(value, &roles));
+    let core = table.get("core", |value| whole(value, 0..=1023));
+    let threads = table.get("threads", |value| whole(value, 1..=64));
+    if threads.is_some() && found.as_ref().is_some_and(|device| *device != Device::Cpu) {
+        table.fault("threads", "is for lanes with device = \"cpu\"".to_owned());
+    }
+    Lane {
+        id: LaneId(u16::try_from(index).unwrap_or(u16::MAX)),
+        device: found.unwrap_or(Device::Cpu),
+        role: role.unwrap_or(Role::Base),
+        core,
+        threads: threads.unwrap_or(1),
+    }
+}
+
+fn device(value: &toml::de::DeValue<'_>) -> Read<Device> {
+    let device = value.as_str().unwrap_or_default();
+    let uuid = |rest: &str| (8..=36).contains(&rest.len()) && rest.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    let index = |rest: &str| rest.parse().ok().filter(|&index: &usize| index < LANES_MAX && index.to_string() == rest);
+    match (device.strip_prefix("cuda:").and_then(index), device.strip_prefix("GPU-")) {
+        (Some(index), _) => Ok(Device::Cuda(index)),
+        (_, Some(rest)) if uuid(rest) => Ok(Device::CudaUuid(device.to_owned())),
+        _ if device == "cpu" => Ok(Device::Cpu),
+        _ => Err("must be \"cpu\", \"cuda:N\" (N from 0) or \"GPU-<uuid>\"".to_owned()),
+    }
+}
+
+fn deployment(table: &mut Section<'_, '_>, folder: &Path) -> Deployment {
+    let weights = table.need("weights", "the folder that holds manifest.toml", |value| {
+        text(value, "weights/fashion-mnist/1").map(|weights| place(folder, weights))
+    });
+    Deployment {
+        name: table.need("name", "clients ask for it", |value| name(value, "fashion-mnist")).unwrap_or_default(),
+        version: table.get("version", |value| name(value, "1")).unwrap_or_else(|| "1".to_owned()),
+        weights: weights.unwrap_or_default(),
+        deadline: table.get("deadline_ms", |value| millis(value, MILLIS_MIN)).unwrap_or(Duration::from_secs(2)),
+        batch_max: table.get("batch_max", |value| whole(value, 1..=1024)).unwrap_or(8),
+        queue_max: table.get("queue_max", |value| whole(value, 1..=1_048_576)).unwrap_or(1024),
+        code: table.table("code", code),
+        policy: table.table("policy", policy),
+    }
+}
+
+/// A relative path is relative to the file, not to where the daemon was started; absolute from here on.
+fn place(folder: &Path, path: &str) -> PathBuf {
+    let path = folder.join(path);
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+fn code(table: &mut Section<'_, '_>) -> CodeSpec {
+    let later = ["concat", "mux", "compact", "learned", "berrut", "replica"];
+    let found = table.get("kind", |value| kind(value, &[("sum", CodeKind::Sum)], &later));
+    CodeSpec {
+        kind: found.unwrap_or(CodeKind::Sum),
+        k: table.get("k", |value| whole(value, 2..=SLOTS_MAX - 1)).unwrap_or(2),
+        r: table.get("r", |value| whole(value, 1..=SLOTS_MAX - 2)).unwrap_or(1),
+        coefficients: table.get("coefficients", number_rows),
+        stripe_fill: table.get("stripe_fill_ms", |value| millis(value, 0.0)).unwrap_or(Duration::from_millis(20)),
+    }
+}
+
+fn policy(table: &mut Section<'_, '_>) -> Policy {
+    let served = [("coded", PolicyKind::Coded), ("none", PolicyKind::None)];
+    let later = ["replicated", "idle_copy", "hedged", "approximate"];
+    let found = table.get("kind", |value| kind(value, &served, &later));
+    let placements = [("dedicated", Placement::Dedicated), ("pooled", Placement::Pooled)];
+    let reruns = [("at_once", Rerun::AtOnce), ("after_decode", Rerun::AfterDecode)];
+    Policy {
+        kind: found.unwrap_or(PolicyKind::Coded),
+        placement: table.get("placement", |value| word(value, &placements)).unwrap_or(Placement::Dedicated),
+        health: table.get("health", |value| word(value, &[("on", true), ("none", false)])).unwrap_or(true),
+        grace: grace(table),
+        rerun: table.get("rerun", |value| word(value, &reruns)).unwrap_or(Rerun::AtOnce),
+        default_prediction: table.get("default_prediction", numbers),
+    }
+}
+
+/// `grace` is a word and `grace_ms` a time: two keys, so that neither has two types.
+fn grace(table: &mut Section<'_, '_>) -> Grace {
+    let named = table.get("grace", |value| word(value, &[("auto", Grace::Auto), ("none", Grace::None)]));
+    let fixed = table.get("grace_ms", |value| millis(value, 0.0)).map(Grace::Fixed);
+    if table.has("grace") && table.has("grace_ms") {
+        table.fault("grace_ms", "excludes grace: keep one of the two".to_owned());
+    }
+    fixed.or(named).unwrap_or(Grace::Auto)
+}

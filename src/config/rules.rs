@@ -1,0 +1,135 @@
+//! Rules over several keys, and warnings.
+//!
+//! A rule is only checked where each key that it names was read without a fault: otherwise it would judge a placeholder.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    code::{SLOTS_MAX, Sum},
+    job::Role,
+};
+
+use super::{
+    CodeSpec, Config, Device, Lane, Lanes, Placement, PolicyKind, Warning, lanes::fault_domains, section::Section,
+};
+
+impl Config {
+    /// What works, but not as well as it may look.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let lanes = self.lanes();
+        let domains = fault_domains(lanes).iter().map(|domain| domain.0).collect::<BTreeSet<_>>().len();
+        let slots = self.deployment.code.k + self.deployment.code.r;
+        let coded = self.deployment.policy.kind == PolicyKind::Coded;
+        let mut warnings = Vec::new();
+        if coded && self.lanes != Lanes::Auto && domains < slots {
+            warnings.push(Warning::Unprotected { domains, slots });
+        }
+        for (place, first) in lanes.iter().enumerate() {
+            let second = lanes[place + 1..].iter().find(|lane| lane.core == first.core);
+            if let (Some(core), Some(second)) = (first.core, second) {
+                warnings.push(Warning::SharedCore { first: first.id.0, second: second.id.0, core });
+            }
+        }
+        warnings
+    }
+}
+
+/// Checks what no single key can tell.
+pub(super) fn check(config: &Config, root: &mut Section<'_, '_>) {
+    limits(config, root);
+    code(&config.deployment.code, root);
+    if config.lanes != Lanes::Auto && root.is_sound("lane") && root.is_sound("devices") {
+        devices(config.lanes(), root);
+        roles(config, root);
+    }
+}
+
+/// Records `rule` at the last of `keys` if it is broken, unless one of them has a fault of its own.
+fn rule(root: &mut Section<'_, '_>, keys: &[&str], holds: bool, rule: impl FnOnce() -> String) {
+    if !holds && keys.iter().all(|key| root.is_sound(key)) {
+        // The key to blame is one that the file has: a default cannot be what its author got wrong.
+        let written = keys.iter().rev().find(|key| root.was_written(key));
+        let blamed = written.or(keys.last()).expect("a rule is about at least one key");
+        root.fault(blamed, rule());
+    }
+}
+
+fn limits(config: &Config, root: &mut Section<'_, '_>) {
+    let (health, deployment) = (&config.health, &config.deployment);
+    rule(root, &["health.canary_max_ms", "health.canary_first_ms"], health.canary_first <= health.canary_max, || {
+        "canary_first_ms must not be more than canary_max_ms, which the waits between canaries double up to".to_owned()
+    });
+    let fits = deployment.queue_max >= deployment.batch_max;
+    rule(root, &["deployment.batch_max", "deployment.queue_max"], fits, || {
+        format!("queue_max must be at least batch_max = {}, or no batch is ever full", deployment.batch_max)
+    });
+    if let super::Grace::Fixed(grace) = deployment.policy.grace {
+        rule(root, &["deployment.deadline_ms", "deployment.policy.grace_ms"], grace < deployment.deadline, || {
+            "grace_ms must be less than deadline_ms, or no reconstruction is ever served".to_owned()
+        });
+    }
+}
+
+fn code(code: &CodeSpec, root: &mut Section<'_, '_>) {
+    let (k, r) = (code.k, code.r);
+    let (key_k, key_r, key_rows) = ("deployment.code.k", "deployment.code.r", "deployment.code.coefficients");
+    let fits = k + r <= SLOTS_MAX;
+    rule(root, &[key_r, key_k], fits, || format!("k + r must be at most {SLOTS_MAX}, is {k} + {r}"));
+    if !fits || ![key_k, key_r, key_rows].iter().all(|key| root.is_sound(key)) {
+        return;
+    }
+    let built = match &code.coefficients {
+        Some(rows) if rows.len() != r || rows.iter().any(|row| row.len() != k) => {
+            return root.fault(key_rows, format!("must be r = {r} rows of k = {k} numbers"));
+        }
+        Some(rows) => Sum::new(rows.clone()),
+        None => Sum::with_defaults(k, r),
+    };
+    if let Err(error) = built {
+        rule(root, &[key_r, key_k, key_rows], false, || error.to_string());
+    }
+}
+
+fn devices(lanes: &[Lane], root: &mut Section<'_, '_>) {
+    let by_index = lanes.iter().any(|lane| matches!(lane.device, Device::Cuda(_)));
+    let by_uuid = lanes.iter().find(|lane| matches!(lane.device, Device::CudaUuid(_)));
+    if let Some(lane) = by_uuid.filter(|_| by_index) {
+        let why =
+            "name every GPU by index or every GPU by UUID: one GPU under two names would count as two fault domains";
+        root.fault(&format!("lane[{}].device", lane.id), why.to_owned());
+    }
+}
+
+/// What each lane holds must fit the policy: nothing idles, nothing is missing.
+fn roles(config: &Config, root: &mut Section<'_, '_>) {
+    let policy = &config.deployment.policy;
+    if !root.is_sound("deployment.policy.kind") || !root.is_sound("deployment.policy.placement") {
+        return;
+    }
+    let lanes = config.lanes();
+    for lane in lanes {
+        let wrong = match (policy.kind, policy.placement, lane.role) {
+            (PolicyKind::None, _, Role::Parity) => "would idle: policy kind = \"none\" runs no parity jobs",
+            (PolicyKind::Coded, Placement::Dedicated, Role::Both) => {
+                "must be \"base\" or \"parity\": placement = \"dedicated\" keeps them on separate devices"
+            }
+            (PolicyKind::Coded, Placement::Pooled, Role::Base | Role::Parity) => {
+                "must be \"both\": with placement = \"pooled\" every lane holds both models"
+            }
+            (PolicyKind::None, _, Role::Base | Role::Both)
+            | (PolicyKind::Coded, Placement::Dedicated, Role::Base | Role::Parity)
+            | (PolicyKind::Coded, Placement::Pooled, Role::Both) => continue,
+        };
+        root.fault(&format!("lane[{}].role", lane.id), wrong.to_owned());
+    }
+    if !root.is_sound("lane") {
+        return;
+    }
+    if !lanes.iter().any(|lane| lane.role.runs_base()) {
+        root.fault("lane", "at least one lane must have role = \"base\", or nothing answers".to_owned());
+    }
+    if policy.kind == PolicyKind::Coded && !lanes.iter().any(|lane| lane.role.runs_parity()) {
+        let why = "policy kind = \"coded\" needs a lane with role = \"parity\"; without one, set kind = \"none\"";
+        root.fault("lane", why.to_owned());
+    }
+}

@@ -1,0 +1,371 @@
+//! The configuration's rules as data: a text, and the faults it must be refused with.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::query::FaultDomain;
+
+/// The least that is valid: two base lanes, one parity lane, one deployment.
+const LEAST: &str = r#"
+[[lane]]
+device = "cpu"
+role = "base"
+[[lane]]
+device = "cpu"
+role = "base"
+[[lane]]
+device = "cpu"
+role = "parity"
+[[deployment]]
+name = "m"
+weights = "w"
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigFaults> {
+    Config::parse(text, Path::new("/etc/parityd"), "config.toml")
+}
+
+/// `text` is refused with exactly these lines.
+#[track_caller]
+fn check(text: &str, faults: &[&str]) {
+    let told = match parse(text) {
+        Ok(_) => String::new(),
+        Err(faults) => faults.to_string(),
+    };
+    assert_eq!(told.lines().collect::<Vec<_>>(), faults);
+}
+
+/// The least valid text with `extra` at its end is refused with exactly these lines; `extra` begins on line 14.
+#[track_caller]
+fn check_least(extra: &str, faults: &[&str]) {
+    check(&format!("{LEAST}{extra}"), faults);
+}
+
+#[test]
+fn the_least_file_gets_the_documented_defaults() {
+    let config = parse(LEAST).unwrap();
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:8000");
+    assert!(!config.admin.faults);
+    assert_eq!(config.health.hang, Duration::from_millis(200));
+    assert_eq!(config.health.canary_first, Duration::from_millis(100));
+    assert_eq!(config.health.canary_max, Duration::from_secs(5));
+    assert_eq!(config.lanes().len(), 3);
+    assert_eq!(config.lanes()[2].id, LaneId(2));
+    assert_eq!(config.lanes()[2].role, Role::Parity);
+    assert_eq!(config.warnings(), []);
+}
+
+#[test]
+fn a_deployment_gets_the_documented_defaults() {
+    let config = parse(LEAST).unwrap();
+    let deployment = &config.deployment;
+    assert_eq!((deployment.version.as_str(), deployment.weights.as_path()), ("1", Path::new("/etc/parityd/w")));
+    assert_eq!((deployment.batch_max, deployment.queue_max), (8, 1024));
+    assert_eq!(deployment.deadline, Duration::from_secs(2));
+    assert_eq!((deployment.code.k, deployment.code.r), (2, 1));
+    assert_eq!(deployment.code.stripe_fill, Duration::from_millis(20));
+    assert_eq!(deployment.policy.kind, PolicyKind::Coded);
+    assert_eq!(deployment.policy.placement, Placement::Dedicated);
+    assert!(deployment.policy.health);
+    assert_eq!(deployment.policy.grace, Grace::Auto);
+    assert_eq!(deployment.policy.rerun, Rerun::AtOnce);
+    assert_eq!(deployment.policy.default_prediction, None);
+}
+
+#[test]
+fn an_empty_file_is_told_all_that_it_lacks() {
+    check(
+        "",
+        &[
+            "config.toml: lane: is required: list [[lane]] tables, or set devices = \"auto\"",
+            "config.toml: deployment.weights: is required: the folder that holds manifest.toml",
+            "config.toml: deployment.name: is required: clients ask for it",
+        ],
+    );
+}
+
+#[test]
+fn unknown_keys_are_told_with_the_nearest_known_one() {
+    let unknown = |extra: &str, hint: &str| check_least(extra, &[&format!("config.toml:15: {hint}")]);
+    unknown("[http]\nlisen = 1", "http.lisen: unknown key; did you mean `listen`?");
+    unknown("[admin]\nfault = true", "admin.fault: unknown key; did you mean `faults`?");
+    unknown("[health]\nhang = 5", "health.hang: unknown key; did you mean `hang_ms`?");
+    unknown("[admin]\nzzz = 1", "admin.zzz: unknown key; known keys here are faults");
+    unknown(
+        "[deployment.code]\nbatch_max = 4",
+        "deployment.code.batch_max: unknown key; did you mean `deployment.batch_max`?",
+    );
+    check_least("k = 2", &["config.toml:14: deployment.k: unknown key; did you mean `deployment.code.k`?"]);
+    check_least("[htp]\nlisten = \"x\"", &["config.toml:14: htp: unknown key; did you mean `http`?"]);
+}
+
+#[test]
+fn values_are_refused_with_their_rule() {
+    let wrong = |extra: &str, fault: &str| check_least(extra, &[&format!("config.toml:15: {fault}")]);
+    let address = "must be an IP address and a port such as \"127.0.0.1:8000\" or \"[::1]:8000\"";
+    wrong("[http]\nlisten = \"localhost\"", &format!("http.listen = \"localhost\": {address}"));
+    wrong("[http]\nlisten = 80", "http.listen = 80: must be a string such as \"127.0.0.1:8000\"");
+    wrong("[admin]\nfaults = \"on\"", "admin.faults = \"on\": must be true or false, without quotes");
+    let millis = "must be a number of milliseconds from 0.001 to 3600000";
+    wrong("[health]\nhang_ms = 0", &format!("health.hang_ms = 0: {millis}"));
+    wrong("[health]\nhang_ms = nan", &format!("health.hang_ms = nan: {millis}"));
+    wrong("[health]\nhang_ms = \"5\"", &format!("health.hang_ms = \"5\": {millis}"));
+    let served = "not served yet: known kinds are sum";
+    wrong("[deployment.code]\nkind = \"concat\"", &format!("deployment.code.kind = \"concat\": {served}"));
+    wrong("[deployment.code]\nkind = \"xor\"", "deployment.code.kind = \"xor\": must be \"sum\"");
+    wrong("[deployment.code]\nk = 1", "deployment.code.k = 1: must be a whole number from 2 to 15");
+    wrong("[deployment.code]\nk = 2.0", "deployment.code.k = 2.0: must be a whole number from 2 to 15");
+    let later = "not served yet: known kinds are coded, none";
+    wrong("[deployment.policy]\nkind = \"hedged\"", &format!("deployment.policy.kind = \"hedged\": {later}"));
+    wrong("[deployment.policy]\nhealth = true", "deployment.policy.health = true: must be \"on\" or \"none\"");
+    wrong("[deployment.policy]\ngrace = 3", "deployment.policy.grace = 3: must be \"auto\" or \"none\"");
+    let numbers = "must be an array of finite numbers such as [1.0, 2.0]";
+    for value in ["[]", "[1.0, inf]", "[\"1\"]", "1e99", "[1e99]"] {
+        let fault = format!("deployment.policy.default_prediction = {value}: {numbers}");
+        wrong(&format!("[deployment.policy]\ndefault_prediction = {value}"), &fault);
+    }
+}
+
+#[test]
+fn deployments_are_refused_with_their_rule() {
+    let wrong = |extra: &str, fault: &str| check_least(extra, &[&format!("config.toml:14: deployment.{fault}")]);
+    wrong("batch_max = 0", "batch_max = 0: must be a whole number from 1 to 1024");
+    wrong("batch_max = -1", "batch_max = -1: must be a whole number from 1 to 1024");
+    wrong("deadline_ms = 0", "deadline_ms = 0: must be a number of milliseconds from 0.001 to 3600000");
+    wrong("queue_max = 7", "queue_max = 7: queue_max must be at least batch_max = 8, or no batch is ever full");
+    let characters = "must be 1 to 64 of the characters A-Z a-z 0-9 - _ . and start with a letter or digit";
+    wrong("version = \"../1\"", &format!("version = \"../1\": {characters}"));
+    check_least("[[deployment]]\nname = 1", &["config.toml:14: deployment: only one deployment is served for now"]);
+    check(
+        &LEAST.replace("[[deployment]]", "[deployment]"),
+        &["config.toml:11: deployment: must be tables: each starts with [[deployment]]"],
+    );
+}
+
+#[test]
+fn lanes_are_refused_with_their_rule() {
+    let lane = |keys: &str, fault: &str| {
+        let text = format!("{LEAST}[[lane]]\n{keys}");
+        check(&text, &[&format!("config.toml:{fault}")]);
+    };
+    lane(
+        "device = \"gpu\"\nrole = \"base\"",
+        "15: lane[3].device = \"gpu\": must be \"cpu\", \"cuda:N\" (N from 0) or \"GPU-<uuid>\"",
+    );
+    lane(
+        "device = \"cuda:01\"\nrole = \"base\"",
+        "15: lane[3].device = \"cuda:01\": must be \"cpu\", \"cuda:N\" (N from 0) or \"GPU-<uuid>\"",
+    );
+    lane("device = \"cpu\"", "14: lane[3].role: is required: \"base\", \"parity\" or \"both\"");
+    lane(
+        "device = \"cpu\"\nrole = \"spare\"",
+        "16: lane[3].role = \"spare\": must be \"base\" or \"parity\" or \"both\"",
+    );
+    lane(
+        "device = \"cpu\"\nrole = \"base\"\nthreads = 65",
+        "17: lane[3].threads = 65: must be a whole number from 1 to 64",
+    );
+    lane(
+        "device = \"cuda:0\"\nrole = \"base\"\nthreads = 2",
+        "17: lane[3].threads = 2: is for lanes with device = \"cpu\"",
+    );
+    lane(
+        "device = \"cpu\"\nrole = \"both\"",
+        "16: lane[3].role = \"both\": must be \"base\" or \"parity\": placement = \"dedicated\" keeps them on separate devices",
+    );
+    check(
+        &format!("devices = \"auto\"{LEAST}"),
+        &["config.toml:1: devices = \"auto\": excludes [[lane]]: keep one of the two"],
+    );
+    check(
+        &LEAST.replacen("cpu", "cuda:0", 1).replacen("cpu", "GPU-12345678-90ab", 1),
+        &["config.toml:6: lane[1].device = \"GPU-12345678-90ab\": name every GPU by index or every GPU by UUID: \
+           one GPU under two names would count as two fault domains"],
+    );
+}
+
+#[test]
+fn roles_fit_the_policy() {
+    let idle = "would idle: policy kind = \"none\" runs no parity jobs";
+    check_least(
+        "[deployment.policy]\nkind = \"none\"",
+        &[&format!("config.toml:10: lane[2].role = \"parity\": {idle}")],
+    );
+    let both = "must be \"both\": with placement = \"pooled\" every lane holds both models";
+    check_least(
+        "[deployment.policy]\nplacement = \"pooled\"",
+        &[
+            &format!("config.toml:4: lane[0].role = \"base\": {both}"),
+            &format!("config.toml:7: lane[1].role = \"base\": {both}"),
+            &format!("config.toml:10: lane[2].role = \"parity\": {both}"),
+        ],
+    );
+    check(
+        &LEAST.replace("parity", "base"),
+        &[
+            "config.toml:2: lane: policy kind = \"coded\" needs a lane with role = \"parity\"; without one, set kind = \"none\"",
+        ],
+    );
+    check(
+        &LEAST.replace("base", "parity"),
+        &["config.toml:2: lane: at least one lane must have role = \"base\", or nothing answers"],
+    );
+    let pooled = LEAST.replace("base", "both").replace("parity", "both");
+    assert!(parse(&format!("{pooled}[deployment.policy]\nplacement = \"pooled\"")).is_ok());
+    assert!(
+        parse(&format!("{pooled}[deployment.policy]\nkind = \"none\"")).is_ok(),
+        "the same lanes without redundancy"
+    );
+}
+
+#[test]
+fn rules_over_several_keys() {
+    check_least(
+        "[health]\ncanary_first_ms = 9000",
+        &[
+            "config.toml:15: health.canary_first_ms = 9000: canary_first_ms must not be more than canary_max_ms, which the waits \
+           between canaries double up to",
+        ],
+    );
+    check_least(
+        "[deployment.policy]\ngrace_ms = 2000",
+        &[
+            "config.toml:15: deployment.policy.grace_ms = 2000: grace_ms must be less than deadline_ms, or no reconstruction is \
+           ever served",
+        ],
+    );
+    check_least(
+        "[deployment.policy]\ngrace = \"none\"\ngrace_ms = 3",
+        &["config.toml:16: deployment.policy.grace_ms = 3: excludes grace: keep one of the two"],
+    );
+    check_least(
+        "[deployment.code]\nk = 12\nr = 8",
+        &["config.toml:15: deployment.code.k = 12: k + r must be at most 16, is 12 + 8"],
+    );
+    check_least(
+        "[deployment.code]\ncoefficients = [[1, 1, 1]]",
+        &["config.toml:15: deployment.code.coefficients = [[1, 1, 1]]: must be r = 1 rows of k = 2 numbers"],
+    );
+    check_least(
+        "[deployment.code]\nr = 2\ncoefficients = [[1, 1], [2, 2]]",
+        &[
+            "config.toml:16: deployment.code.coefficients = [[1, 1], [2, 2]]: parity rows [0, 1] cannot tell data slots [0, 1] \
+           apart: that square of coefficients is singular",
+        ],
+    );
+}
+
+#[test]
+fn every_default_code_is_accepted() {
+    for (k, r) in (2..=15).flat_map(|k| (1..=16 - k).map(move |r| (k, r))) {
+        let text = format!("{LEAST}[deployment.code]\nk = {k}\nr = {r}");
+        let config = parse(&text).unwrap_or_else(|faults| panic!("k = {k}, r = {r}: {faults}"));
+        assert_eq!((config.deployment.code.k, config.deployment.code.r), (k, r));
+    }
+}
+
+#[test]
+fn syntax_errors_are_told_with_their_lines() {
+    let faults = parse("[http]\nlisten = 127.0.0.1:8000\n[admin\nfaults = false\n[http]\n").unwrap_err();
+    let lines: Vec<_> = faults.iter().filter_map(|fault| fault.line).collect();
+    assert_eq!(lines, [2, 3, 5], "{faults}");
+    assert!(faults.to_string().lines().all(|line| line.contains(": not TOML: ")), "{faults}");
+}
+
+#[test]
+fn the_environment_overrides_the_file_and_is_checked_alike() {
+    let text = format!("{LEAST}[http]\nlisten = \"127.0.0.1:1\"");
+    let with = |value: &'static str| {
+        let environment = move |name: &str| (name == "PARITYD_HTTP_LISTEN").then(|| value.to_owned());
+        Config::parse_with(&text, Path::new("."), "config.toml", &environment)
+    };
+    assert_eq!(with("[::1]:2").unwrap().http.listen.to_string(), "[::1]:2");
+    let told = with("nowhere").unwrap_err().to_string();
+    assert!(told.starts_with("PARITYD_HTTP_LISTEN: http.listen = \"nowhere\": must be an IP address"), "{told}");
+}
+
+#[test]
+fn a_file_is_found_or_the_next_step_is_told() {
+    assert_eq!(find(Some(Path::new("x.toml"))).unwrap(), Path::new("x.toml"));
+    let told = Config::load(Path::new("no/such.toml")).unwrap_err().to_string();
+    assert!(told.starts_with("no/such.toml: cannot be read: "), "{told}");
+}
+
+#[test]
+fn gpus_are_split_between_base_and_parity() {
+    let config = parse(&format!("devices = \"auto\"\n{}", LEAST.split_at(LEAST.find("[[deploy").unwrap()).1)).unwrap();
+    assert_eq!((config.lanes(), config.warnings()), (&[][..], vec![]));
+    // (k, r, GPUs, parity lanes); none where the GPUs are too few.
+    for (k, r, count, parity) in [
+        (2, 1, 3, 1),
+        (2, 1, 4, 1),
+        (2, 1, 5, 2),
+        (2, 1, 8, 3),
+        (2, 1, 2, 0),
+        (4, 2, 6, 2),
+        (4, 2, 5, 0),
+        (3, 1, 18, 5),
+    ] {
+        let mut config = config.clone();
+        (config.deployment.code.k, config.deployment.code.r) = (k, r);
+        let gpus: Vec<_> = (0..count).map(|index| format!("GPU-{index:08}")).collect();
+        let (config, warning) = config.on_gpus(&gpus).unwrap();
+        assert_eq!(config.lanes().iter().filter(|lane| lane.role == Role::Parity).count(), parity, "{k} {r} {count}");
+        assert_eq!(config.lanes().len(), count);
+        assert_eq!(warning.is_some(), parity == 0);
+        let kind = if parity == 0 { PolicyKind::None } else { PolicyKind::Coded };
+        assert_eq!(config.deployment.policy.kind, kind);
+        assert_eq!(parse(&config.to_string()).unwrap(), config, "the outcome is itself a valid configuration");
+    }
+    let told = config.on_gpus(&[]).unwrap_err().to_string();
+    assert!(told.contains("found no GPU") && told.contains("device = \"cpu\""), "never a silent fall-back: {told}");
+}
+
+#[test]
+fn fault_domains_are_devices_and_cpu_lanes() {
+    let text = LEAST.replacen("cpu", "cuda:0", 2);
+    let config = parse(&format!("{text}[[lane]]\ndevice = \"cpu\"\nrole = \"base\"")).unwrap();
+    let domains = fault_domains(config.lanes());
+    assert_eq!(domains, [0, 0, 1, 2].map(FaultDomain));
+    let config = parse(&text).unwrap();
+    assert_eq!(config.warnings(), [Warning::Unprotected { domains: 2, slots: 3 }]);
+}
+
+#[test]
+fn lanes_that_share_a_core_are_told() {
+    let text = LEAST.replace("role = \"base\"", "role = \"base\"\ncore = 1");
+    assert_eq!(parse(&text).unwrap().warnings(), [Warning::SharedCore { first: 0, second: 1, core: 1 }]);
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC*") {
+        drop(parse(&text));
+    }
+
+    #[test]
+    fn no_broken_file_panics(at in 0..200_usize, length in 0..40_usize, text in "[\\[\\]a-z0-9=\"'.{},\n-]{0,12}") {
+        let mut broken = LEAST.to_owned();
+        let at = at.min(broken.len());
+        broken.replace_range(at..(at + length).min(broken.len()), &text);
+        if let Err(faults) = parse(&broken) {
+            prop_assert_eq!(faults.to_string().lines().count(), faults.iter().count(), "one fault a line");
+        }
+    }
+
+    #[test]
+    fn any_time_survives_printing(nanos in 1_000_u64..3_600_000_000_000) {
+        let mut config = parse(LEAST).unwrap();
+        config.health.hang = Duration::from_nanos(nanos);
+        prop_assert_eq!(parse(&config.to_string()).unwrap().health.hang, config.health.hang);
+    }
+
+    #[test]
+    fn any_numbers_survive_printing(values in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::ZERO, 1..9)) {
+        let mut config = parse(LEAST).unwrap();
+        config.deployment.policy.default_prediction = Some(values);
+        prop_assert_eq!(parse(&config.to_string()).unwrap(), config);
+    }
+}

@@ -1,0 +1,104 @@
+//! Answers: who gets which prediction, and when a reconstruction may be served.
+//!
+//! A reconstruction of a slot that is erased is served at once. Otherwise it waits until the query's grace is over, because most
+//! reconstructions that could be served at once turn out to be needless: the direct answer was about to come, and it is exact.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Dispatch, timers::Due};
+use crate::{
+    clock::Time,
+    config::Grace,
+    query::{Accepts, Answer, Failure, Prediction, Provenance, Query, Values},
+    reply::{Admitted, Late},
+    stripe::Stripe,
+};
+
+/// `grace = "auto"` waits this much longer than expected, in 1/100.
+const GRACE_PERCENT: u32 = 115;
+/// … and at least this much longer, so that timer jitter alone does not end it.
+const GRACE_MIN: Duration = Duration::from_millis(5);
+
+impl Dispatch {
+    /// The exact answer came.
+    pub(super) fn answer_direct(&self, query: &Admitted, output: &Values, now: Time) {
+        let prediction = Prediction { values: Arc::clone(output), provenance: Provenance::Direct };
+        if self.answer(query, prediction, now).is_ok() {
+            return;
+        }
+        self.metrics.late.inc();
+        // The live A_d: what was served against what would have been.
+        if let Some(Ok(served)) = query.answered()
+            && served.provenance == Provenance::Reconstructed
+        {
+            self.metrics.agreement(argmax(&served.values) == argmax(output));
+        }
+    }
+
+    fn answer(&self, query: &Admitted, prediction: Prediction, now: Time) -> Result<(), Late> {
+        let provenance = prediction.provenance;
+        query.answer(Ok(prediction))?;
+        self.metrics.answered(provenance, now.since(query.query.admitted));
+        Ok(())
+    }
+
+    /// The query ends without a prediction, unless it has one.
+    pub(super) fn fail(&self, query: &Admitted, failure: Failure) {
+        let failed: Answer = Err(failure);
+        if query.answer(failed).is_ok() {
+            self.metrics.failed(failure.reason(), 1);
+        }
+    }
+
+    /// Something arrived: serves what may be served now, and sets a timer for what must wait for its grace.
+    pub(super) fn decode_ready(&self, stripe: &Arc<Stripe>, now: Time) {
+        for slot in stripe.recoverable().iter() {
+            let Some(query) = stripe.waiting(slot) else { continue };
+            let at = self.grace_ends(&query.query);
+            if stripe.is_erased(slot) || at <= now {
+                self.reconstruct(stripe, slot, now);
+            } else {
+                self.timers.add(at, Due::Grace(Arc::downgrade(stripe), slot));
+            }
+        }
+    }
+
+    /// Decodes a slot and answers its query.
+    pub(super) fn reconstruct(&self, stripe: &Stripe, slot: usize, now: Time) {
+        let Some(query) = stripe.waiting(slot) else { return };
+        let Some(values) = stripe.decode(slot) else { return };
+        let prediction = Prediction { values, provenance: Provenance::Reconstructed };
+        if self.answer(query, prediction, now).is_ok() {
+            stripe.served();
+        }
+    }
+
+    /// When a reconstruction may beat the direct answer; never after the deadline.
+    fn grace_ends(&self, query: &Query) -> Time {
+        let grace = match self.settings.policy.grace {
+            Grace::None => Duration::ZERO,
+            Grace::Fixed(grace) => grace,
+            Grace::Auto => {
+                let expected = self.expected();
+                (expected * GRACE_PERCENT / 100).max(expected + GRACE_MIN)
+            }
+        };
+        (query.admitted + grace).min(query.deadline)
+    }
+
+    /// The deadline has come: the default prediction if there is one and the client takes it, else a failure.
+    pub(super) fn expire(&self, query: &Admitted, now: Time) {
+        let takes_default = query.query.accepts == Accepts::Any;
+        if let Some(values) = self.default_prediction().filter(|_| takes_default) {
+            let prediction = Prediction { values, provenance: Provenance::Default };
+            // A direct answer may have come this very moment; then it stands.
+            self.answer(query, prediction, now).unwrap_or(());
+        } else {
+            self.fail(query, Failure::Deadline);
+        }
+    }
+}
+
+fn argmax(values: &[f32]) -> Option<usize> {
+    (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b]))
+}

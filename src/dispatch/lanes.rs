@@ -1,0 +1,147 @@
+//! What the core holds of each lane: its state, the batch it runs, the service time to expect of it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::{LaneSettings, nanos};
+use crate::{
+    clock::Time,
+    health::{LaneHealth, Move, State},
+    job::JobKind,
+    queue::Handoff,
+    reply::Admitted,
+    stripe::{Place, Stripe},
+};
+
+/// One job of a running batch, as dispatch sees it.
+#[derive(Clone, Debug)]
+pub(super) enum Seat {
+    /// A run of a query on the base model.
+    Query {
+        /// Why it runs.
+        kind: JobKind,
+        /// The query.
+        query: Arc<Admitted>,
+        /// Its place in a stripe, if it is protected.
+        place: Option<Place>,
+    },
+    /// A parity job.
+    Parity {
+        /// The stripe.
+        stripe: Arc<Stripe>,
+        /// The parity row.
+        row: usize,
+    },
+}
+
+/// A batch in flight.
+#[derive(Debug)]
+pub(super) struct Running {
+    /// Its jobs, in the order the lane knows them.
+    pub(super) seats: Vec<Seat>,
+}
+
+/// One lane.
+#[derive(Debug)]
+pub(super) struct LaneSeat {
+    pub(super) settings: LaneSettings,
+    /// The batch in flight. Whoever takes it out (the lane when it completes, the timer when it has hung) decides what it means.
+    running: Handoff<Running>,
+    /// When the batch in flight started, in nanoseconds; 0 = none.
+    started: AtomicU64,
+    /// A batch that the timer declared late, for the lane to find when it returns. Locked only around hangs.
+    overdue: Mutex<Option<Box<Running>>>,
+    /// Smoothed service time in nanoseconds; 0 = unknown.
+    pub(super) expected: AtomicU64,
+    /// Its last look at the parity jobs found only stripes with a mate in flight in its own fault domain; the timer calls it again.
+    pub(super) parity_blocked: AtomicBool,
+    /// A copy of "state is healthy", for the path of a query.
+    healthy: AtomicBool,
+    /// Locked only when the state is changed or told.
+    health: Mutex<LaneHealth>,
+}
+
+/// What a lane finds of its batch when it is done.
+pub(super) enum Finished {
+    /// It was in time.
+    InTime(Box<Running>),
+    /// The timer had declared it late.
+    Overdue(Box<Running>),
+}
+
+impl LaneSeat {
+    pub(super) fn new(settings: LaneSettings) -> Self {
+        LaneSeat {
+            settings,
+            running: Handoff::default(),
+            started: AtomicU64::new(0),
+            overdue: Mutex::new(None),
+            expected: AtomicU64::new(0),
+            parity_blocked: AtomicBool::new(false),
+            healthy: AtomicBool::new(false),
+            health: Mutex::new(LaneHealth::starting()),
+        }
+    }
+
+    pub(super) fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Acquire)
+    }
+
+    pub(super) fn health(&self) -> LaneHealth {
+        *self.health.lock()
+    }
+
+    /// Moves the lane's state.
+    pub(super) fn change(&self, change: impl FnOnce(&mut LaneHealth) -> Option<Move>) -> Option<Move> {
+        let mut health = self.health.lock();
+        let moved = change(&mut health);
+        self.healthy.store(health.state() == State::Healthy, Ordering::Release);
+        moved
+    }
+
+    /// The lane starts a batch.
+    pub(super) fn start(&self, running: Running, now: Time) {
+        let before = self.running.put(Box::new(running));
+        assert!(before.is_none(), "a lane runs one batch at a time");
+        self.started.store(now.nanos().max(1), Ordering::Release);
+    }
+
+    /// The lane's batch is done.
+    pub(super) fn finish(&self) -> Finished {
+        self.started.store(0, Ordering::Release);
+        if let Some(running) = self.running.take() {
+            return Finished::InTime(running);
+        }
+        // The timer holds the lock from taking the batch to leaving it here.
+        let overdue = self.overdue.lock().take();
+        Finished::Overdue(overdue.expect("only the timer takes a batch out before it is finished, and leaves it here"))
+    }
+
+    /// How long the batch in flight has been in flight.
+    pub(super) fn in_flight(&self, now: Time) -> Option<Duration> {
+        let started = self.started.load(Ordering::Acquire);
+        (started != 0).then(|| now.since(Time::from_nanos(started)))
+    }
+
+    /// The timer declares the batch in flight late and looks at it, before the lane can find that out. `None` if the lane was faster.
+    pub(super) fn declare_overdue<T>(&self, look: impl FnOnce(&Running) -> T) -> Option<T> {
+        let mut overdue = self.overdue.lock();
+        let running = self.running.take()?;
+        Some(look(overdue.insert(running)))
+    }
+
+    /// A batch took `service`; smooths it into the expected time (weight 1/16, as TCP smooths its variance).
+    pub(super) fn expect(&self, service: Duration) {
+        let sample = nanos(service);
+        let before = self.expected.load(Ordering::Relaxed);
+        let after = if before == 0 { sample } else { before - before / 16 + sample / 16 };
+        self.expected.store(after, Ordering::Relaxed);
+    }
+}

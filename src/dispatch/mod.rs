@@ -1,0 +1,241 @@
+//! Dispatch: which lane runs what, and what each completion means for the queries that wait.
+//!
+//! The sans-io core. It owns the queues, the open stripes, the lanes' states and the timers, and it is told what happens: queries were
+//! admitted ([`Dispatch::submit`]), a lane wants work ([`Dispatch::pull`]), a batch came back ([`Dispatch::complete`]), time passed
+//! ([`Dispatch::tick`]). It reads no clock and starts no thread; what it cannot do itself (wake a lane, write a log line) it asks for as an
+//! [`Effect`]. The daemon calls it from real threads, the simulator from one loop under a virtual clock: the same code.
+//!
+//! What always holds. Every submitted query is answered once, at its deadline at the latest. Queues of admitted work are as long as
+//! admission's limit, so pushing to them cannot fail. Work on one query may be under way several times over; whoever is first answers.
+//!
+//! Methods that lanes call run on the lanes' own threads and take no lock on the path of a healthy query. One owner thread behind a
+//! channel would be simpler, but costs two thread hops a query; `docs/decisions/0002` weighs the two.
+
+mod answer;
+mod lanes;
+mod pull;
+mod settle;
+mod tick;
+mod timers;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use lanes::{LaneSeat, Running, Seat};
+use prometheus::IntCounter;
+pub use settle::Completed;
+use timers::{Due, Timers};
+
+use crate::{
+    code::Code,
+    config::{Placement, Policy},
+    health::{self, Move, State},
+    job::{JobKind, Role},
+    metrics::Metrics,
+    query::{FaultDomain, LaneId, Values},
+    queue::{Bounded, Call, IdleLanes},
+    reply::Admitted,
+    stripe::{OpenStripes, Place, Stripe},
+};
+
+/// What the core needs to know of one lane.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneSettings {
+    /// What its device holds.
+    pub role: Role,
+    /// What it fails together with.
+    pub domain: FaultDomain,
+}
+
+/// Everything that is decided before the first query.
+#[derive(Debug)]
+pub struct Settings {
+    /// The lanes; a lane's id is its index.
+    pub lanes: Vec<LaneSettings>,
+    /// Rows in one forward pass, at most.
+    pub batch_max: usize,
+    /// Admitted rows, at most.
+    pub queue_max: usize,
+    /// The code; `None` runs every query unprotected.
+    pub code: Option<Arc<dyn Code>>,
+    /// How long a stripe may stay short.
+    pub stripe_fill: Duration,
+    /// Grace, reruns, placement, default prediction.
+    pub policy: Policy,
+    /// When lanes are taken out of work and come back.
+    pub health: health::Rules,
+}
+
+/// What the core asks of the rim.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Effect {
+    /// There is work for this lane.
+    Wake(LaneId),
+    /// A lane changed its state: log it.
+    Moved(LaneId, Move),
+}
+
+/// A parity job that waits: row `row` of a full stripe.
+#[derive(Debug)]
+struct ParityJob {
+    stripe: Arc<Stripe>,
+    row: usize,
+}
+
+/// An exact second run that waits. It knows its place, so that a stripe may use what comes out.
+#[derive(Debug)]
+struct Exact {
+    query: Arc<Admitted>,
+    place: Option<Place>,
+}
+
+/// The core.
+#[derive(Debug)]
+pub struct Dispatch {
+    settings: Settings,
+    lanes: Box<[LaneSeat]>,
+    /// First runs, in order of admission.
+    data: Bounded<Arc<Admitted>>,
+    /// Exact second runs of lost jobs, before everything else.
+    rescue: Bounded<Exact>,
+    /// Parity jobs, after data.
+    parity: Bounded<ParityJob>,
+    /// Exact second runs for stripes that stay short, after everything else.
+    idle_copy: Bounded<Exact>,
+    stripes: Option<OpenStripes>,
+    idle: IdleLanes,
+    timers: Timers,
+    jobs: [IntCounter; JobKind::ALL.len()],
+    metrics: Arc<Metrics>,
+}
+
+impl Dispatch {
+    /// A core at rest: every lane is starting, no query is known.
+    pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
+        let lanes = settings.lanes.len();
+        let in_flight_max = lanes * settings.batch_max;
+        // Short stripes and parity jobs beyond what all lanes could run at once, twice over, are of no use any more.
+        let redundancy_max = 2 * in_flight_max + 16;
+        for lane in 0..lanes {
+            let starting = State::Starting.as_str();
+            for name in State::NAMES {
+                metrics.lane_moved(lane_id(lane), name, starting);
+            }
+        }
+        let open = |code: &Arc<dyn Code>| {
+            OpenStripes::new(Arc::clone(code), Arc::clone(&metrics), settings.stripe_fill, redundancy_max)
+        };
+        Dispatch {
+            lanes: settings.lanes.iter().map(|lane| LaneSeat::new(*lane)).collect(),
+            data: Bounded::new(settings.queue_max),
+            // A query can wait here twice: once because its lane hung, once because a later run was lost.
+            rescue: Bounded::new(2 * settings.queue_max),
+            parity: Bounded::new(redundancy_max),
+            idle_copy: Bounded::new(redundancy_max),
+            stripes: settings.code.as_ref().map(open),
+            idle: IdleLanes::new(lanes),
+            timers: Timers::new(4 * settings.queue_max),
+            jobs: JobKind::ALL.map(|kind| metrics.jobs(kind.as_str())),
+            settings,
+            metrics,
+        }
+    }
+
+    /// Queries were admitted.
+    pub fn submit(&self, queries: Vec<Arc<Admitted>>, effects: &mut Vec<Effect>) {
+        for query in queries {
+            self.timers.add(query.query.deadline, Due::Deadline(Arc::downgrade(&query)));
+            self.data.push(query).expect("the queue holds as many rows as admission lets in");
+            self.call(Call::Base, effects);
+        }
+    }
+
+    /// A lane has loaded its models; one row takes about `expected` on it.
+    pub fn ready(&self, lane: LaneId, expected: Duration, effects: &mut Vec<Effect>) {
+        let seat = self.seat(lane);
+        seat.expected.store(nanos(expected), Ordering::Relaxed);
+        self.moved(lane, seat.change(|health| Some(health.ready())), effects);
+    }
+
+    /// The lane found no work and wants to sleep: lists it as idle. `true` if it may sleep, `false` if work came meanwhile.
+    pub fn rest(&self, lane: LaneId) -> bool {
+        let seat = self.seat(lane);
+        if !seat.is_healthy() {
+            // It is woken for its canary by the timer, not called for work.
+            return true;
+        }
+        let role = seat.settings.role;
+        if role.runs_base() {
+            self.idle.enter(lane, Call::Base);
+        }
+        if role.runs_parity() {
+            self.idle.enter(lane, Call::Parity);
+        }
+        let base_waits = !self.data.is_empty() || !self.rescue.is_empty() || !self.idle_copy.is_empty();
+        let parity_waits = !self.parity.is_empty() && !seat.parity_blocked.load(Ordering::Relaxed);
+        !(role.runs_base() && base_waits || role.runs_parity() && parity_waits)
+    }
+
+    /// The lane is awake again.
+    pub fn rise(&self, lane: LaneId) {
+        self.idle.leave(lane);
+    }
+
+    /// Whether some lane can run data jobs now.
+    pub fn has_usable_lane(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.settings.role.runs_base() && lane.is_healthy())
+    }
+
+    /// Whether no lane is still loading its models.
+    pub fn all_loaded(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.health().state() != State::Starting)
+    }
+
+    /// State and reason of a lane, in words.
+    pub fn describe(&self, lane: LaneId) -> (&'static str, String) {
+        let health = self.seat(lane).health();
+        (health.state().as_str(), health.reason())
+    }
+
+    fn seat(&self, lane: LaneId) -> &LaneSeat {
+        &self.lanes[usize::from(lane.0)]
+    }
+
+    fn call(&self, call: Call, effects: &mut Vec<Effect>) {
+        effects.extend(self.idle.call(call).map(Effect::Wake));
+    }
+
+    fn moved(&self, lane: LaneId, change: Option<Move>, effects: &mut Vec<Effect>) {
+        if let Some(change) = change {
+            self.metrics.lane_moved(lane, change.from.as_str(), change.to.as_str());
+            effects.push(Effect::Moved(lane, change));
+        }
+    }
+
+    /// The service time to expect of a lane that is well: the shortest smoothed one of the lanes that run data jobs.
+    fn expected(&self) -> Duration {
+        let base = self.lanes.iter().filter(|lane| lane.settings.role.runs_base());
+        let nanos = base.map(|lane| lane.expected.load(Ordering::Relaxed)).filter(|&nanos| nanos > 0).min();
+        Duration::from_nanos(nanos.unwrap_or(0))
+    }
+
+    fn is_pooled(&self) -> bool {
+        self.settings.policy.placement == Placement::Pooled
+    }
+
+    fn default_prediction(&self) -> Option<Values> {
+        self.settings.policy.default_prediction.as_ref().map(|values| values.as_slice().into())
+    }
+}
+
+/// A duration in nanoseconds, for an atomic.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The id of the lane at `index`.
+pub(crate) fn lane_id(index: usize) -> LaneId {
+    LaneId(u16::try_from(index).expect("the configuration allows far fewer lanes"))
+}

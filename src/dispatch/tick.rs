@@ -1,0 +1,121 @@
+//! The passage of time: deadlines, graces, stripes that stay short, lanes that hang, canaries that are due.
+//!
+//! One timer thread calls [`Dispatch::tick`] about once a millisecond. Nothing here depends on a lane making progress, so a deadline
+//! behind a hung lane is met like any other.
+
+use std::sync::Arc;
+
+use super::{Dispatch, Effect, Exact, Seat, lane_id, timers::Due};
+use crate::{
+    clock::Time,
+    query::LaneId,
+    queue::Call,
+    stripe::{Overdue, Place, Stripe},
+};
+
+impl Dispatch {
+    /// It is `now`.
+    pub fn tick(&self, now: Time, effects: &mut Vec<Effect>) {
+        for due in self.timers.due(now) {
+            match due {
+                Due::Grace(stripe, slot) => {
+                    if let Some(stripe) = stripe.upgrade() {
+                        self.reconstruct(&stripe, slot, now);
+                    }
+                }
+                Due::Deadline(query) => {
+                    if let Some(query) = query.upgrade().filter(|query| query.answered().is_none()) {
+                        self.expire(&query, now);
+                    }
+                }
+            }
+        }
+        self.fill_stripes(now, effects);
+        for lane in (0..self.lanes.len()).map(lane_id) {
+            self.watch(lane, now, effects);
+        }
+        self.reap();
+        if !self.parity.is_empty() {
+            // Parity jobs may have waited for a stripe-mate to leave a fault domain, which calls nobody.
+            self.call(Call::Parity, effects);
+        }
+        self.metrics.queue_jobs.set(self.waiting_jobs());
+    }
+
+    /// Stripes that stayed short get known partners, or an exact idle copy of each member that still waits.
+    fn fill_stripes(&self, now: Time, effects: &mut Vec<Effect>) {
+        let Some(stripes) = &self.stripes else { return };
+        for overdue in stripes.overdue(now, self.is_pooled()) {
+            match overdue {
+                Overdue::Filled(stripe) => self.queue_parity(&stripe, effects),
+                Overdue::Closed(stripe) => {
+                    self.rescue_hopeless(&stripe, effects);
+                    if self.is_pooled() {
+                        self.copy_waiting(&stripe, effects);
+                    }
+                }
+            }
+        }
+    }
+
+    fn copy_waiting(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
+        for slot in 0..stripe.k() {
+            let Some(query) = stripe.waiting(slot) else { continue };
+            let place = Some(Place { stripe: Arc::clone(stripe), slot });
+            // Redundancy that finds its queue full is dropped.
+            if self.idle_copy.push(Exact { query: Arc::clone(query), place }).is_ok() {
+                self.call(Call::Base, effects);
+            }
+        }
+    }
+
+    /// Calls a lane whose canary is due, and declares a lane hung whose batch is too old.
+    fn watch(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
+        let seat = self.seat(lane);
+        if !seat.is_healthy() {
+            if seat.health().canary_due(now) {
+                effects.push(Effect::Wake(lane));
+            }
+            return;
+        }
+        let limit = self.settings.health.hang;
+        let Some(age) = seat.in_flight(now).filter(|age| limit.is_some_and(|limit| *age > limit)) else { return };
+        // The state moves before the lane can find its batch overdue, so that its return is seen as one.
+        let mut hung = None;
+        let jobs = seat.declare_overdue(|running| {
+            hung = seat.change(|health| health.in_flight(age, &self.settings.health));
+            running.seats.clone()
+        });
+        self.moved(lane, hung, effects);
+        for job in jobs.into_iter().flatten() {
+            self.give_up_job(job, now, effects);
+        }
+    }
+
+    /// A job in flight is declared late: its slot is erased, and its query is run elsewhere.
+    fn give_up_job(&self, job: Seat, now: Time, effects: &mut Vec<Effect>) {
+        match job {
+            Seat::Query { query, place, .. } => {
+                if let Some(Place { stripe, slot }) = &place {
+                    self.erase(stripe, *slot, now, effects);
+                }
+                self.rescue_erased(query, place, effects);
+            }
+            Seat::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
+        }
+    }
+
+    /// Queued queries that nobody waits for any more hold permits; when they fill half the queue while no lane takes them out, this does.
+    fn reap(&self) {
+        let waiting = self.data.len();
+        if 2 * waiting < self.settings.queue_max {
+            return;
+        }
+        for _ in 0..waiting {
+            let Some(query) = self.data.pop() else { return };
+            if query.is_open() {
+                self.data.push(query).expect("it has just left the queue, and its permit keeps the place");
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The admin routes: what the lanes are doing, and faults for tests and demonstrations.
+//!
+//! They exist only when they are configured. A page in an operator's browser must not be able to break a lane: a POST needs a JSON content
+//! type, which a plain form cannot send, and an `Origin` that is absent or this host's own.
+
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{HOST, ORIGIN},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Lanes, UnknownLane,
+    body::Allowance,
+    error::{ClientError, Error},
+    infer::is_type,
+    respond,
+    respond::Reply,
+    route::{Asked, Shared},
+};
+use crate::{
+    job::{Fault, LaneReport},
+    query::LaneId,
+};
+
+/// The longest body of a fault.
+const FAULT_BYTES_MAX: usize = 4096;
+
+/// A fault in JSON, as it is posted and as it is reported.
+#[derive(Serialize, Deserialize)]
+struct FaultBody {
+    kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    factor: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct LaneBody<'a> {
+    id: u16,
+    device: &'a str,
+    role: &'static str,
+    state: &'static str,
+    reason: &'a str,
+    fault: Option<FaultBody>,
+}
+
+/// Answers `GET /admin/lanes`.
+pub(super) fn report(lanes: &dyn Lanes) -> Reply {
+    let reports = lanes.report();
+    respond::json(StatusCode::OK, &reports.iter().map(lane).collect::<Vec<_>>())
+}
+
+fn lane(report: &LaneReport) -> LaneBody<'_> {
+    LaneBody {
+        id: report.id.0,
+        device: &report.device,
+        role: report.role.as_str(),
+        state: report.state,
+        reason: &report.reason,
+        fault: report.fault.map(told),
+    }
+}
+
+fn told(fault: Fault) -> FaultBody {
+    let plain = |kind: &str| FaultBody { kind: kind.to_owned(), factor: None };
+    match fault {
+        Fault::Slow { factor } => FaultBody { kind: "slow".to_owned(), factor: Some(factor) },
+        Fault::Hang => plain("hang"),
+        Fault::Panic => plain("panic"),
+        Fault::Error => plain("error"),
+        Fault::Nan => plain("nan"),
+        Fault::Garbage => plain("garbage"),
+    }
+}
+
+/// Answers `POST /admin/lanes/{id}/fault`.
+pub(super) async fn fault(shared: &Shared, asked: &mut Asked, lanes: &dyn Lanes, lane: &str) -> Result<Reply, Error> {
+    let headers = &asked.parts.headers;
+    if is_foreign(headers) {
+        return Err(ClientError::ForeignOrigin.into());
+    }
+    if !is_type(headers, "application/json") {
+        return Err(ClientError::WrongType { expected: "application/json" }.into());
+    }
+    let timeout = shared.site.limits.body_timeout;
+    let allowance = Allowance { bytes_max: FAULT_BYTES_MAX, timeout, budget: &shared.budget };
+    let body = asked.body.read(headers, allowance).await?;
+    let id = lane.parse().map(LaneId).map_err(|_| ClientError::from(UnknownLane))?;
+    lanes.set_fault(id, parse(body.as_ref())?).map_err(ClientError::from)?;
+    Ok(respond::nothing())
+}
+
+/// Whether a browser says that another site's page asks.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    !matches!((authority, host), (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host))
+}
+
+/// The fault that a body asks for; `None` clears.
+fn parse(body: &[u8]) -> Result<Option<Fault>, ClientError> {
+    let body: FaultBody = serde_json::from_slice(body).map_err(|error| ClientError::json(&error))?;
+    Ok(Some(match body.kind.as_str() {
+        "slow" => match body.factor {
+            Some(factor) if factor.is_finite() && factor >= 1.0 => Fault::Slow { factor },
+            Some(_) | None => return Err(ClientError::field("factor", "slow needs a factor of at least 1")),
+        },
+        "hang" => Fault::Hang,
+        "panic" => Fault::Panic,
+        "error" => Fault::Error,
+        "nan" => Fault::Nan,
+        "garbage" => Fault::Garbage,
+        "clear" => return Ok(None),
+        other => {
+            let problem = format!("{other:?} is none of slow, hang, panic, error, nan, garbage, clear");
+            return Err(ClientError::field("kind", problem));
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_survive_their_json() {
+        let faults = [Fault::Slow { factor: 3.0 }, Fault::Hang, Fault::Panic, Fault::Error, Fault::Nan, Fault::Garbage];
+        for fault in faults {
+            let text = serde_json::to_vec(&told(fault)).expect("JSON");
+            assert_eq!(parse(&text), Ok(Some(fault)));
+        }
+        assert_eq!(parse(br#"{"kind":"clear"}"#), Ok(None));
+    }
+
+    #[test]
+    fn a_wrong_fault_is_a_400() {
+        for body in ["", "[]", "{}", r#"{"kind":"slow"}"#, r#"{"kind":"slow","factor":0.5}"#, r#"{"kind":"x"}"#] {
+            let error = parse(body.as_bytes()).expect_err(body);
+            assert_eq!(error.status(), StatusCode::BAD_REQUEST, "{body}");
+        }
+    }
+
+    #[test]
+    fn only_this_hosts_own_pages_may_ask() {
+        let headers = |origin: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, "127.0.0.1:8000".parse().expect("a value"));
+            if let Some(origin) = origin {
+                headers.insert(ORIGIN, origin.parse().expect("a value"));
+            }
+            headers
+        };
+        assert!(!is_foreign(&headers(None)));
+        assert!(!is_foreign(&headers(Some("http://127.0.0.1:8000"))));
+        assert!(is_foreign(&headers(Some("http://127.0.0.1:9000"))));
+        assert!(is_foreign(&headers(Some("null"))));
+    }
+}

@@ -1,0 +1,154 @@
+//! Reading a request's body: whole, within a length, a time and a share of memory.
+//!
+//! A declared length over the limit is refused before a byte is read. Bytes are claimed from one [`Budget`] as they arrive, not as they
+//! are declared: otherwise a few clients that declare much and send nothing would shut everyone else out. The body is held whole and not
+//! parsed as it comes, because admission is all or none and nothing is gained by half a request.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http_body_util::BodyExt;
+use hyper::{
+    HeaderMap,
+    body::{Body, Incoming},
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+
+use super::error::{ClientError, Error};
+
+/// Bytes of request bodies that may be in memory, all connections together.
+#[derive(Clone, Debug)]
+pub(super) struct Budget {
+    used: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+impl Budget {
+    /// A budget of `bytes_max`, all of it free.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Budget { used: Arc::default(), bytes_max }
+    }
+
+    fn claim(&self) -> Claim {
+        Claim { budget: self.clone(), bytes: 0 }
+    }
+}
+
+/// A part of the budget; free again when dropped.
+#[derive(Debug)]
+struct Claim {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Claim {
+    fn grow(&mut self, bytes: usize) -> Result<(), Error> {
+        let fits = |used: usize| used.checked_add(bytes).filter(|&after| after <= self.budget.bytes_max);
+        self.budget.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).map_err(|_| Error::Busy)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+/// How much may be read, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowance<'a> {
+    /// The longest body.
+    pub(super) bytes_max: usize,
+    /// The longest wait for its end.
+    pub(super) timeout: Duration,
+    /// Where its bytes are claimed.
+    pub(super) budget: &'a Budget,
+}
+
+/// A whole body and its claim on the budget.
+#[derive(Debug)]
+pub(super) struct Held {
+    bytes: Vec<u8>,
+    claim: Claim,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A body that may be read, once.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    incoming: Incoming,
+    spent: bool,
+}
+
+impl Inbound {
+    /// Nothing is read yet.
+    pub(super) fn new(incoming: Incoming) -> Self {
+        let spent = incoming.is_end_stream();
+        Inbound { incoming, spent }
+    }
+
+    /// Whether all of it has been read; if not, the connection cannot carry another request.
+    pub(super) const fn is_spent(&self) -> bool {
+        self.spent
+    }
+
+    /// Reads it to its end.
+    pub(super) async fn read(&mut self, headers: &HeaderMap, allowance: Allowance<'_>) -> Result<Held, Error> {
+        if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
+            return Err(ClientError::NoLength.into());
+        }
+        let declared = self.incoming.size_hint().lower();
+        if usize::try_from(declared).map_or(true, |declared| declared > allowance.bytes_max) {
+            return Err(ClientError::BodyTooLong { bytes_max: allowance.bytes_max }.into());
+        }
+        let timeout = allowance.timeout;
+        let read = tokio::time::timeout(timeout, self.collect(allowance)).await;
+        read.unwrap_or_else(|_| Err(ClientError::Timeout(timeout).into()))
+    }
+
+    async fn collect(&mut self, allowance: Allowance<'_>) -> Result<Held, Error> {
+        let mut held = Held { bytes: Vec::new(), claim: allowance.budget.claim() };
+        while let Some(frame) = self.incoming.frame().await {
+            let frame = frame.map_err(|_| ClientError::BrokenBody)?;
+            let Ok(data) = frame.into_data() else { continue };
+            if held.bytes.len() + data.len() > allowance.bytes_max {
+                return Err(ClientError::BodyTooLong { bytes_max: allowance.bytes_max }.into());
+            }
+            held.claim.grow(data.len())?;
+            held.bytes.extend_from_slice(&data);
+        }
+        self.spent = true;
+        Ok(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_refused_whole_and_comes_back_when_dropped() {
+        let budget = Budget::new(10);
+        let mut first = budget.claim();
+        first.grow(6).expect("six of ten");
+        let mut second = budget.claim();
+        assert_eq!(second.grow(5), Err(Error::Busy));
+        second.grow(4).expect("four are left");
+        drop(first);
+        second.grow(6).expect("six came back");
+        drop(second);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+}

@@ -1,0 +1,265 @@
+//! Everything that can go wrong with a request, and the one place that says what it means on the wire.
+//!
+//! Each error knows its status, its `reason` word and whether the same request may succeed later. There is no variant for a bug and none
+//! that becomes a 500: what a client sends is refused by name, and what we cannot do now is one of admission's refusals.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+
+use crate::{admission::Refusal, http::UnknownLane, query::Failure};
+
+/// The longest text that an error repeats from a client, in bytes.
+const TEXT_BYTES_MAX: usize = 300;
+
+/// A request that is wrong in itself: sending it again is of no use.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No such route.
+    #[error("there is nothing at {path}")]
+    UnknownRoute {
+        /// As it was asked for.
+        path: String,
+    },
+    /// Another model's name.
+    #[error("there is no model {name:?}; this daemon serves {served:?}")]
+    UnknownModel {
+        /// As it was asked for.
+        name: String,
+        /// The deployment.
+        served: String,
+    },
+    /// Another version of the model.
+    #[error("there is no version {version:?}; this daemon serves {served:?}")]
+    UnknownVersion {
+        /// As it was asked for.
+        version: String,
+        /// The deployment's.
+        served: String,
+    },
+    /// An admin route for a lane that is not there.
+    #[error(transparent)]
+    UnknownLane(#[from] UnknownLane),
+    /// The route takes other verbs.
+    #[error("this route takes {allow}")]
+    WrongVerb {
+        /// The `Allow` header.
+        allow: &'static str,
+    },
+    /// The body is not JSON, or a field has the wrong type.
+    #[error("{0}")]
+    Json(String),
+    /// A field has the right type and the wrong value.
+    #[error("{field}: {problem}")]
+    Field {
+        /// Its path in the body, or a header's name.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// The body broke off or its chunks are malformed.
+    #[error("the body could not be read to its end")]
+    BrokenBody,
+    /// A foreign page's script.
+    #[error("requests from other origins are refused")]
+    ForeignOrigin,
+    /// The body did not come in time.
+    #[error("the body did not arrive within {} s", .0.as_secs_f32())]
+    Timeout(Duration),
+    /// Neither `Content-Length` nor chunks.
+    #[error("a length is required: send Content-Length or Transfer-Encoding: chunked")]
+    NoLength,
+    /// The body is longer than any valid one.
+    #[error("the body is longer than {bytes_max} bytes")]
+    BodyTooLong {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// More rows than could ever be admitted at once.
+    #[error("inputs[0].shape: more than {queue_max} rows in one request")]
+    TooManyRows {
+        /// The limit.
+        queue_max: usize,
+    },
+    /// Neither of the accepted content types.
+    #[error("the body must be {expected}")]
+    WrongType {
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// The binary tensor extension.
+    #[error("binary tensors are not served: send `data` as JSON numbers")]
+    BinaryTensors,
+}
+
+impl ClientError {
+    /// What serde said about a body, cut to a length that is safe to send back.
+    pub(super) fn json(error: &serde_json::Error) -> Self {
+        ClientError::Json(cut(error.to_string()))
+    }
+
+    /// A field with a wrong value.
+    pub(super) fn field(field: &'static str, problem: impl Into<String>) -> Self {
+        ClientError::Field { field, problem: cut(problem.into()) }
+    }
+
+    /// The status on the wire; always a 4xx.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            ClientError::UnknownRoute { .. }
+            | ClientError::UnknownModel { .. }
+            | ClientError::UnknownVersion { .. }
+            | ClientError::UnknownLane(_) => StatusCode::NOT_FOUND,
+            ClientError::WrongVerb { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            ClientError::Json(_) | ClientError::Field { .. } | ClientError::BrokenBody => StatusCode::BAD_REQUEST,
+            ClientError::ForeignOrigin => StatusCode::FORBIDDEN,
+            ClientError::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
+            ClientError::NoLength => StatusCode::LENGTH_REQUIRED,
+            ClientError::BodyTooLong { .. } | ClientError::TooManyRows { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            ClientError::WrongType { .. } | ClientError::BinaryTensors => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        }
+    }
+
+    /// The `reason` on the wire and in `parityd_errors_total`.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            ClientError::UnknownRoute { .. } => "unknown_route",
+            ClientError::UnknownModel { .. } => "unknown_model",
+            ClientError::UnknownVersion { .. } => "unknown_version",
+            ClientError::UnknownLane(_) => "unknown_lane",
+            ClientError::WrongVerb { .. } => "wrong_verb",
+            ClientError::Json(_) => "bad_json",
+            ClientError::Field { .. } => "bad_field",
+            ClientError::BrokenBody => "broken_body",
+            ClientError::ForeignOrigin => "foreign_origin",
+            ClientError::Timeout(_) => "body_timeout",
+            ClientError::NoLength => "no_length",
+            ClientError::BodyTooLong { .. } => "body_too_long",
+            ClientError::TooManyRows { .. } => "too_many_rows",
+            ClientError::WrongType { .. } => "wrong_content_type",
+            ClientError::BinaryTensors => "binary_tensors",
+        }
+    }
+}
+
+/// Why a request gets no prediction.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Error {
+    /// The request is wrong.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Too many bytes of other requests' bodies are in memory.
+    #[error("too many request bodies at once")]
+    Busy,
+    /// Admission refused it.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// One of its rows failed after it was admitted.
+    #[error("row {row}: {failure}")]
+    Failed {
+        /// The first row that failed.
+        row: usize,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::TooManyRows { queue_max } => ClientError::TooManyRows { queue_max }.into(),
+            Refusal::Full | Refusal::NotReady | Refusal::Draining => Error::Refused(refusal),
+        }
+    }
+}
+
+impl Error {
+    /// The status on the wire.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Error::Client(error) => error.status(),
+            Error::Busy | Error::Refused(Refusal::Full) => StatusCode::TOO_MANY_REQUESTS,
+            Error::Refused(Refusal::TooManyRows { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::Refused(Refusal::NotReady | Refusal::Draining) | Error::Failed { failure: Failure::Stopped, .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Error::Failed { failure: Failure::Deadline, .. } => StatusCode::GATEWAY_TIMEOUT,
+            Error::Failed { failure: Failure::QueryFault, .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        }
+    }
+
+    /// The `reason` on the wire and in `parityd_errors_total`.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Error::Client(error) => error.reason(),
+            Error::Busy | Error::Refused(Refusal::Full) => "full",
+            Error::Refused(Refusal::TooManyRows { .. }) => "too_many_rows",
+            Error::Refused(Refusal::NotReady) => "not_ready",
+            Error::Refused(Refusal::Draining) => "draining",
+            Error::Failed { failure, .. } => failure.reason(),
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    pub const fn retryable(&self) -> bool {
+        match self {
+            Error::Client(ClientError::Timeout(_)) | Error::Busy => true,
+            Error::Client(_) => false,
+            Error::Refused(refusal) => refusal.retry_after().is_some(),
+            Error::Failed { failure, .. } => match failure {
+                Failure::Deadline | Failure::Stopped => true,
+                Failure::QueryFault => false,
+            },
+        }
+    }
+
+    /// The `Retry-After` header; every 429 and 503 has one.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::Refused(refusal) => refusal.retry_after(),
+            Error::Busy | Error::Failed { failure: Failure::Stopped, .. } => Some(Duration::from_secs(1)),
+            Error::Client(_) | Error::Failed { failure: Failure::Deadline | Failure::QueryFault, .. } => None,
+        }
+    }
+}
+
+/// `text`, or as much of it as an error may repeat.
+pub(super) fn cut(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_429_and_503_says_when_to_come_back_and_is_retryable() {
+        let errors = [
+            Error::Busy,
+            Refusal::Full.into(),
+            Refusal::NotReady.into(),
+            Refusal::Draining.into(),
+            Refusal::TooManyRows { queue_max: 1 }.into(),
+            Error::Failed { row: 0, failure: Failure::Stopped },
+            Error::Failed { row: 0, failure: Failure::Deadline },
+            Error::Failed { row: 0, failure: Failure::QueryFault },
+        ];
+        for error in errors {
+            let waits = matches!(error.status().as_u16(), 429 | 503);
+            assert_eq!(error.retry_after().is_some(), waits, "{error}");
+            assert!(!waits || error.retryable(), "{error}");
+            assert_ne!(error.status().as_u16(), 500);
+        }
+    }
+
+    #[test]
+    fn long_text_is_cut_between_characters() {
+        assert_eq!(cut("short".into()), "short");
+        let long = cut("é".repeat(400));
+        assert!(long.len() <= TEXT_BYTES_MAX + '…'.len_utf8() && long.ends_with('…'));
+    }
+}

@@ -1,0 +1,162 @@
+//! One infer request: headers, body, admission, answers, reply.
+//!
+//! A request of n rows is n queries, which may run on n lanes and come back with n provenances; here they are one again. It is all or
+//! none: the first row that failed fails the request. The future that waits for the answers *is* the client's interest in them: hyper drops
+//! it when the client leaves, and with it [`Pending`](crate::reply::Pending).
+
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
+use serde::{Serialize, Serializer, ser::SerializeSeq};
+
+use super::{
+    Site,
+    body::Allowance,
+    error::{ClientError, Error},
+    parse::parse,
+    respond,
+    respond::Reply,
+    route::{Asked, Shared},
+};
+use crate::{
+    admission::Terms,
+    query::{Answer, Prediction},
+};
+
+/// Bytes of the body that are JSON, in the binary tensor extension.
+const JSON_LENGTH: &str = "inference-header-content-length";
+
+/// Answers `POST …/infer`.
+pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
+    let site = &*shared.site;
+    let headers = &asked.parts.headers;
+    check_type(headers)?;
+    let allowance =
+        Allowance { bytes_max: site.body_bytes_max(), timeout: site.limits.body_timeout, budget: &shared.budget };
+    let body = asked.body.read(headers, allowance).await?;
+    check_json_length(headers, body.as_ref().len())?;
+    let call = parse(body.as_ref(), &site.signature, site.limits.queue_max)?;
+    drop(body);
+    let pending = site.admission.admit(&call.rows, Terms { accepts: call.accepts })?;
+    drop(call.rows);
+    let predictions = all(pending.await)?;
+    Ok(reply(site, call.id.as_deref(), &predictions))
+}
+
+/// Absent or JSON; binary is a type of the protocol whose body may still be all JSON.
+fn check_type(headers: &HeaderMap) -> Result<(), ClientError> {
+    let expected = "application/json, without Content-Encoding";
+    let plain =
+        headers.get(CONTENT_ENCODING).is_none_or(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let known = headers
+        .get(CONTENT_TYPE)
+        .is_none_or(|_| is_type(headers, "application/json") || is_type(headers, "application/octet-stream"));
+    if plain && known { Ok(()) } else { Err(ClientError::WrongType { expected }) }
+}
+
+/// Whether the content type is `wanted`, whatever its parameters and case.
+pub(super) fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = value.and_then(|value| value.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// Clients of the binary extension tell how much of the body is JSON; only "all of it" is served.
+fn check_json_length(headers: &HeaderMap, length: usize) -> Result<(), ClientError> {
+    let Some(value) = headers.get(JSON_LENGTH) else { return Ok(()) };
+    let field = "Inference-Header-Content-Length";
+    let told = value.to_str().ok().and_then(|text| text.trim().parse::<usize>().ok());
+    match told {
+        Some(told) if told == length => Ok(()),
+        Some(told) if told < length => Err(ClientError::BinaryTensors),
+        Some(told) => Err(ClientError::field(field, format!("{told}, and the body has {length} bytes"))),
+        None => Err(ClientError::field(field, "not a number of bytes")),
+    }
+}
+
+/// The predictions, or the first row's failure.
+fn all(answers: Vec<Answer>) -> Result<Vec<Prediction>, Error> {
+    let numbered = answers.into_iter().enumerate();
+    numbered.map(|(row, answer)| answer.map_err(|failure| Error::Failed { row, failure })).collect()
+}
+
+#[derive(Serialize)]
+struct InferReply<'a> {
+    model_name: &'a str,
+    model_version: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    parameters: Parameters,
+    outputs: [Output<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Parameters {
+    provenance: String,
+}
+
+#[derive(Serialize)]
+struct Output<'a> {
+    name: &'a str,
+    datatype: &'static str,
+    shape: Vec<usize>,
+    data: Data<'a>,
+}
+
+/// All rows' values in one flat list. Values that are not finite are written as `null`.
+struct Data<'a>(&'a [Prediction]);
+
+impl Serialize for Data<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let count = self.0.iter().map(|prediction| prediction.values.len()).sum();
+        let mut list = serializer.serialize_seq(Some(count))?;
+        for value in self.0.iter().flat_map(|prediction| prediction.values.iter()) {
+            list.serialize_element(value)?;
+        }
+        list.end()
+    }
+}
+
+fn reply(site: &Site, id: Option<&str>, predictions: &[Prediction]) -> Reply {
+    let signature = &site.signature;
+    let words = predictions.iter().map(|prediction| prediction.provenance.as_str()).collect::<Vec<_>>();
+    let shape = std::iter::once(predictions.len()).chain(signature.output.shape.iter().copied());
+    let body = InferReply {
+        model_name: &signature.name,
+        model_version: &signature.version,
+        id,
+        parameters: Parameters { provenance: words.join(",") },
+        outputs: [Output {
+            name: &signature.output.name,
+            datatype: "FP32",
+            shape: shape.collect(),
+            data: Data(predictions),
+        }],
+    };
+    respond::json(StatusCode::OK, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::{Failure, Provenance};
+
+    fn prediction(values: &[f32]) -> Prediction {
+        Prediction { values: values.into(), provenance: Provenance::Direct }
+    }
+
+    #[test]
+    fn values_are_short_and_exact_and_null_if_not_finite() {
+        let rows = [prediction(&[0.1, f32::NAN, 16_777_216.0]), prediction(&[f32::INFINITY, -1e-45, f32::MAX])];
+        let text = serde_json::to_string(&Data(&rows)).expect("JSON");
+        assert_eq!(text, "[0.1,null,16777216.0,null,-1e-45,3.4028235e+38]");
+    }
+
+    #[test]
+    fn the_first_failed_row_fails_the_request() {
+        let answers = vec![Ok(prediction(&[1.0])), Err(Failure::QueryFault), Err(Failure::Deadline)];
+        let error = all(answers).expect_err("two rows failed");
+        assert_eq!(error, Error::Failed { row: 1, failure: Failure::QueryFault });
+    }
+}

@@ -1,0 +1,234 @@
+//! From a path and a verb to a handler; from an error to its reply and its count.
+//!
+//! Paths are cut at `/` before they are percent-decoded, so a name may hold a slash. A route that is not served is 404, and so are
+//! the admin routes while they are off; HEAD is served wherever GET is. Every request passes [`answer`], and every refusal is
+//! counted there, once.
+
+use std::sync::Arc;
+
+use hyper::{Method, Request, StatusCode, body::Incoming, header, http::request::Parts};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    Site, admin,
+    body::{Budget, Inbound},
+    error::{ClientError, Error, cut},
+    infer, respond,
+    respond::{Problem, Reply},
+};
+use crate::{admission::Refusal, query::TensorSpec};
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) site: Arc<Site>,
+    pub(super) budget: Budget,
+}
+
+/// A request and the body that has not been read yet.
+pub(super) struct Asked {
+    pub(super) parts: Parts,
+    pub(super) body: Inbound,
+}
+
+/// What a path stands for.
+#[derive(PartialEq, Eq, Debug)]
+enum Target {
+    Server,
+    Live,
+    Ready,
+    Model(Model),
+    ModelReady(Model),
+    Infer(Model),
+    Metrics,
+    Lanes,
+    Fault(String),
+}
+
+/// A model as the path names it.
+#[derive(PartialEq, Eq, Debug)]
+struct Model {
+    name: String,
+    version: Option<String>,
+}
+
+/// A reply, and whether a part of the request is still on its way.
+pub(super) struct Answered {
+    pub(super) reply: Reply,
+    pub(super) unread: bool,
+}
+
+/// Answers any request.
+pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answered {
+    let (parts, incoming) = request.into_parts();
+    let mut asked = Asked { parts, body: Inbound::new(incoming) };
+    let answered = handle(shared, &mut asked).await;
+    let mut reply = answered.unwrap_or_else(|error| {
+        count(&shared.site, &error);
+        respond::error(&error)
+    });
+    let unread = !asked.body.is_spent();
+    if unread {
+        reply.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    }
+    Answered { reply, unread }
+}
+
+/// Counts what was refused here. Queries that failed after admission are the engine's to count.
+fn count(site: &Site, error: &Error) {
+    match error {
+        Error::Client(_) | Error::Busy | Error::Refused(_) => site.metrics.failed(error.reason(), 1),
+        Error::Failed { .. } => {}
+    }
+}
+
+async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
+    let site = &*shared.site;
+    let path = asked.parts.uri.path();
+    let unknown = || ClientError::UnknownRoute { path: cut(path.to_owned()) };
+    let target = target(path).ok_or_else(unknown)?;
+    let lanes = || site.lanes.as_deref().ok_or_else(unknown);
+    let reads = || verb(&asked.parts.method, &[Method::GET, Method::HEAD], "GET, HEAD");
+    let posts = || verb(&asked.parts.method, &[Method::POST], "POST");
+    match target {
+        Target::Server => reads().map(|()| server()),
+        Target::Live => reads().map(|()| respond::json(StatusCode::OK, &json!({"live": true}))),
+        Target::Ready => reads().map(|()| ready(site, None)),
+        Target::Metrics => reads().map(|()| respond::text(site.metrics.text())),
+        Target::Model(model) => reads().and(served(site, &model)).map(|()| metadata(site)),
+        Target::ModelReady(model) => reads().and(served(site, &model)).map(|()| ready(site, Some(&model.name))),
+        Target::Infer(model) => {
+            posts().and(served(site, &model))?;
+            infer::infer(shared, asked).await
+        }
+        Target::Lanes => {
+            let lanes = lanes()?;
+            reads().map(|()| admin::report(lanes))
+        }
+        Target::Fault(lane) => {
+            let lanes = lanes()?;
+            posts()?;
+            admin::fault(shared, asked, lanes, &lane).await
+        }
+    }
+}
+
+fn target(path: &str) -> Option<Target> {
+    let segments = path.strip_prefix('/')?.split('/').map(decode).collect::<Option<Vec<_>>>()?;
+    let words = segments.iter().map(String::as_str).collect::<Vec<_>>();
+    let model = |name: &str| Model { name: name.to_owned(), version: None };
+    let at = |name: &str, version: &str| Model { name: name.to_owned(), version: Some(version.to_owned()) };
+    Some(match words[..] {
+        ["v2"] => Target::Server,
+        ["v2", "health", "live"] => Target::Live,
+        ["v2", "health", "ready"] => Target::Ready,
+        ["v2", "models", name] => Target::Model(model(name)),
+        ["v2", "models", name, "ready"] => Target::ModelReady(model(name)),
+        ["v2", "models", name, "infer"] => Target::Infer(model(name)),
+        ["v2", "models", name, "versions", version] => Target::Model(at(name, version)),
+        ["v2", "models", name, "versions", version, "ready"] => Target::ModelReady(at(name, version)),
+        ["v2", "models", name, "versions", version, "infer"] => Target::Infer(at(name, version)),
+        ["metrics"] => Target::Metrics,
+        ["admin", "lanes"] => Target::Lanes,
+        ["admin", "lanes", lane, "fault"] => Target::Fault(lane.to_owned()),
+        _ => return None,
+    })
+}
+
+/// `segment` with its `%xx` decoded; `None` if that is not text.
+fn decode(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+                digit()? << 4 | digit()?
+            }
+            plain => plain,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn verb(asked: &Method, taken: &[Method], allow: &'static str) -> Result<(), Error> {
+    if taken.contains(asked) { Ok(()) } else { Err(ClientError::WrongVerb { allow }.into()) }
+}
+
+fn served(site: &Site, model: &Model) -> Result<(), Error> {
+    let signature = &site.signature;
+    if model.name != signature.name {
+        let (name, served) = (cut(model.name.clone()), signature.name.clone());
+        return Err(ClientError::UnknownModel { name, served }.into());
+    }
+    match &model.version {
+        Some(version) if *version != signature.version => {
+            let (version, served) = (cut(version.clone()), signature.version.clone());
+            Err(ClientError::UnknownVersion { version, served }.into())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn server() -> Reply {
+    // Clients act on an extension's name: none is listed that is not served.
+    let extensions: [&str; 0] = [];
+    let body = json!({"name": "parityd", "version": env!("CARGO_PKG_VERSION"), "extensions": extensions});
+    respond::json(StatusCode::OK, &body)
+}
+
+#[derive(Serialize)]
+struct Readiness<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    ready: bool,
+    #[serde(flatten)]
+    problem: Option<Problem>,
+}
+
+/// Readiness is a question and no refusal, so it counts nothing.
+fn ready(site: &Site, name: Option<&str>) -> Reply {
+    if site.admission.is_ready() {
+        return respond::json(StatusCode::OK, &Readiness { name, ready: true, problem: None });
+    }
+    let error = Error::Refused(Refusal::NotReady);
+    let problem = Some(Problem::from(&error));
+    respond::refused(&error, &Readiness { name, ready: false, problem })
+}
+
+fn metadata(site: &Site) -> Reply {
+    let tensor = |spec: &TensorSpec| {
+        let rows = std::iter::once(-1);
+        let shape = rows.chain(spec.shape.iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)));
+        json!({"name": spec.name, "datatype": "FP32", "shape": shape.collect::<Vec<_>>()})
+    };
+    let signature = &site.signature;
+    let body = json!({
+        "name": signature.name,
+        "versions": [signature.version],
+        "platform": signature.platform,
+        "inputs": [tensor(&signature.input)],
+        "outputs": [tensor(&signature.output)],
+    });
+    respond::json(StatusCode::OK, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_decoded_after_the_path_is_cut() {
+        let model = Model { name: "a/b é".into(), version: Some("1".into()) };
+        assert_eq!(target("/v2/models/a%2Fb%20%C3%A9/versions/1/infer"), Some(Target::Infer(model)));
+        for path in ["", "*", "/", "v2", "/v2/", "//v2", "/v2/models/", "/v2/models", "/v2/models/%zz", "/v2/models/%4"]
+        {
+            let found = target(path);
+            let empty = Target::Model(Model { name: String::new(), version: None });
+            assert!(found.is_none() || found == Some(empty), "{path}");
+        }
+        assert_eq!(decode("%ff"), None, "not UTF-8");
+        assert_eq!(decode("+%2B"), Some("++".into()));
+    }
+}

@@ -1,0 +1,149 @@
+//! A connection's socket, for what hyper leaves undone: ending politely, and not waiting for ever for a reader.
+//!
+//! A server that refuses a long body answers before the body has arrived. Closing the socket then makes the kernel reset the connection,
+//! and the reset overtakes the answer: the client sees "connection reset" in place of its 413. So when hyper is done with a
+//! [`Socket`], dropping it hands the stream over to [`linger`], which throws the rest away for a moment. Reading the body before
+//! answering would be simpler, but then whoever declares a terabyte is not answered at once.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::oneshot,
+    time::Sleep,
+};
+
+/// The longest that a connection lingers.
+const LINGER: Duration = Duration::from_secs(1);
+/// The most that it throws away.
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A stream that outlives hyper's use of it, and whose writes do not wait longer than `patience`.
+pub(super) struct Socket {
+    stream: Option<TcpStream>,
+    patience: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+    heir: Option<oneshot::Sender<TcpStream>>,
+}
+
+impl Socket {
+    /// Wraps `stream`; the receiver gets it back when the socket is dropped.
+    pub(super) fn new(stream: TcpStream, patience: Duration) -> (Self, oneshot::Receiver<TcpStream>) {
+        let (heir, inherited) = oneshot::channel();
+        (Socket { stream: Some(stream), patience, stalled: None, heir: Some(heir) }, inherited)
+    }
+
+    fn stream(&mut self) -> Pin<&mut TcpStream> {
+        Pin::new(self.stream.as_mut().expect("the stream leaves in drop alone"))
+    }
+
+    /// Turns a write that has waited for too long into an error.
+    fn patiently<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let (Some(heir), Some(stream)) = (self.heir.take(), self.stream.take()) {
+            // Nobody waits for it when the connection is torn down: then it closes here.
+            drop(heir.send(stream));
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream().poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.stream().poll_write(context, bytes);
+        self.patiently(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.stream().poll_write_vectored(context, slices);
+        self.patiently(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(context)
+    }
+}
+
+/// Throws away what still comes on a stream that has been shut down for writing, so that closing it resets nothing.
+pub(super) async fn linger(stream: TcpStream) {
+    let waste = async {
+        let mut waste = vec![0; 16 * 1024];
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 && stream.readable().await.is_ok() {
+            match stream.try_read(&mut waste) {
+                Ok(0) => break,
+                Ok(read) => left = left.saturating_sub(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+    };
+    // Whether it ended or ran out of time, the stream closes here.
+    drop(tokio::time::timeout(LINGER, waste).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_never_reads_is_given_up_and_the_stream_is_handed_on() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let reader = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("open");
+        let (stream, _) = listener.accept().await.expect("a client");
+        let (mut socket, inherited) = Socket::new(stream, Duration::from_millis(50));
+        let bytes = vec![0; 1 << 20];
+        let error = loop {
+            let written = poll_fn(|context| Pin::new(&mut socket).poll_write(context, &bytes)).await;
+            if let Err(error) = written {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(socket);
+        assert!(inherited.await.is_ok());
+        drop(reader);
+    }
+}

@@ -1,0 +1,211 @@
+//! A lane's device and the models it has loaded: what turns a batch into output rows.
+//!
+//! Owns tensors, which never leave it. The device is opened on the lane's own thread, because a CUDA device belongs to one stream and
+//! that stream to one thread. A lane never falls back to another device than the one it was told.
+
+use std::{sync::Arc, time::Duration};
+
+use candle_core::Device;
+
+use super::Spec;
+use crate::{
+    clock::Clock,
+    code::Code,
+    config,
+    job::{BaseInput, Batch, Loss},
+    model::{Net, TensorError},
+    query::Row,
+    weights::{Canary, canary},
+};
+
+/// Runs of the canary that warm a lane up; the fastest says what to expect.
+const WARM_UP_RUNS: usize = 5;
+
+/// Why a lane could not open its device or models. For the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No thread pool.
+    #[error("no threads for its forward passes: {0}")]
+    Pool(#[source] rayon::ThreadPoolBuildError),
+    /// The build has no CUDA.
+    #[error("device {device:?} needs a build with `--features cuda`; this one serves `device = \"cpu\"` only")]
+    NoCuda {
+        /// The device as configured.
+        device: String,
+    },
+    /// The device did not open.
+    #[error("device {device:?} did not open: {source}")]
+    Device {
+        /// The device as configured.
+        device: String,
+        /// What the device said.
+        source: TensorError,
+    },
+    /// The weights could not be put on the device.
+    #[error("the weights could not be loaded onto the device: {0}")]
+    Weights(#[source] TensorError),
+    /// A first batch failed.
+    #[error("the first batch failed: {0}")]
+    WarmUp(#[source] RunError),
+    /// The models do not give the outputs that the manifest promises.
+    #[error(
+        "the models do not give the outputs in the manifest ({0}): device, weights or build are not those of the training"
+    )]
+    Canary(Loss),
+}
+
+/// Why a batch gave no outputs.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Device or model said so.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// An injected fault.
+    #[error("injected error")]
+    Injected,
+}
+
+/// Device and models.
+#[derive(Debug)]
+pub(super) struct Executor {
+    base: Option<Net>,
+    parities: Vec<Net>,
+    code: Option<Arc<dyn Code>>,
+    canary: Canary,
+    /// Rows of a batch, one after the other; kept, so that a batch allocates nothing here.
+    rows: Vec<f32>,
+}
+
+impl Executor {
+    /// Opens the device, loads the models of the lane's role, warms them up and checks their canaries. Also gives the time that
+    /// one row is expected to take.
+    pub(super) fn open(spec: &Spec) -> Result<(Self, Duration), OpenError> {
+        let device = open_device(&spec.lane.device)?;
+        let role = spec.lane.role;
+        let base = role.runs_base().then(|| spec.bundle.base(&device)).transpose();
+        let parity_rows = spec.code.as_ref().filter(|_| role.runs_parity()).map_or(0, |code| code.r());
+        let parities = (0..parity_rows).map(|row| spec.bundle.parity(row, &device)).collect::<Result<_, _>>();
+        let mut executor = Executor {
+            base: base.map_err(OpenError::Weights)?,
+            parities: parities.map_err(OpenError::Weights)?,
+            code: spec.code.clone(),
+            canary: spec.bundle.canary(),
+            rows: Vec::new(),
+        };
+        let expected = executor.warm_up(spec.batch_max, &spec.clock)?;
+        Ok((executor, expected))
+    }
+
+    fn warm_up(&mut self, batch_max: usize, clock: &Clock) -> Result<Duration, OpenError> {
+        self.canary(|_| ()).map_err(OpenError::Canary)?;
+        // Both ends of the batch sizes, so that neither a kernel nor an allocation is new to the first queries.
+        self.run(&self.canary_batch(batch_max)).map_err(OpenError::WarmUp)?;
+        let one = self.canary_batch(1);
+        let mut expected = Duration::MAX;
+        for _ in 0..WARM_UP_RUNS {
+            let started = clock.now();
+            self.run(&one).map_err(OpenError::WarmUp)?;
+            expected = expected.min(clock.now().since(started));
+        }
+        Ok(expected)
+    }
+
+    /// The canary `jobs` times over, on the model that the lane is there for.
+    fn canary_batch(&self, jobs: usize) -> Batch {
+        if self.base.is_some() {
+            Batch::Base(vec![self.canary_row(); jobs])
+        } else {
+            Batch::Parity { row: 0, stripes: vec![self.canary.rows.clone(); jobs] }
+        }
+    }
+
+    fn canary_row(&self) -> BaseInput {
+        BaseInput { row: self.canary.rows[0].clone(), must_be_finite: true }
+    }
+
+    /// Runs a batch; one output row a job, in order.
+    pub(super) fn run(&mut self, batch: &Batch) -> Result<Vec<Vec<f32>>, RunError> {
+        self.rows.clear();
+        let net = match batch {
+            Batch::Base(inputs) => {
+                for input in inputs {
+                    self.rows.extend_from_slice(&input.row);
+                }
+                self.base.as_ref().expect("dispatch gives base jobs to lanes that hold the base model")
+            }
+            Batch::Parity { row, stripes } => {
+                let code = self.code.as_deref().expect("there are no stripes without a code");
+                for stripe in stripes {
+                    encode(code, *row, stripe, &mut self.rows);
+                }
+                &self.parities[*row]
+            }
+        };
+        Ok(net.forward(&net.rows(&self.rows)?)?.to_vec2::<f32>()?)
+    }
+
+    /// Runs the known input through every model; `fault` may spoil each output before it is checked.
+    pub(super) fn canary(&mut self, fault: impl Fn(&mut [f32])) -> Result<(), Loss> {
+        let base = self.base.iter().map(|_| (Batch::Base(vec![self.canary_row()]), self.canary.base.clone()));
+        let parity =
+            |row| (Batch::Parity { row, stripes: vec![self.canary.rows.clone()] }, self.canary.parities[row].clone());
+        let checks: Vec<(Batch, Vec<f32>)> = base.chain((0..self.parities.len()).map(parity)).collect();
+        for (batch, expected) in checks {
+            let mut outputs = self.run(&batch).map_err(|_| Loss::Device)?;
+            fault(&mut outputs[0]);
+            if !canary::agrees(&expected, &outputs[0]) {
+                return Err(Loss::Canary);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends the parity query of a stripe to `rows`.
+fn encode(code: &dyn Code, parity: usize, stripe: &[Row], rows: &mut Vec<f32>) {
+    let slices: Vec<&[f32]> = stripe.iter().map(|row| &**row).collect();
+    let start = rows.len();
+    rows.resize(start + slices[0].len(), 0.0);
+    code.encode(parity, &slices, &mut rows[start..]);
+}
+
+fn open_device(device: &config::Device) -> Result<Device, OpenError> {
+    match device {
+        config::Device::Cpu => Ok(Device::Cpu),
+        config::Device::Cuda(ordinal) => open_cuda(device, *ordinal),
+        config::Device::CudaUuid(uuid) => open_cuda(device, ordinal_of(device, uuid)?),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(device: &config::Device, ordinal: usize) -> Result<Device, OpenError> {
+    // One explicit stream a lane: candle's default is the per-thread stream, which orders nothing between threads.
+    Device::new_cuda_with_stream(ordinal).map_err(|source| OpenError::Device { device: device.to_string(), source })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(device: &config::Device, _ordinal: usize) -> Result<Device, OpenError> {
+    Err(OpenError::NoCuda { device: device.to_string() })
+}
+
+/// CUDA's ordinal of the GPU with this UUID. NVML's index is no substitute: the two may count in different orders.
+#[cfg(feature = "cuda")]
+fn ordinal_of(device: &config::Device, uuid: &str) -> Result<usize, OpenError> {
+    use candle_core::cuda_backend::cudarc::driver::result;
+    let failed = |source: TensorError| OpenError::Device { device: device.to_string(), source };
+    let cuda = |error: result::DriverError| failed(TensorError::wrap(error));
+    result::init().map_err(cuda)?;
+    for ordinal in 0..result::device::get_count().map_err(cuda)? {
+        let found = result::device::get(ordinal).and_then(result::device::get_uuid).map_err(cuda)?;
+        let hex: String = found.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        if uuid.trim_start_matches("GPU-").replace('-', "").eq_ignore_ascii_case(&hex) {
+            return Ok(usize::try_from(ordinal).unwrap_or(0));
+        }
+    }
+    Err(failed(TensorError::msg("no GPU that CUDA shows this process has this UUID")))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn ordinal_of(device: &config::Device, _uuid: &str) -> Result<usize, OpenError> {
+    Err(OpenError::NoCuda { device: device.to_string() })
+}

@@ -1,0 +1,84 @@
+//! Faults that can be injected into a lane, for tests and demonstrations.
+//!
+//! They act where a real fault would: inside the job, on the lane's own thread, under its `catch_unwind`. A healthy lane pays one relaxed
+//! load a job for them.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{RunError, STRETCH_STEP};
+use crate::job::Fault;
+
+/// The fault of one lane, set from outside while it runs.
+#[derive(Debug, Default)]
+pub struct FaultSwitch {
+    fault: Mutex<Option<Fault>>,
+    changed: Condvar,
+    /// Whether there is a fault: what a healthy job looks at instead of the lock.
+    any: AtomicBool,
+}
+
+impl FaultSwitch {
+    /// Sets, replaces or clears the fault. A job that hangs goes on as soon as its fault is gone.
+    pub fn set(&self, fault: Option<Fault>) {
+        *self.fault.lock() = fault;
+        self.any.store(fault.is_some(), Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// The fault, if there is one.
+    pub fn get(&self) -> Option<Fault> {
+        if self.any.load(Ordering::Acquire) { *self.fault.lock() } else { None }
+    }
+
+    /// What happens before a job runs: it may block here, panic, or fail.
+    pub(super) fn before(&self) -> Result<(), RunError> {
+        match self.get() {
+            None | Some(Fault::Slow { .. } | Fault::Nan | Fault::Garbage) => Ok(()),
+            Some(Fault::Error) => Err(RunError::Injected),
+            Some(Fault::Hang) => {
+                let mut fault = self.fault.lock();
+                self.changed.wait_while(&mut fault, |fault| *fault == Some(Fault::Hang));
+                Ok(())
+            }
+            Some(Fault::Panic) => {
+                self.set(None);
+                #[expect(
+                    clippy::panic,
+                    reason = "the fault that was asked for; the lane catches it like any other panic"
+                )]
+                {
+                    panic!("injected panic")
+                }
+            }
+        }
+    }
+
+    /// What happens to an output.
+    pub(super) fn after(&self, output: &mut [f32]) {
+        match self.get() {
+            Some(Fault::Nan) => output.fill(f32::NAN),
+            // Finite, of the right size, and wrong: what a check for finite values cannot see.
+            Some(Fault::Garbage) => output.iter_mut().for_each(|value| *value = 1.0 - *value),
+            None | Some(Fault::Slow { .. } | Fault::Hang | Fault::Panic | Fault::Error) => {}
+        }
+    }
+
+    /// Makes a job that took `service` longer, if the lane is slow; gives the time added.
+    pub(super) fn stretch(&self, service: Duration) -> Duration {
+        let Some(Fault::Slow { factor }) = self.get() else { return Duration::ZERO };
+        let total = service.mul_f64((factor - 1.0).max(0.0));
+        let mut left = total;
+        let mut fault = self.fault.lock();
+        while matches!(*fault, Some(Fault::Slow { .. })) && left > Duration::ZERO {
+            let step = left.min(STRETCH_STEP);
+            self.changed.wait_for(&mut fault, step);
+            left -= step;
+        }
+        total.saturating_sub(left)
+    }
+}

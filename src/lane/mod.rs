@@ -1,0 +1,216 @@
+//! Lanes: one device, one pinned thread, and what it has loaded.
+//!
+//! A lane pulls work, runs it, and reports what came of each job. Tensors never leave it: rows come in and outputs go out as host memory.
+//! It knows no stripe, query or policy. A job that panics, errs or gives a value that is not finite is lost, and the lane lives on: after a
+//! panic it drops device and models and opens them anew before its next canary. On CPU a lane's forward pass runs in a thread pool of
+//! its own, because candle's parallel loops would otherwise meet in the global pool and tie the lanes together.
+
+mod affinity;
+mod executor;
+mod fault;
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+pub use executor::{OpenError, RunError};
+pub use fault::FaultSwitch;
+
+use executor::Executor;
+
+use crate::{
+    clock::Clock,
+    code::Code,
+    config,
+    job::{Batch, Completion, Feed, Loss, Work},
+    query::LaneId,
+    weights::Bundle,
+};
+
+/// Everything a lane needs to start.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Device, role, threads.
+    pub lane: config::Lane,
+    /// The core to pin its thread to, if any.
+    pub core: Option<usize>,
+    /// Rows in one forward pass, at most.
+    pub batch_max: usize,
+    /// The weights.
+    pub bundle: Arc<Bundle>,
+    /// The code whose parity models it loads, if there is one.
+    pub code: Option<Arc<dyn Code>>,
+    /// Injected faults.
+    pub faults: Arc<FaultSwitch>,
+    /// For service times.
+    pub clock: Clock,
+}
+
+/// Starts a lane's thread. `opened` is told, on that thread, whether device and models could be opened; if not, the thread ends.
+///
+/// Fails if the system gives no thread.
+pub fn start(
+    spec: Spec,
+    feed: Arc<dyn Feed>,
+    opened: impl FnOnce(Result<(), OpenError>) + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name(format!("lane-{}", spec.lane.id)).spawn(move || {
+        if let Some(core) = spec.core {
+            affinity::pin(core);
+        }
+        let pool = match own_pool(&spec) {
+            Ok(pool) => pool,
+            Err(error) => return opened(Err(OpenError::Pool(error))),
+        };
+        match Executor::open(&spec) {
+            Ok((executor, expected)) => {
+                let id = spec.lane.id;
+                let mut lane = Lane { spec, feed, executor: Some(executor) };
+                lane.feed.ready(id, expected);
+                opened(Ok(()));
+                lane.run();
+            }
+            Err(error) => opened(Err(error)),
+        }
+        drop(pool);
+    })
+}
+
+/// Makes the calling thread the first worker of a pool of its own, so that every parallel loop it starts stays inside.
+fn own_pool(spec: &Spec) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
+    let name = format!("lane-{}", spec.lane.id);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(spec.lane.threads)
+        .thread_name(move |worker| format!("{name}.{worker}"))
+        .use_current_thread()
+        .build()
+}
+
+/// What an attempt at a batch gave: one completion a job, and whether it panicked.
+struct Attempt {
+    completions: Vec<Completion>,
+    panicked: bool,
+}
+
+struct Lane {
+    spec: Spec,
+    feed: Arc<dyn Feed>,
+    /// Device and models; `None` after a panic, until they are opened anew.
+    executor: Option<Executor>,
+}
+
+impl Lane {
+    fn id(&self) -> LaneId {
+        self.spec.lane.id
+    }
+
+    fn run(&mut self) {
+        loop {
+            match self.feed.pull(self.id()) {
+                Some(Work::Batch(batch)) => self.run_batch(&batch),
+                Some(Work::Canary) => {
+                    let outcome = self.run_canary();
+                    self.feed.canary(self.id(), outcome);
+                }
+                None if !self.feed.park(self.id()) => return,
+                None => {}
+            }
+        }
+    }
+
+    fn run_batch(&mut self, batch: &Batch) {
+        let started = self.spec.clock.now();
+        let attempt = self.attempt(batch);
+        if attempt.panicked {
+            self.executor = None;
+        }
+        let mut service = self.spec.clock.now().since(started);
+        service += self.spec.faults.stretch(service);
+        self.feed.complete(self.id(), attempt.completions, service);
+    }
+
+    fn attempt(&mut self, batch: &Batch) -> Attempt {
+        let all_lost = |loss| vec![Completion::Lost(loss); batch.jobs()];
+        let Some(executor) = &mut self.executor else {
+            return Attempt { completions: all_lost(Loss::Device), panicked: false };
+        };
+        let faults = &self.spec.faults;
+        let run = || {
+            faults.before()?;
+            executor.run(batch)
+        };
+        // A panic leaves the executor in an unknown state; it is dropped then, so nobody sees that state.
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(mut outputs)) => {
+                for output in &mut outputs {
+                    faults.after(output);
+                }
+                let completions = outputs.into_iter().enumerate().map(|(job, output)| checked(batch, job, output));
+                Attempt { completions: completions.collect(), panicked: false }
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(lane = %self.spec.lane.id, %error, "job failed");
+                Attempt { completions: all_lost(Loss::Device), panicked: false }
+            }
+            Err(_) => Attempt { completions: all_lost(Loss::Panic), panicked: true },
+        }
+    }
+
+    /// Opens device and models anew if a panic left none, then runs the known input through every model.
+    fn run_canary(&mut self) -> Result<(), Loss> {
+        if self.executor.is_none() {
+            match catch_unwind(AssertUnwindSafe(|| Executor::open(&self.spec))) {
+                Ok(Ok((executor, _))) => self.executor = Some(executor),
+                Ok(Err(error)) => {
+                    tracing::warn!(lane = %self.id(), %error, "device did not open again");
+                    return Err(Loss::Device);
+                }
+                Err(_) => return Err(Loss::Panic),
+            }
+        }
+        let (faults, executor) = (&self.spec.faults, &mut self.executor);
+        let Some(opened) = executor else { return Err(Loss::Device) };
+        let run = || {
+            faults.before().map_err(|_| Loss::Device)?;
+            opened.canary(|output| faults.after(output))
+        };
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            *executor = None;
+            Err(Loss::Panic)
+        })
+    }
+}
+
+/// An output that may be used, unless it had to be finite and is not.
+fn checked(batch: &Batch, job: usize, output: Vec<f32>) -> Completion {
+    let must_be_finite = match batch {
+        Batch::Base(inputs) => inputs[job].must_be_finite,
+        Batch::Parity { .. } => true,
+    };
+    if must_be_finite && !output.iter().all(|value| value.is_finite()) {
+        return Completion::Lost(Loss::NonFinite);
+    }
+    Completion::Output(output.into())
+}
+
+/// The cores to pin lanes to: the configured one, or one each where there are enough for all lanes and one more for the rest.
+pub fn cores(lanes: &[config::Lane]) -> Vec<Option<usize>> {
+    let free = affinity::available();
+    let threads: usize = lanes.iter().map(|lane| lane.threads).sum();
+    let enough = free.len() > threads;
+    let mut next = free.into_iter().skip(1);
+    lanes
+        .iter()
+        .map(|lane| {
+            let chosen = if enough && lane.threads == 1 { next.next() } else { None };
+            lane.core.or(chosen)
+        })
+        .collect()
+}
+
+/// How long a job may be stretched by an injected fault before the lane looks whether it was cleared.
+const STRETCH_STEP: Duration = Duration::from_millis(20);

@@ -1,0 +1,57 @@
+//! Why the daemon could not start. Each is a sentence for the operator, with the next step where there is one.
+
+use std::{io, net::SocketAddr};
+
+use crate::{code::CoefficientsError, config::ConfigFaults, lane::OpenError, query::LaneId, weights::WeightsError};
+
+/// What configuration and weights are refused for.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFaults {
+    /// The configuration.
+    #[error("{0}")]
+    Config(ConfigFaults),
+    /// The code's coefficients.
+    #[error("[deployment.code] {0}")]
+    Code(#[from] CoefficientsError),
+    /// The weights.
+    #[error("{0}")]
+    Weights(WeightsError),
+    /// The default prediction has the wrong size.
+    #[error("[deployment.policy] default_prediction has {given} values, but the model gives {outputs}")]
+    DefaultPrediction {
+        /// Values in the configuration.
+        given: usize,
+        /// Values of one output row.
+        outputs: usize,
+    },
+}
+
+/// Why serving ended before it began.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The port.
+    #[error("cannot listen on {listen}: {source}; set [http] listen to a free address (port 0 takes any free port)")]
+    Listen {
+        /// The address as configured.
+        listen: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A lane.
+    #[error("lane {lane}: {source}")]
+    Lane {
+        /// The lane.
+        lane: LaneId,
+        /// What it said.
+        source: OpenError,
+    },
+    /// A lane's thread ended while it loaded.
+    #[error("lane {0} ended while it loaded its models; its panic is in the log")]
+    LaneEnded(LaneId),
+    /// No thread, or no runtime.
+    #[error("the system gives no more threads: {0}")]
+    Thread(#[source] io::Error),
+    /// No signal handler.
+    #[error("signals cannot be handled: {0}")]
+    Signal(#[source] io::Error),
+}

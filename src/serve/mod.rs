@@ -1,0 +1,228 @@
+//! Serving: from a checked configuration to a daemon that answers, and to its end.
+//!
+//! Order of a start: weights, port, lanes, HTTP. Whatever can fail fails before the first query, with a sentence for the operator; the
+//! port is bound before the slow parts, so that a second daemon on it is found out at once. Readiness turns green when every lane has
+//! loaded its models and run its canary.
+
+mod error;
+mod lanes;
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+    thread,
+};
+
+pub use error::{ServeError, StartFaults};
+pub use lanes::Crew;
+
+use crate::{
+    clock::Clock,
+    code::{Code, Sum},
+    config::{Config, PolicyKind, Warning, fault_domains},
+    dispatch::{LaneSettings, Settings},
+    engine::{Engine, Limits},
+    health::{Rules, nvml},
+    http,
+    metrics::Metrics,
+    query::Signature,
+    weights::Bundle,
+};
+
+/// How long a stop waits for requests in flight.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A configuration whose weights have been checked too: what `check` vouches for and `serve` starts.
+#[derive(Debug)]
+pub struct Plan {
+    /// The configuration, with the lanes that it means on this machine.
+    pub config: Config,
+    /// What may disappoint.
+    pub warnings: Vec<Warning>,
+    code: Option<Sum>,
+    bundle: Arc<Bundle>,
+}
+
+impl Plan {
+    /// Reads and checks everything that a start needs and that needs no device: the configuration (`--config`, else where it usually
+    /// is), the GPUs that `devices = "auto"` stands for, the weights.
+    ///
+    /// Refuses with every fault found.
+    pub fn load(config: Option<&Path>) -> Result<Self, StartFaults> {
+        let path = crate::config::find(config).map_err(StartFaults::Config)?;
+        Plan::check(Config::load(&path).map_err(StartFaults::Config)?)
+    }
+
+    /// Checks a configuration that is at hand.
+    pub fn check(config: Config) -> Result<Self, StartFaults> {
+        let gpus: Vec<String> = match nvml::gpus() {
+            Ok(gpus) => gpus.into_iter().map(|gpu| gpu.uuid).collect(),
+            Err(_) => Vec::new(),
+        };
+        let (config, fewer) = config.on_gpus(&gpus).map_err(StartFaults::Config)?;
+        let mut warnings = config.warnings();
+        warnings.extend(fewer);
+        let deployment = &config.deployment;
+        let code = match (deployment.policy.kind, &deployment.code.coefficients) {
+            (PolicyKind::None, _) => None,
+            (PolicyKind::Coded, Some(coefficients)) => Some(Sum::new(coefficients.clone())?),
+            (PolicyKind::Coded, None) => Some(Sum::with_defaults(deployment.code.k, deployment.code.r)?),
+        };
+        let bundle = Bundle::load(&deployment.weights, code.as_ref()).map_err(StartFaults::Weights)?;
+        let outputs = bundle.signature().output.width();
+        if let Some(default) = deployment.policy.default_prediction.as_ref().filter(|default| default.len() != outputs)
+        {
+            return Err(StartFaults::DefaultPrediction { given: default.len(), outputs });
+        }
+        Ok(Plan { warnings, code, bundle: Arc::new(bundle), config })
+    }
+
+    /// What clients must know; the configuration says under which name and version.
+    pub fn signature(&self) -> Signature {
+        let deployment = &self.config.deployment;
+        Signature { name: deployment.name.clone(), version: deployment.version.clone(), ..self.bundle.signature() }
+    }
+
+    fn settings(&self, code: Option<&Arc<dyn Code>>) -> Settings {
+        let Config { health, deployment, .. } = &self.config;
+        let lanes = self.config.lanes();
+        let settings = |(lane, domain): (&crate::config::Lane, _)| LaneSettings { role: lane.role, domain };
+        Settings {
+            lanes: lanes.iter().zip(fault_domains(lanes)).map(settings).collect(),
+            batch_max: deployment.batch_max,
+            queue_max: deployment.queue_max,
+            code: code.cloned(),
+            stripe_fill: deployment.code.stripe_fill,
+            policy: deployment.policy.clone(),
+            health: Rules {
+                hang: deployment.policy.health.then_some(health.hang),
+                canary_first: health.canary_first,
+                canary_max: health.canary_max,
+            },
+        }
+    }
+}
+
+/// An engine with its lanes and its timer, all running. Ends them when dropped.
+#[derive(Debug)]
+pub struct Running {
+    /// Where queries go.
+    pub engine: Arc<Engine>,
+    /// Its counters.
+    pub metrics: Arc<Metrics>,
+    /// Its lanes.
+    pub crew: Arc<Crew>,
+}
+
+impl Running {
+    /// Starts lanes and timer; returns once every lane has loaded its models and passed its canary.
+    pub fn start(plan: &Plan) -> Result<Self, ServeError> {
+        let clock = Clock::start();
+        let code = plan.code.clone().map(|sum| Arc::new(sum) as Arc<dyn Code>);
+        let metrics = Arc::new(Metrics::new(&plan.config.deployment.name, plan.config.lanes().len()));
+        let limits = Limits {
+            queue_max: plan.config.deployment.queue_max,
+            deadline: plan.config.deployment.deadline,
+            input_range: plan.bundle.signature().input_range,
+        };
+        let engine = Arc::new(Engine::new(plan.settings(code.as_ref()), limits, clock, Arc::clone(&metrics)));
+        let crew = Crew::start(plan, code.as_ref(), &engine, clock);
+        let running = Running { engine: Arc::clone(&engine), metrics, crew: Arc::new(crew?) };
+        let timer = move || engine.run_timer();
+        thread::Builder::new().name("timer".to_owned()).spawn(timer).map_err(ServeError::Thread)?;
+        Ok(running)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.engine.stop();
+    }
+}
+
+/// Serves until SIGINT or SIGTERM.
+pub fn run(plan: &Plan) -> Result<(), ServeError> {
+    let listen = plan.config.http.listen;
+    let listener = TcpListener::bind(listen).map_err(|source| ServeError::Listen { listen, source })?;
+    listener.set_nonblocking(true).map_err(|source| ServeError::Listen { listen, source })?;
+    let address = listener.local_addr().map_err(|source| ServeError::Listen { listen, source })?;
+    tell_start(plan);
+    let running = Running::start(plan)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("http").build();
+    let runtime = runtime.map_err(ServeError::Thread)?;
+    let site = Arc::new(http::Site {
+        signature: plan.signature(),
+        admission: Arc::clone(&running.engine) as Arc<dyn crate::admission::Admission>,
+        metrics: Arc::clone(&running.metrics),
+        lanes: plan.config.admin.faults.then(|| Arc::clone(&running.crew) as Arc<dyn http::Lanes>),
+        limits: http::Limits::new(plan.config.deployment.queue_max, DRAIN),
+    });
+    runtime.block_on(async {
+        let listener =
+            tokio::net::TcpListener::from_std(listener).map_err(|source| ServeError::Listen { listen, source })?;
+        let ended = ending(Arc::clone(&running.engine))?;
+        tell_ready(plan, address);
+        http::serve(listener, site, ended).await;
+        Ok(())
+    })?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Resolves on SIGINT or SIGTERM, when new queries are refused already.
+fn ending(engine: Arc<Engine>) -> Result<impl Future<Output = ()>, ServeError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signal)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signal)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!(admitted = engine.admitted(), "stopping: new queries are refused, admitted ones are answered");
+        engine.drain();
+    })
+}
+
+fn tell_start(plan: &Plan) {
+    let cuda = cfg!(feature = "cuda");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), cuda, "parityd starts");
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+    if plan.config.admin.faults {
+        tracing::warn!("[admin] faults is on: whoever reaches the port can break lanes");
+    }
+}
+
+fn tell_ready(plan: &Plan, address: SocketAddr) {
+    let deployment = &plan.config.deployment;
+    tracing::info!("protection: {}", protection(plan));
+    tracing::info!(%address, deployment = deployment.name, version = deployment.version, "listening");
+    let example = deployment.weights.join("example.json");
+    if example.exists() {
+        let (name, example) = (&deployment.name, example.display());
+        tracing::info!(
+            "try: curl -s -H 'Content-Type: application/json' http://{address}/v2/models/{name}/infer -d @{example}"
+        );
+    }
+}
+
+/// What the deployment survives, in words.
+fn protection(plan: &Plan) -> String {
+    let lanes = plan.config.lanes();
+    let base = lanes.iter().filter(|lane| lane.role.runs_base()).count();
+    match &plan.code {
+        None => format!("none decoded; a job that one of {base} base lanes loses is run again on another"),
+        Some(code) => {
+            let (k, r) = (code.k(), code.r());
+            format!(
+                "any {r} of the {} jobs of a stripe of {k} queries may be late or lost, on any of {} lanes",
+                k + r,
+                lanes.len()
+            )
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Stripes: k queries coded together, and what is known of their k + r slots.
+//!
+//! A stripe knows rows, outputs and a code; it knows nothing of candle, lanes' threads, queues of jobs, policy or time. Its slots only
+//! ever gain knowledge: a member joins, an output arrives, a slot is given up. All of it is told by one atomic word and by cells that
+//! are set once, so lanes settle slots without a lock and every reader sees a state that was true at some moment. Of two lanes that
+//! settle the last two slots at once, at least the later sees both, so a possible decode is never missed.
+//!
+//! Stripes are shared by reference count and never reused, so a completion that comes years late still finds its own stripe, and
+//! needs no generation number to be told from a newer one. Joining is not lock-free but owned: an [`Filling`] token, of which there is
+//! one a stripe, moves through a queue, and only its holder may add members.
+
+mod open;
+mod word;
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
+};
+
+pub use open::{OpenStripes, Overdue};
+use word::{Snapshot, Word};
+
+use crate::{
+    code::{Code, SlotSet},
+    metrics::{Metrics, StripeOutcome},
+    query::{Accepts, FaultDomain, Row, Values},
+    reply::Admitted,
+};
+
+/// A data slot's row, and who waits for its output.
+#[derive(Debug)]
+pub struct Member {
+    /// The input row.
+    pub row: Row,
+    /// The query, or `None` for a known partner that fills a short stripe.
+    pub query: Option<Arc<Admitted>>,
+    /// Where it runs; `None` for a known partner.
+    pub domain: Option<FaultDomain>,
+}
+
+/// Everything known of k + r slots.
+pub struct Stripe {
+    code: Arc<dyn Code>,
+    members: Box<[OnceLock<Member>]>,
+    parity_domains: Box<[OnceLock<FaultDomain>]>,
+    outputs: Box<[OnceLock<Values>]>,
+    word: Word,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for Stripe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stripe").field("word", &self.word.load()).finish_non_exhaustive()
+    }
+}
+
+/// A place in a stripe: one of its data slots.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The stripe.
+    pub stripe: Arc<Stripe>,
+    /// The data slot, `0..k`.
+    pub slot: usize,
+}
+
+/// The right to add members to a stripe that is not full. One a stripe; not clonable.
+#[derive(Debug)]
+pub struct Filling(Arc<Stripe>);
+
+/// What a stripe is after a member joined.
+#[derive(Debug)]
+pub enum Joined {
+    /// Members are still missing.
+    Short(Filling),
+    /// All k members are there, so parity can be encoded.
+    Full(Arc<Stripe>),
+}
+
+impl Filling {
+    /// A stripe without members.
+    pub fn new(code: &Arc<dyn Code>, metrics: &Arc<Metrics>) -> Self {
+        let (k, r) = (code.k(), code.r());
+        metrics.stripes_open.inc();
+        Filling(Arc::new(Stripe {
+            code: Arc::clone(code),
+            members: (0..k).map(|_| OnceLock::new()).collect(),
+            parity_domains: (0..r).map(|_| OnceLock::new()).collect(),
+            outputs: (0..k + r).map(|_| OnceLock::new()).collect(),
+            word: Word(AtomicU64::new(0)),
+            metrics: Arc::clone(metrics),
+        }))
+    }
+
+    /// Adds a member in the next data slot.
+    pub fn join(self, member: Member) -> (Place, Joined) {
+        let stripe = self.0;
+        let mate_there = member.domain.is_some_and(|domain| stripe.in_flight_in(domain));
+        assert!(!mate_there, "stripe-mates are never in flight together in one fault domain");
+        let slot = stripe.word.load().filled();
+        stripe.members[slot].set(member).expect("only the holder of the token adds members");
+        stripe.word.fill();
+        let place = Place { stripe: Arc::clone(&stripe), slot };
+        let full = slot + 1 == stripe.code.k();
+        (place, if full { Joined::Full(stripe) } else { Joined::Short(Filling(stripe)) })
+    }
+
+    /// Adds a row whose output is known already.
+    pub fn join_known(self, row: Row, output: Values) -> Joined {
+        let (place, joined) = self.join(Member { row, query: None, domain: None });
+        place.stripe.settle(place.slot, output);
+        joined
+    }
+
+    /// Gives up on more members: what is missing now stays missing.
+    pub fn close(self) {
+        let k = self.0.code.k();
+        let filled = SlotSet::below(self.0.word.load().filled());
+        self.0.give_up(SlotSet::below(k + self.0.code.r()).without(filled));
+        self.0.word.mark(word::SHORT);
+    }
+
+    /// The stripe.
+    pub fn stripe(&self) -> &Arc<Stripe> {
+        &self.0
+    }
+}
+
+impl Stripe {
+    /// Data slots.
+    pub fn k(&self) -> usize {
+        self.code.k()
+    }
+
+    /// Parity slots.
+    pub fn r(&self) -> usize {
+        self.code.r()
+    }
+
+    /// The member in data slot `slot`, once it has joined.
+    pub fn member(&self, slot: usize) -> Option<&Member> {
+        self.members[slot].get()
+    }
+
+    /// The rows of a full stripe, in slot order.
+    pub fn rows(&self) -> Vec<Row> {
+        self.members.iter().filter_map(OnceLock::get).map(|member| member.row.clone()).collect()
+    }
+
+    /// Whether some slot of it is being worked on in `domain` (promise 3: stripe-mates are never in flight together there).
+    pub fn in_flight_in(&self, domain: FaultDomain) -> bool {
+        let over = self.word.load().over();
+        let member_there = |slot: usize| self.member(slot).is_some_and(|member| member.domain == Some(domain));
+        let parity_there = |row: usize| self.parity_domains[row].get() == Some(&domain);
+        (0..self.k()).any(|slot| !over.has(slot) && member_there(slot))
+            || (0..self.r()).any(|row| !over.has(self.k() + row) && parity_there(row))
+    }
+
+    /// A parity job starts in `domain`.
+    pub fn parity_starts(&self, row: usize, domain: FaultDomain) {
+        self.parity_domains[row].set(domain).expect("each parity row of a stripe is queued once, so it starts once");
+    }
+
+    /// An output arrived; `false` if the slot had one.
+    pub fn settle(&self, slot: usize, output: Values) -> bool {
+        let first = self.outputs[slot].set(output).is_ok();
+        if first {
+            self.word.present(SlotSet::only(slot));
+        }
+        first
+    }
+
+    /// Slots are lost or will not come in time; an output that comes all the same is still taken.
+    pub fn give_up(&self, slots: SlotSet) {
+        self.word.lost(slots);
+    }
+
+    /// The parity of this stripe will not run.
+    pub fn drop_parity(&self) {
+        self.give_up(SlotSet::below(self.k() + self.r()).without(SlotSet::below(self.k())));
+        self.word.mark(word::DROPPED);
+    }
+
+    /// Whether `slot` is erased: lost or declared late, and no output came.
+    pub fn is_erased(&self, slot: usize) -> bool {
+        self.word.load().erased().has(slot)
+    }
+
+    /// The erased data slots.
+    pub fn erased(&self) -> SlotSet {
+        self.word.load().erased().and(SlotSet::below(self.k()))
+    }
+
+    /// Absent data slots that can be decoded from what has arrived.
+    pub fn recoverable(&self) -> SlotSet {
+        self.code.recoverable(self.word.load().present())
+    }
+
+    /// Whether `slot` could still be decoded if everything that is not given up arrived.
+    pub fn has_hope(&self, slot: usize) -> bool {
+        let all = SlotSet::below(self.k() + self.r());
+        let best = all.without(self.word.load().erased()).without(SlotSet::only(slot));
+        self.code.recoverable(best).has(slot)
+    }
+
+    /// Whether a parity output could still answer somebody.
+    pub fn wants_parity(&self) -> bool {
+        let present = self.word.load().present();
+        (0..self.k()).filter(|&slot| !present.has(slot)).any(|slot| self.waiting(slot).is_some())
+    }
+
+    /// The query of `slot` if it is open and takes a reconstruction.
+    pub fn waiting(&self, slot: usize) -> Option<&Arc<Admitted>> {
+        let query = self.member(slot)?.query.as_ref()?;
+        (query.is_open() && query.query.accepts == Accepts::Any).then_some(query)
+    }
+
+    /// Decodes the output of `slot`; `None` if it is not recoverable, if someone else has begun to, or if it is not finite.
+    pub fn decode(&self, slot: usize) -> Option<Values> {
+        if !self.recoverable().has(slot) || !self.word.claim(slot) {
+            return None;
+        }
+        let outputs: Vec<Option<&[f32]>> =
+            self.outputs.iter().map(|output| output.get().map(|values| &**values)).collect();
+        // The slot's own output may have come meanwhile; then there is nothing to decode.
+        let decoded = self.code.decode(slot, &outputs)?;
+        decoded.iter().all(|value| value.is_finite()).then(|| decoded.into())
+    }
+
+    /// A reconstruction of one of its members was served.
+    pub fn served(&self) {
+        self.word.mark(word::SERVED);
+    }
+}
+
+impl Drop for Stripe {
+    fn drop(&mut self) {
+        self.metrics.stripe_over(self.word.load().outcome());
+    }
+}
+
+impl Snapshot {
+    fn outcome(self) -> StripeOutcome {
+        if self.marked(word::SERVED) {
+            StripeOutcome::Reconstructed
+        } else if self.marked(word::SHORT) {
+            StripeOutcome::Short
+        } else if self.marked(word::DROPPED) {
+            StripeOutcome::Dropped
+        } else {
+            StripeOutcome::Complete
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

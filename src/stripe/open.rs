@@ -1,0 +1,128 @@
+//! The stripes that still take members.
+//!
+//! Their tokens wait in a bounded queue. A lane that starts a job takes tokens one by one until a stripe has nobody in flight in its
+//! fault domain, joins, and puts the token back unless the stripe is full. While it holds a token others do not see that stripe and may
+//! open another: that costs a stripe that stays short a little longer, and buys that nobody ever waits.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Filling, Joined, Member, Place, Stripe};
+use crate::{
+    clock::Time,
+    code::Code,
+    metrics::Metrics,
+    query::{FaultDomain, Row, Values},
+    queue::Bounded,
+    reply::Admitted,
+};
+
+/// A token with the time its stripe was opened.
+#[derive(Debug)]
+struct Waiting {
+    filling: Filling,
+    opened: Time,
+}
+
+/// All stripes that take members.
+#[derive(Debug)]
+pub struct OpenStripes {
+    code: Arc<dyn Code>,
+    metrics: Arc<Metrics>,
+    fill: Duration,
+    waiting: Bounded<Waiting>,
+    /// Recent rows with direct outputs, which can fill stripes that stay short.
+    partners: Bounded<(Row, Values)>,
+}
+
+impl OpenStripes {
+    /// No stripes yet; at most `open_max` may wait for members, each for about `fill`.
+    pub fn new(code: Arc<dyn Code>, metrics: Arc<Metrics>, fill: Duration, open_max: usize) -> Self {
+        let partners = Bounded::new(2 * code.k());
+        OpenStripes { code, metrics, fill, waiting: Bounded::new(open_max), partners }
+    }
+
+    /// Gives the row of a query that starts in `domain` a place. Also gives back the stripe if that made it full.
+    pub fn place(&self, query: &Arc<Admitted>, domain: FaultDomain, now: Time) -> (Place, Option<Arc<Stripe>>) {
+        let token = self.take_for(domain);
+        let opened = token.as_ref().map_or(now, |token| token.opened);
+        let filling = token.map_or_else(|| Filling::new(&self.code, &self.metrics), |token| token.filling);
+        let member = Member { row: query.query.row.clone(), query: Some(Arc::clone(query)), domain: Some(domain) };
+        let (place, joined) = filling.join(member);
+        (place, self.keep_short(joined, opened))
+    }
+
+    /// A stripe that nobody is in flight for in `domain`.
+    fn take_for(&self, domain: FaultDomain) -> Option<Waiting> {
+        for _ in 0..self.waiting.len() {
+            let token = self.waiting.pop()?;
+            if !token.filling.stripe().in_flight_in(domain) {
+                return Some(token);
+            }
+            self.put(token);
+        }
+        None
+    }
+
+    fn put(&self, token: Waiting) {
+        // No room: its members run unprotected from here on, like any redundancy that finds its queue full.
+        if let Err(token) = self.waiting.push(token) {
+            token.filling.close();
+        }
+    }
+
+    fn keep_short(&self, joined: Joined, opened: Time) -> Option<Arc<Stripe>> {
+        match joined {
+            Joined::Full(stripe) => Some(stripe),
+            Joined::Short(filling) => {
+                self.put(Waiting { filling, opened });
+                None
+            }
+        }
+    }
+
+    /// Remembers a row and its direct output as a partner for stripes that stay short.
+    pub fn remember(&self, row: &Row, output: &Values) {
+        self.partners.push_over((row.clone(), Arc::clone(output)));
+    }
+
+    /// Takes stripes that have been short for too long out of waiting. Those that known partners could fill are given back as full,
+    /// the others as closed; all are closed if `close_all`.
+    pub fn overdue(&self, now: Time, close_all: bool) -> Vec<Overdue> {
+        let mut overdue = Vec::new();
+        for _ in 0..self.waiting.len() {
+            let Some(token) = self.waiting.pop() else { break };
+            if now.since(token.opened) < self.fill {
+                self.put(token);
+                continue;
+            }
+            overdue.push(self.finish(token.filling, close_all));
+        }
+        overdue
+    }
+
+    fn finish(&self, mut filling: Filling, close: bool) -> Overdue {
+        let stripe = Arc::clone(filling.stripe());
+        if close || !stripe.wants_parity() {
+            filling.close();
+            return Overdue::Closed(stripe);
+        }
+        while let Some((row, output)) = self.partners.pop() {
+            self.partners.push_over((row.clone(), Arc::clone(&output)));
+            match filling.join_known(row, output) {
+                Joined::Full(stripe) => return Overdue::Filled(stripe),
+                Joined::Short(still) => filling = still,
+            }
+        }
+        filling.close();
+        Overdue::Closed(stripe)
+    }
+}
+
+/// What became of a stripe that stayed short.
+#[derive(Debug)]
+pub enum Overdue {
+    /// Known partners filled it.
+    Filled(Arc<Stripe>),
+    /// It has no use for parity, or nobody to fill it.
+    Closed(Arc<Stripe>),
+}

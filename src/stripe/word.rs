@@ -1,0 +1,86 @@
+//! The one atomic word of a stripe: which slots are present, lost and claimed for decoding, how many members joined, how it ended.
+//!
+//! Bits only ever turn on, so no compare-and-swap loop is needed and no state can be read twice.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::code::SlotSet;
+
+const LOST: u32 = 16;
+const CLAIMED: u32 = 32;
+const FILLED: u32 = 48;
+/// A reconstruction was served.
+pub(super) const SERVED: u64 = 1 << 56;
+/// It was closed before it had k members.
+pub(super) const SHORT: u64 = 1 << 57;
+/// Its parity was dropped.
+pub(super) const DROPPED: u64 = 1 << 58;
+
+#[derive(Debug)]
+pub(super) struct Word(pub(super) AtomicU64);
+
+impl Word {
+    pub(super) fn load(&self) -> Snapshot {
+        Snapshot(self.0.load(Ordering::SeqCst))
+    }
+
+    fn set(&self, bits: u64) -> Snapshot {
+        Snapshot(self.0.fetch_or(bits, Ordering::SeqCst))
+    }
+
+    pub(super) fn mark(&self, mark: u64) {
+        self.set(mark);
+    }
+
+    pub(super) fn present(&self, slots: SlotSet) {
+        self.set(u64::from(slots.bits()));
+    }
+
+    pub(super) fn lost(&self, slots: SlotSet) {
+        self.set(u64::from(slots.bits()) << LOST);
+    }
+
+    /// Claims the decoding of `slot`; `true` for the first claim only.
+    pub(super) fn claim(&self, slot: usize) -> bool {
+        let bit = u64::from(SlotSet::only(slot).bits()) << CLAIMED;
+        self.set(bit).0 & bit == 0
+    }
+
+    /// One more member. Only the holder of the stripe's token calls this.
+    pub(super) fn fill(&self) {
+        self.0.fetch_add(1 << FILLED, Ordering::SeqCst);
+    }
+}
+
+/// The word at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Snapshot(u64);
+
+impl Snapshot {
+    #[expect(clippy::cast_possible_truncation, reason = "takes 16 bits of the word on purpose")]
+    const fn slots(self, shift: u32) -> SlotSet {
+        SlotSet::from_bits((self.0 >> shift) as u16)
+    }
+
+    pub(super) const fn present(self) -> SlotSet {
+        self.slots(0)
+    }
+
+    /// Given up and not present.
+    pub(super) const fn erased(self) -> SlotSet {
+        self.slots(LOST).without(self.present())
+    }
+
+    /// Nobody works on these any more.
+    pub(super) const fn over(self) -> SlotSet {
+        self.slots(LOST).with(self.present())
+    }
+
+    pub(super) const fn filled(self) -> usize {
+        ((self.0 >> FILLED) & 0xff) as usize
+    }
+
+    pub(super) const fn marked(self, mark: u64) -> bool {
+        self.0 & mark != 0
+    }
+}

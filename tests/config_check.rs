@@ -1,0 +1,141 @@
+//! The shipped configurations, and what an operator is told of a broken one: the promises that config.toml makes about itself.
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+
+use parityd::config::{Config, Grace, Placement, PolicyKind, Rerun};
+
+const SHIPPED: [&str; 2] = ["config.toml", "examples/parm.toml"];
+
+fn path(file: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
+}
+
+fn load(file: &str) -> Config {
+    let config = Config::load(&path(file)).map_err(|faults| faults.to_string());
+    config.expect("a shipped file is valid")
+}
+
+#[test]
+fn shipped_files_are_valid_and_name_the_shipped_weights() {
+    for file in SHIPPED {
+        let config = load(file);
+        assert_eq!(config.warnings(), [], "{file}");
+        let weights = config.deployment.weights;
+        let weights = weights.components().as_path();
+        assert!(weights.ends_with("weights/fashion-mnist/1"), "{file}: {}", weights.display());
+        assert_eq!((config.deployment.name.as_str(), config.deployment.version.as_str()), ("fashion-mnist", "1"));
+    }
+}
+
+/// Scripts change these lines with `sed`.
+#[test]
+fn shipped_files_hold_the_lines_that_scripts_edit() {
+    for file in SHIPPED {
+        let text = fs::read_to_string(path(file)).unwrap();
+        for line in ["listen = \"127.0.0.1:8000\"", "faults = false"] {
+            assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{file}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_effective_configuration_reads_back_as_itself() {
+    for file in SHIPPED {
+        let config = load(file);
+        let again = Config::parse(&config.to_string(), Path::new("elsewhere"), "effective");
+        assert_eq!(again.as_ref().map_err(ToString::to_string), Ok(&config), "{file}:\n{config}");
+    }
+}
+
+/// config.toml says what the defaults are; with every value removed that has one, nothing changes.
+#[test]
+fn config_toml_states_the_defaults() {
+    let text = fs::read_to_string(path("config.toml")).unwrap();
+    let required = ["device", "role", "name", "weights"];
+    let kept = |line: &&str| line.split_once(" = ").is_none_or(|(key, _)| required.contains(&key));
+    let bare = text.lines().filter(kept).collect::<Vec<_>>().join("\n");
+    let folder = path("");
+    let bare = Config::parse(&bare, &folder, "bare");
+    let bare = bare.expect("every key that was removed has a default");
+    assert_eq!(bare, load("config.toml"));
+}
+
+/// Every key that a configuration can print is explained in config.toml, commented out or not.
+#[test]
+fn config_toml_holds_every_key() {
+    let keys = |text: &str| -> BTreeSet<String> {
+        let line = |line: &str| {
+            let key = line.trim_start_matches("# ").split([' ', ':']).next().unwrap_or_default().to_owned();
+            let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            plain.then_some(key)
+        };
+        text.lines().filter_map(line).collect()
+    };
+    let text = fs::read_to_string(path("config.toml")).unwrap();
+    let printed = keys(&load("config.toml").to_string());
+    let explained = keys(&text);
+    let missing: Vec<_> = printed.difference(&explained).collect();
+    assert!(printed.len() > 20 && missing.is_empty(), "config.toml does not explain {missing:?}");
+}
+
+/// The baseline of the paper stays what it is.
+#[test]
+fn parm_toml_is_the_papers_baseline() {
+    let config = load("examples/parm.toml");
+    let roles: Vec<_> = config.lanes().iter().map(|lane| lane.role.as_str()).collect();
+    assert_eq!(roles, ["base", "base", "parity"]);
+    let deployment = config.deployment;
+    assert_eq!((deployment.code.kind.as_str(), deployment.code.k, deployment.code.r), ("sum", 2, 1));
+    assert_eq!(deployment.code.coefficients, None, "(1, 1)");
+    assert_eq!(deployment.batch_max, 1);
+    assert_eq!(deployment.deadline, Duration::from_secs(2));
+    let policy = deployment.policy;
+    assert_eq!((policy.kind, policy.placement), (PolicyKind::Coded, Placement::Dedicated));
+    assert_eq!((policy.health, policy.grace, policy.rerun), (false, Grace::None, Rerun::AfterDecode));
+    assert_eq!(policy.default_prediction, None);
+}
+
+#[test]
+fn every_fault_is_a_line() {
+    let text = r#"[http]
+listen = "localhost:8000"
+[admin]
+fault = true
+[health]
+hang_ms = -1
+[[lane]]
+device = "gpu0"
+role = "base"
+[[lane]]
+device = "cpu"
+[[deployment]]
+name = "fashion mnist"
+batch_max = 8.5
+[deployment.code]
+kind = "concat"
+k = 1
+[deployment.policy]
+helth = "on"
+"#;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("broken.toml");
+    fs::write(&file, text).unwrap();
+    let told = Config::load(&file).unwrap_err().to_string();
+    let start = format!("{}:", file.display());
+    let told: Vec<_> = told.lines().map(|line| line.strip_prefix(&start).expect("each names the file")).collect();
+    let expected = [
+        "2: http.listen = \"localhost:8000\": must be an IP address and a port such as \"127.0.0.1:8000\" or \"[::1]:8000\"",
+        "4: admin.fault: unknown key; did you mean `faults`?",
+        "6: health.hang_ms = -1: must be a number of milliseconds from 0.001 to 3600000",
+        "8: lane[0].device = \"gpu0\": must be \"cpu\", \"cuda:N\" (N from 0) or \"GPU-<uuid>\"",
+        "10: lane[1].role: is required: \"base\", \"parity\" or \"both\"",
+        "12: deployment.weights: is required: the folder that holds manifest.toml",
+        "13: deployment.name = \"fashion mnist\": must be 1 to 64 of the characters A-Z a-z 0-9 - _ . and start with a letter \
+         or digit",
+        "14: deployment.batch_max = 8.5: must be a whole number from 1 to 1024",
+        "16: deployment.code.kind = \"concat\": not served yet: known kinds are sum",
+        "17: deployment.code.k = 1: must be a whole number from 2 to 15",
+        "19: deployment.policy.helth: unknown key; did you mean `health`?",
+    ];
+    assert_eq!(told, expected);
+}

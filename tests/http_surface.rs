@@ -1,0 +1,484 @@
+//! The port's whole surface: the real HTTP server on a free port, in front of an engine of a few lines.
+//!
+//! The engine answers through [`Admitted`](parityd::reply::Admitted), as the real one does, so what is proven here about permits and
+//! clients that leave holds for the daemon too. Clients are raw sockets: most of what matters (half a body, a wrong length, leaving) no
+//! HTTP client would send.
+
+#[path = "http_surface/port.rs"]
+#[expect(clippy::unwrap_used, reason = "a harness ends the test when the unexpected happens")]
+mod port;
+
+use std::{
+    io::Write,
+    net::{Shutdown, TcpStream},
+    time::Duration,
+};
+
+use parityd::{
+    admission::Refusal,
+    clock::{Clock, Time},
+};
+use port::{Client, INFER, Port, QUEUE_MAX, ROW, request, rows, tensor, wait_until};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+#[test]
+fn metadata_and_health_are_told() {
+    let port = Port::open();
+    let server = port.get("/v2").json();
+    assert_eq!(server["name"], "parityd");
+    assert_eq!(server["extensions"], json!([]), "nothing is advertised that is not served");
+    assert_eq!(port.get("/v2/health/live").json(), json!({"live": true}));
+    assert_eq!(port.get("/v2/health/ready").json(), json!({"ready": true}));
+    let model = json!({
+        "name": "adder", "versions": ["1"], "platform": "test",
+        "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 2, 2]}],
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 2]}],
+    });
+    for path in ["/v2/models/adder", "/v2/models/adder/versions/1", "/v2/models/%61dder?x=/y"] {
+        assert_eq!(port.get(path).json(), model, "{path}");
+    }
+    for path in ["/v2/models/adder/ready", "/v2/models/adder/versions/1/ready"] {
+        assert_eq!(port.get(path).json(), json!({"name": "adder", "ready": true}), "{path}");
+    }
+}
+
+#[test]
+fn readiness_is_the_engines_and_liveness_is_not() {
+    let port = Port::open();
+    *port.engine.refusal.lock().unwrap() = Some(Refusal::NotReady);
+    for path in ["/v2/health/ready", "/v2/models/adder/ready"] {
+        let reply = port.get(path);
+        reply.refused(503, "not_ready");
+        assert_eq!(reply.json()["ready"], false);
+    }
+    assert_eq!(port.get("/v2/health/live").status, 200);
+    assert!(!port.get("/metrics").body.contains("reason=\"not_ready\""), "a probe is no failed query");
+}
+
+#[test]
+fn rows_come_back_in_order_with_their_provenance() {
+    let port = Port::open();
+    let reply = port.infer(&rows(&[ROW, [1.0, 0.0, 0.0, 0.0], [0.0; 4]]));
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let body = reply.json();
+    assert_eq!(body["model_name"], "adder");
+    assert_eq!(body["model_version"], "1");
+    assert_eq!(body["parameters"]["provenance"], "direct,reconstructed,direct");
+    assert!(body.get("id").is_none());
+    let output = &body["outputs"][0];
+    assert_eq!(
+        (&output["name"], &output["datatype"], &output["shape"]),
+        (&json!("logits"), &json!("FP32"), &json!([3, 2]))
+    );
+    // The first row's second value overflows: JSON has no word for infinity.
+    assert_eq!(output["data"].as_array().unwrap().len(), 6);
+    assert_eq!((&output["data"][0], &output["data"][1], &output["data"][2]), (&json!(7.5), &Value::Null, &json!(1.0)));
+    assert_eq!(output["data"][4], 0.0);
+}
+
+#[test]
+fn what_a_client_sends_beside_its_rows_is_honoured_or_skipped() {
+    let port = Port::open();
+    let mut body = tensor(&json!([ROW, ROW]));
+    for id in ["", "seven"] {
+        body["id"] = json!(id);
+        assert_eq!(port.infer(&body.to_string()).json()["id"], id, "even an empty id is echoed");
+    }
+    body["parameters"] = json!({"allow_reconstructed": false, "priority": 3, "timeout": 5000});
+    body["outputs"] = json!([{"name": "logits", "parameters": {"binary_data": false}}]);
+    assert_eq!(port.infer(&body.to_string()).json()["parameters"]["provenance"], "direct,direct");
+    body["parameters"] = Value::Null;
+    assert_eq!(port.infer(&body.to_string()).json()["parameters"]["provenance"], "direct,reconstructed");
+    for shape in [json!([1, 1, 2, 2]), json!([[[[1, 1], [2, 2]]]])] {
+        let mut body = tensor(&json!([[1, 1, 2, 2]]));
+        body["inputs"][0]["data"] = shape;
+        assert_eq!(port.infer(&body.to_string()).json()["outputs"][0]["data"][0], 6.0);
+    }
+    let versioned = request("POST", "/v2/models/adder/versions/1/infer", "", &rows(&[ROW]));
+    assert_eq!(port.ask(versioned.as_bytes()).status, 200, "no content type is fine");
+}
+
+#[test]
+fn verbs_and_paths_that_are_not_served_are_told_apart() {
+    let port = Port::open();
+    for (verb, path, allow) in [
+        ("POST", "/v2", "GET, HEAD"),
+        ("DELETE", "/v2/health/live", "GET, HEAD"),
+        ("POST", "/v2/health/ready", "GET, HEAD"),
+        ("PUT", "/v2/models/adder", "GET, HEAD"),
+        ("POST", "/v2/models/adder/ready", "GET, HEAD"),
+        ("GET", INFER, "POST"),
+        ("OPTIONS", INFER, "POST"),
+        ("POST", "/metrics", "GET, HEAD"),
+        ("POST", "/admin/lanes", "GET, HEAD"),
+        ("GET", "/admin/lanes/0/fault", "POST"),
+    ] {
+        let reply = port.ask(request(verb, path, "", "").as_bytes());
+        reply.refused(405, "wrong_verb");
+        assert_eq!(reply.header("allow"), Some(allow), "{verb} {path}");
+    }
+    for (path, reason) in [
+        ("/", "unknown_route"),
+        ("/v1/models/adder", "unknown_route"),
+        ("/v2/", "unknown_route"),
+        ("/v2/models/adder/config", "unknown_route"),
+        ("/v2/models/adder/versions/1/stats", "unknown_route"),
+        ("/v2/models/%zz", "unknown_route"),
+        ("/v2/models/%ff", "unknown_route"),
+        ("/v2/models/other", "unknown_model"),
+        ("/v2/models/other/ready", "unknown_model"),
+        ("/v2/models/adder/versions/2", "unknown_version"),
+    ] {
+        port.get(path).refused(404, reason);
+    }
+    let other = request("POST", "/v2/models/other/infer", "", &rows(&[ROW]));
+    port.ask(other.as_bytes()).refused(404, "unknown_model");
+}
+
+#[test]
+fn head_is_get_without_the_body() {
+    let port = Port::open();
+    for path in ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/adder", "/metrics", "/admin/lanes"] {
+        let get = port.get(path);
+        let mut client = port.connect();
+        let head = client.ask(request("HEAD", path, "", "").as_bytes());
+        assert_eq!((head.status, head.header("content-type")), (200, get.header("content-type")), "{path}");
+        assert_eq!(client.ask(request("GET", "/v2", "", "").as_bytes()).status, 200, "no stray body after {path}");
+    }
+}
+
+#[test]
+fn content_types_and_encodings_are_checked() {
+    let port = Port::open();
+    let body = rows(&[ROW]);
+    let ask = |headers: &str| port.ask(request("POST", INFER, headers, &body).as_bytes());
+    for kind in ["application/json", "Application/JSON; charset=utf-8", "application/octet-stream"] {
+        assert_eq!(ask(&format!("Content-Type: {kind}\r\n")).status, 200, "{kind}");
+    }
+    for kind in
+        ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", "multipart/form-data", "\u{e9}"]
+    {
+        ask(&format!("Content-Type: {kind}\r\n")).refused(415, "wrong_content_type");
+    }
+    ask("Content-Encoding: gzip\r\n").refused(415, "wrong_content_type");
+    let length = |length: &str| ask(&format!("Inference-Header-Content-Length: {length}\r\n"));
+    assert_eq!(length(&body.len().to_string()).status, 200, "all of it is JSON");
+    length("0").refused(415, "binary_tensors");
+    length("10").refused(415, "binary_tensors");
+    length("999999").refused(400, "bad_field");
+    length("many").refused(400, "bad_field");
+}
+
+#[test]
+fn wrong_bodies_are_a_400_that_names_the_field() {
+    let port = Port::open();
+    for (body, word) in
+        [("", "EOF"), ("{\"inputs\": \"", "inputs"), ("[]", "object"), ("{}", "inputs"), ("\u{0}\u{1}", "value")]
+    {
+        let reply = port.infer(body);
+        assert_eq!(reply.status, 400, "{body}: {reply:?}");
+        assert!(reply.json()["error"].as_str().unwrap().contains(word), "{body}: {reply:?}");
+    }
+    for (field, value) in [
+        ("name", json!("image")),
+        ("datatype", json!("INT8")),
+        ("shape", json!([1, 4])),
+        ("shape", json!([0, 1, 2, 2])),
+        ("data", json!([1, 2, 3])),
+        ("data", json!([1, 2, 3, 1e300])),
+        ("data", json!("none")),
+    ] {
+        let mut body = tensor(&json!([ROW]));
+        body["inputs"][0][field] = value;
+        let reply = port.infer(&body.to_string());
+        assert_eq!(reply.status, 400, "{reply:?}");
+        assert!(reply.json()["error"].as_str().unwrap().contains(&format!("inputs[0].{field}")), "{reply:?}");
+    }
+    assert_eq!(port.engine.taken(), 0, "nothing of it was admitted");
+}
+
+#[test]
+fn sizes_are_refused_before_they_cost_anything() {
+    let port = Port::open();
+    let head = format!("POST {INFER} HTTP/1.1\r\nHost: localhost\r\n");
+    port.ask(format!("{head}\r\n").as_bytes()).refused(411, "no_length");
+    // Nothing but the head is sent, so the answer cannot have waited for a body.
+    port.ask(format!("{head}Content-Length: 1000000000000\r\n\r\n").as_bytes()).refused(413, "body_too_long");
+    let mut client = port.connect();
+    let reply = client.ask(format!("{head}Content-Length: 900000\r\nExpect: 100-continue\r\n\r\n").as_bytes());
+    reply.refused(413, "body_too_long");
+    assert_eq!(reply.header("connection"), Some("close"));
+    assert!(client.is_closed());
+    let too_many = rows(&vec![ROW; QUEUE_MAX + 1]);
+    port.infer(&too_many).refused(413, "too_many_rows");
+    assert_eq!(port.infer(&rows(&vec![ROW; QUEUE_MAX])).status, 200);
+}
+
+#[test]
+fn a_refused_body_may_be_sent_to_its_end() {
+    let port = Port::open();
+    let body = " ".repeat(8 * 1024 * 1024);
+    for (path, status, reason) in [(INFER, 413, "body_too_long"), ("/nowhere", 404, "unknown_route")] {
+        let mut client = port.connect();
+        let sent = client.stream.write_all(request("POST", path, "", &body).as_bytes());
+        assert!(sent.is_ok(), "a client that writes before it reads sees a reset instead of the answer: {sent:?}");
+        client.reply(true).refused(status, reason);
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
+fn chunked_bodies_are_read_and_limited() {
+    let port = Port::open();
+    let head = format!("POST {INFER} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut client = port.connect();
+    for _ in 0..2 {
+        let body = rows(&[ROW]);
+        let (first, rest) = body.split_at(20);
+        client.send(head.as_bytes());
+        for part in [first, rest] {
+            client.send(format!("{:x}\r\n{part}\r\n", part.len()).as_bytes());
+        }
+        assert_eq!(client.ask(b"0\r\n\r\n").status, 200, "and the connection lives on");
+    }
+    let chunk = format!("{:x}\r\n{}\r\n", 8192, " ".repeat(8192)).repeat(20);
+    port.ask(format!("{head}{chunk}").as_bytes()).refused(413, "body_too_long");
+    port.ask(format!("{head}zz\r\n").as_bytes()).refused(400, "broken_body");
+}
+
+#[test]
+fn slow_clients_are_not_waited_for() {
+    let port = Port::with(|site| {
+        site.limits.body_timeout = Duration::from_millis(200);
+        site.limits.header_timeout = Duration::from_millis(300);
+    });
+    let mut slow = port.connect();
+    slow.send(format!("POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{{").as_bytes());
+    let reply = slow.reply(true);
+    reply.refused(408, "body_timeout");
+    assert_eq!(reply.json()["retryable"], true);
+    assert!(slow.is_closed());
+    let mut silent = port.connect();
+    let mut half = port.connect();
+    half.send(b"GET /v2 HTTP/1.1\r\nHos");
+    assert!(silent.is_closed() && half.is_closed());
+}
+
+#[test]
+fn bodies_share_a_bounded_memory() {
+    let port = Port::with(|site| site.limits.bodies_bytes_max = 0);
+    let head = format!("POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n");
+    let whole = request("POST", INFER, "", &" ".repeat(60_000));
+    // The largest body always fits, but not beside another: whichever comes second is refused, so the hoarder may have to try again.
+    let mut hoarder = port.connect();
+    let refused = || port.ask(whole.as_bytes()).status == 429;
+    let mut hoard = || {
+        hoarder = port.connect();
+        hoarder.send(format!("{head}{}", " ".repeat(50_000)).as_bytes());
+        refused() && refused()
+    };
+    wait_until("a refusal", &mut hoard);
+    port.ask(whole.as_bytes()).refused(429, "full");
+    assert_eq!(port.infer(&rows(&[ROW])).status, 200, "a small one still fits");
+    drop(hoarder);
+    wait_until("the memory", || port.ask(whole.as_bytes()).status == 400);
+}
+
+#[test]
+fn what_admission_refuses_says_when_to_come_back() {
+    let port = Port::open();
+    for (refusal, status, reason) in [
+        (Refusal::Full, 429, "full"),
+        (Refusal::NotReady, 503, "not_ready"),
+        (Refusal::Draining, 503, "draining"),
+        (Refusal::TooManyRows { queue_max: 1 }, 413, "too_many_rows"),
+    ] {
+        *port.engine.refusal.lock().unwrap() = Some(refusal);
+        let reply = port.infer(&rows(&[ROW]));
+        reply.refused(status, reason);
+        assert_eq!(reply.json()["retryable"], status != 413);
+    }
+    *port.engine.refusal.lock().unwrap() = None;
+    let text = port.get("/metrics");
+    assert!(text.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    for reason in ["full", "not_ready", "draining", "too_many_rows"] {
+        assert!(text.body.contains(&format!("parityd_errors_total{{reason=\"{reason}\"}} 1")), "{}", text.body);
+    }
+}
+
+#[test]
+fn one_failed_row_fails_its_request_with_its_index() {
+    let port = Port::open();
+    let failing = |first: f32| port.infer(&rows(&[ROW, [first, 0.0, 0.0, 0.0], [-1.0; 4]]));
+    for (first, status, reason) in [(-1.0, 504, "deadline"), (-2.0, 422, "query_fault"), (-3.0, 503, "stopped")] {
+        let reply = failing(first);
+        reply.refused(status, reason);
+        assert!(reply.json()["error"].as_str().unwrap().starts_with("row 1: "), "{reply:?}");
+        assert_eq!(reply.json()["retryable"], status != 422);
+    }
+    assert!(!port.get("/metrics").body.contains("parityd_errors_total{"), "the engine counts those");
+}
+
+#[test]
+fn a_client_that_leaves_gives_its_places_back() {
+    let port = Port::open();
+    port.engine.hold();
+    let leave: [fn(&Client); 2] = [
+        |client| client.stream.shutdown(Shutdown::Both).unwrap(),
+        |client| client.stream.shutdown(Shutdown::Write).unwrap(),
+    ];
+    for leave in leave {
+        port.engine.hold();
+        let mut client = port.connect();
+        client.send(request("POST", INFER, "", &rows(&[ROW, ROW])).as_bytes());
+        wait_until("admission", || port.engine.held().len() == 2);
+        assert!(port.engine.held()[0].is_open());
+        leave(&client);
+        wait_until("the client's leaving", || port.engine.held().iter().all(|admitted| !admitted.is_open()));
+    }
+    port.engine.release();
+    wait_until("the permits", || port.engine.taken() == 0);
+}
+
+#[test]
+fn requests_on_many_kept_connections_are_answered_apart() {
+    let port = Port::open();
+    let clients = (0_u8..20).map(|number| {
+        let mut client = port.connect();
+        std::thread::spawn(move || {
+            for turn in 0_u8..25 {
+                let value = f32::from(number) * 100.0 + f32::from(turn);
+                let reply = client.ask(request("POST", INFER, "", &rows(&[[value, 0.0, 0.0, 0.0]])).as_bytes());
+                assert_eq!(reply.json()["outputs"][0]["data"][0], f64::from(value));
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.join().expect("every reply is the client's own");
+    }
+    wait_until("the permits", || port.engine.taken() == 0);
+}
+
+#[test]
+fn connections_over_the_cap_wait_for_a_place() {
+    let port = Port::with(|site| site.limits.connections_max = 2);
+    let mut first = port.connect();
+    let mut second = port.connect();
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.ask(request("GET", "/v2", "", "").as_bytes()).status, 200);
+    }
+    let mut third = port.connect();
+    third.send(request("GET", "/v2", "", "").as_bytes());
+    third.stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(third.stream.peek(&mut [0]).is_err(), "it has no place yet");
+    third.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    drop(first);
+    assert_eq!(third.reply(true).status, 200);
+}
+
+#[test]
+fn a_shutdown_ends_what_it_began_and_accepts_nothing_new() {
+    let mut port = Port::open();
+    port.engine.hold();
+    let mut idle = port.connect();
+    assert_eq!(idle.ask(request("GET", "/v2", "", "").as_bytes()).status, 200);
+    let mut busy = port.connect();
+    busy.send(request("POST", INFER, "", &rows(&[ROW])).as_bytes());
+    wait_until("admission", || port.engine.held().len() == 1);
+    drop(port.stop.take());
+    assert!(idle.is_closed(), "idle connections are closed");
+    wait_until("the closed port", || TcpStream::connect(port.address).is_err());
+    port.engine.release();
+    assert_eq!(busy.reply(true).status, 200);
+    port.shut();
+}
+
+#[test]
+fn a_shutdown_does_not_wait_longer_than_the_drain() {
+    let mut port = Port::with(|site| site.limits.drain = Duration::from_millis(100));
+    port.engine.hold();
+    let mut busy = port.connect();
+    busy.send(request("POST", INFER, "", &rows(&[ROW])).as_bytes());
+    wait_until("admission", || port.engine.held().len() == 1);
+    port.shut();
+    assert!(!port.engine.held()[0].is_open(), "the handler is gone");
+    assert!(busy.is_closed());
+}
+
+#[test]
+fn admin_routes_do_not_exist_unless_they_are_on() {
+    let port = Port::with(|site| site.lanes = None);
+    port.get("/admin/lanes").refused(404, "unknown_route");
+    let json = "Content-Type: application/json\r\n";
+    port.ask(request("POST", "/admin/lanes/0/fault", json, "{}").as_bytes()).refused(404, "unknown_route");
+    port.ask(request("DELETE", "/admin/lanes", "", "").as_bytes()).refused(404, "unknown_route");
+}
+
+#[test]
+fn faults_are_set_reported_and_cleared() {
+    let port = Port::open();
+    let json = "Content-Type: application/json\r\n";
+    let fault = |lane: &str, headers: &str, body: &str| {
+        port.ask(request("POST", &format!("/admin/lanes/{lane}/fault"), headers, body).as_bytes())
+    };
+    for body in [json!({"kind": "slow", "factor": 3.0}), json!({"kind": "hang"}), json!({"kind": "garbage"})] {
+        let reply = fault("0", json, &body.to_string());
+        assert_eq!((reply.status, reply.body.as_str()), (204, ""));
+        assert_eq!(port.get("/admin/lanes").json()[0]["fault"], body);
+    }
+    assert_eq!(fault("0", json, r#"{"kind":"clear"}"#).status, 204);
+    let lane = json!({"id": 0, "device": "cpu", "role": "base", "state": "healthy", "reason": "", "fault": null});
+    assert_eq!(port.get("/admin/lanes").json(), json!([lane]));
+    let hang = r#"{"kind":"hang"}"#;
+    for lane in ["1", "x", "-1", "65536"] {
+        fault(lane, json, hang).refused(404, "unknown_lane");
+    }
+    for body in [r#"{"kind":"melt"}"#, r#"{"kind":"slow"}"#, r#"{"kind":"slow","factor":0.5}"#] {
+        fault("0", json, body).refused(400, "bad_field");
+    }
+    fault("0", json, "hang").refused(400, "bad_json");
+    fault("0", "", hang).refused(415, "wrong_content_type");
+    fault("0", "Content-Type: text/plain\r\n", hang).refused(415, "wrong_content_type");
+    fault("0", &format!("{json}Origin: http://example.org\r\n"), hang).refused(403, "foreign_origin");
+    assert_eq!(fault("0", &format!("{json}Origin: http://localhost\r\n"), hang).status, 204);
+    fault("0", json, &" ".repeat(5000)).refused(413, "body_too_long");
+}
+
+#[test]
+fn heads_that_are_no_http_are_a_4xx_and_the_port_lives_on() {
+    let port = Port::open();
+    let long = format!("GET /v2 HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000));
+    for (head, status) in [
+        ("nonsense\r\n\r\n", 400),
+        ("GET  /v2 HTTP/1.1\r\n\r\n", 400),
+        ("POST /v2/models/adder/infer HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
+        ("POST /v2/models/adder/infer HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        ("\u{16}\u{3}\u{1}", 400),
+        (long.as_str(), 431),
+    ] {
+        assert_eq!(port.ask(head.as_bytes()).status, status, "{head}");
+    }
+    // The limit holds too when the head comes in parts, each below it.
+    let mut parts = port.connect();
+    parts.send(&long.as_bytes()[..12_000]);
+    wait_until("a pause", {
+        let clock = Clock::start();
+        move || clock.now().since(Time::ZERO) > Duration::from_millis(50)
+    });
+    assert_eq!(parts.ask(&long.as_bytes()[12_000..]).status, 431);
+    assert_eq!(port.get("/v2").status, 200);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn random_bodies_are_a_4xx(body in "[\\[\\]{}:,\"a-z0-9 .\\\\-]{0,120}") {
+        // One port for all cases: it must outlive every one of them.
+        static PORT: std::sync::OnceLock<Port> = std::sync::OnceLock::new();
+        let reply = PORT.get_or_init(Port::open).infer(&body);
+        prop_assert!((400..500).contains(&reply.status), "{body}: {reply:?}");
+        reply.json();
+    }
+}

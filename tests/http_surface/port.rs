@@ -1,0 +1,303 @@
+//! The engine of a few lines, the server in front of it, and a client that can misbehave.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use parityd::{
+    admission::{Admission, Refusal, Terms},
+    clock::{Clock, Time},
+    http::{self, Lanes, Limits, Site, UnknownLane},
+    job::{Fault, LaneReport, Role},
+    metrics::Metrics,
+    query::{Accepts, Answer, Failure, LaneId, Prediction, Provenance, Query, Rows, Signature, TensorSpec},
+    reply::{Admitted, Pending, Permit},
+};
+use serde_json::{Value, json};
+
+pub(crate) const QUEUE_MAX: usize = 64;
+pub(crate) const INFER: &str = "/v2/models/adder/infer";
+
+/// An engine that adds each row up. A row whose first value is negative fails by number; odd rows come back reconstructed.
+#[derive(Default)]
+pub(crate) struct Adder {
+    taken: Arc<AtomicUsize>,
+    pub(crate) refusal: Mutex<Option<Refusal>>,
+    /// Admitted and not answered, while the engine holds its answers back.
+    held: Mutex<Option<Vec<Arc<Admitted>>>>,
+}
+
+impl Adder {
+    fn answer(admitted: &Admitted, index: usize) {
+        let row = &admitted.query.row;
+        let failure = [(-1.0, Failure::Deadline), (-2.0, Failure::QueryFault), (-3.0, Failure::Stopped)];
+        let failed = failure.iter().find(|(first, _)| (row[0] - first).abs() < f32::EPSILON);
+        let provenance = match admitted.query.accepts {
+            Accepts::Any if index % 2 == 1 => Provenance::Reconstructed,
+            Accepts::Any | Accepts::DirectOnly => Provenance::Direct,
+        };
+        let sum = row.iter().sum::<f32>();
+        let answer: Answer = match failed {
+            Some((_, failure)) => Err(*failure),
+            None => Ok(Prediction { values: [sum, f32::MAX * sum].into(), provenance }),
+        };
+        admitted.answer(answer).expect("nobody else answers");
+    }
+
+    pub(crate) fn hold(&self) {
+        *self.held.lock().unwrap() = Some(Vec::new());
+    }
+
+    pub(crate) fn held(&self) -> Vec<Arc<Admitted>> {
+        self.held.lock().unwrap().clone().unwrap_or_default()
+    }
+
+    pub(crate) fn release(&self) {
+        for (index, admitted) in self.held.lock().unwrap().take().unwrap_or_default().iter().enumerate() {
+            Adder::answer(admitted, index);
+        }
+    }
+
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Acquire)
+    }
+}
+
+impl Admission for Adder {
+    fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal> {
+        if let Some(refusal) = *self.refusal.lock().unwrap() {
+            return Err(refusal);
+        }
+        let permits = Permit::acquire(&self.taken, QUEUE_MAX, rows.count()).ok_or(Refusal::Full)?;
+        let query =
+            |row| Query { row, admitted: Time::ZERO, deadline: Time::ZERO, accepts: terms.accepts, in_range: true };
+        let (admitted, pending) = Admitted::request(rows.iter().map(query).collect(), permits);
+        if let Some(held) = self.held.lock().unwrap().as_mut() {
+            held.extend(admitted);
+        } else {
+            std::thread::spawn(move || {
+                for (index, admitted) in admitted.iter().enumerate() {
+                    Adder::answer(admitted, index);
+                }
+            });
+        }
+        Ok(pending)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.refusal.lock().unwrap().is_none()
+    }
+}
+
+/// One lane that remembers its fault.
+#[derive(Default)]
+pub(crate) struct OneLane(Mutex<Option<Fault>>);
+
+impl Lanes for OneLane {
+    fn report(&self) -> Vec<LaneReport> {
+        vec![LaneReport {
+            id: LaneId(0),
+            device: "cpu".into(),
+            role: Role::Base,
+            state: "healthy",
+            reason: String::new(),
+            fault: *self.0.lock().unwrap(),
+        }]
+    }
+
+    fn set_fault(&self, lane: LaneId, fault: Option<Fault>) -> Result<(), UnknownLane> {
+        if lane != LaneId(0) {
+            return Err(UnknownLane);
+        }
+        *self.0.lock().unwrap() = fault;
+        Ok(())
+    }
+}
+
+/// The server in a runtime of its own; dropping it shuts it down and waits for it.
+pub(crate) struct Port {
+    pub(crate) address: SocketAddr,
+    pub(crate) engine: Arc<Adder>,
+    pub(crate) stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Port {
+    pub(crate) fn open() -> Port {
+        Port::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut Site)) -> Port {
+        let engine = Arc::new(Adder::default());
+        let mut site = Site {
+            signature: Signature {
+                name: "adder".into(),
+                version: "1".into(),
+                platform: "test".into(),
+                input: TensorSpec { name: "input".into(), shape: vec![1, 2, 2] },
+                input_range: (0.0, 1.0),
+                output: TensorSpec { name: "logits".into(), shape: vec![2] },
+                labels: vec![],
+            },
+            admission: Arc::clone(&engine) as Arc<dyn Admission>,
+            metrics: Arc::new(Metrics::new("adder", 1)),
+            lanes: Some(Arc::new(OneLane::default())),
+            limits: Limits::new(QUEUE_MAX, Duration::from_secs(5)),
+        };
+        change(&mut site);
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                http::serve(listener, Arc::new(site), async { drop(stopped.await) }).await;
+            });
+        });
+        Port { address: told.recv().unwrap(), engine, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub(crate) fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.address).expect("the port is open");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Client { stream, ahead: Vec::new() }
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) fn ask(&self, request: &[u8]) -> Reply {
+        self.connect().ask(request)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        self.ask(request("GET", path, "", "").as_bytes())
+    }
+
+    pub(crate) fn infer(&self, body: &str) -> Reply {
+        self.ask(request("POST", INFER, "Content-Type: application/json\r\n", body).as_bytes())
+    }
+
+    pub(crate) fn shut(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the server does not panic");
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}
+
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    ahead: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
+    /// Checks the JSON that every error has.
+    #[track_caller]
+    pub(crate) fn refused(&self, status: u16, reason: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        let body = self.json();
+        assert_eq!(body["reason"], reason, "{self:?}");
+        assert!(body["error"].as_str().is_some_and(|text| !text.is_empty()), "{self:?}");
+        assert!(body["retryable"].is_boolean(), "{self:?}");
+        assert_eq!(self.header("retry-after").is_some(), matches!(status, 429 | 503), "{self:?}");
+    }
+}
+
+impl Client {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        // The server may have answered and closed already; what it said is what counts.
+        drop(self.stream.write_all(bytes));
+    }
+
+    pub(crate) fn ask(&mut self, request: &[u8]) -> Reply {
+        self.send(request);
+        self.reply(!request.starts_with(b"HEAD"))
+    }
+
+    fn more(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        let read = self.stream.read(&mut bytes).expect("a reply, or an end, within the timeout");
+        self.ahead.extend_from_slice(&bytes[..read]);
+        read > 0
+    }
+
+    pub(crate) fn reply(&mut self, has_body: bool) -> Reply {
+        let end = loop {
+            if let Some(end) = self.ahead.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            assert!(self.more(), "the connection ended in {:?}", String::from_utf8_lossy(&self.ahead));
+        };
+        let head = String::from_utf8(self.ahead.drain(..end).collect()).expect("a head is text");
+        let status = head[9..12].parse().expect("a status");
+        let mut reply = Reply { status, head, body: String::new() };
+        let length = reply.header("content-length").filter(|_| has_body).map_or(0, |text| text.parse().unwrap());
+        while self.ahead.len() < length {
+            assert!(self.more(), "the body ended early: {reply:?}");
+        }
+        reply.body = String::from_utf8(self.ahead.drain(..length).collect()).expect("bodies are text");
+        reply
+    }
+
+    /// Whether the server closes, with nothing more to say.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        while self.more() {}
+        self.ahead.is_empty()
+    }
+}
+
+pub(crate) fn request(verb: &str, path: &str, headers: &str, body: &str) -> String {
+    let length = if verb == "POST" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
+    format!("{verb} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}{length}\r\n{body}")
+}
+
+/// An infer body of the given rows.
+pub(crate) fn rows(rows: &[[f32; 4]]) -> String {
+    tensor(&json!(rows)).to_string()
+}
+
+pub(crate) fn tensor(data: &Value) -> Value {
+    let count = data.as_array().map_or(1, Vec::len);
+    json!({"inputs": [{"name": "input", "shape": [count, 1, 2, 2], "datatype": "FP32", "data": data}]})
+}
+
+pub(crate) const ROW: [f32; 4] = [0.5, 1.0, 2.0, 4.0];
+
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let clock = Clock::start();
+    while !holds() {
+        assert!(clock.now().since(Time::ZERO) < Duration::from_secs(10), "{what} never came");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,179 @@
+//! The real daemon as a child process: its own folder, its own port, its log, and an end that cannot be forgotten.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use ureq::Agent;
+
+/// How long a daemon may take to load its weights and pass its canaries on a busy machine.
+const START: Duration = Duration::from_secs(30);
+
+/// A daemon that serves. Killed when dropped.
+pub(crate) struct Daemon {
+    child: Child,
+    /// `http://127.0.0.1:port`
+    pub(crate) url: String,
+    agent: Agent,
+    _folder: TempDir,
+}
+
+/// A shipped configuration with `edits` (line, replacement), on a free port, with faults on.
+pub(crate) fn config(shipped: &str, edits: &[(&str, &str)]) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut text = fs::read_to_string(root.join(shipped)).unwrap();
+    let folder = root.join("weights/fashion-mnist/1");
+    let weights = text.lines().find(|line| line.starts_with("weights = ")).expect("a deployment").to_owned();
+    let absolute = format!("weights = {:?}", folder.display().to_string());
+    let fixed = [
+        ("listen = \"127.0.0.1:8000\"", "listen = \"127.0.0.1:0\""),
+        ("faults = false", "faults = true"),
+        (weights.as_str(), absolute.as_str()),
+    ];
+    for (line, replacement) in fixed.iter().chain(edits) {
+        let lines: Vec<_> = text.lines().map(|found| if found == *line { replacement } else { found }).collect();
+        assert!(text.lines().any(|found| found == *line), "{shipped} has a line {line}");
+        text = lines.join("\n");
+    }
+    text
+}
+
+impl Daemon {
+    /// Starts `parityd serve` with this configuration; returns once it is ready.
+    pub(crate) fn start(config: &str) -> Daemon {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        fs::write(&file, config).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_parityd"))
+            .args(["serve", "--config"])
+            .arg(&file)
+            .env_remove("PARITYD_HTTP_LISTEN")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = child.stderr.take().expect("piped");
+        let agent = agent(Duration::from_secs(5));
+        let mut daemon = Daemon { child, url: String::new(), agent, _folder: folder };
+        let (told, bound) = mpsc::sync_channel(1);
+        // Reads to the end, so that the daemon never blocks on a full pipe; what it logs shows when a test fails.
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Some(address) = bound_address(&line) {
+                    drop(told.try_send(address));
+                }
+                println!("{line}");
+            }
+        });
+        let address = bound.recv_timeout(START).expect("the daemon logs its address");
+        daemon.url = format!("http://{address}");
+        daemon.wait_until("ready", |daemon| daemon.status("/v2/health/ready") == Some(200));
+        daemon
+    }
+
+    /// Waits until `holds`.
+    pub(crate) fn wait_until(&self, what: &str, holds: impl Fn(&Daemon) -> bool) {
+        let end = Instant::now() + START;
+        while !holds(self) {
+            assert!(Instant::now() < end, "the daemon is not {what} after {START:?}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn status(&self, path: &str) -> Option<u16> {
+        self.agent.get(format!("{}{path}", self.url)).call().ok().map(|reply| reply.status().as_u16())
+    }
+
+    /// Injects a fault: the JSON body of `POST /admin/lanes/{lane}/fault`.
+    pub(crate) fn fault(&self, lane: usize, fault: &str) {
+        let route = format!("{}/admin/lanes/{lane}/fault", self.url);
+        let reply = self.agent.post(route).content_type("application/json").send(fault).unwrap();
+        assert_eq!(reply.status(), 204, "{fault}");
+    }
+
+    /// Clears the fault of a lane.
+    pub(crate) fn clear(&self, lane: usize) {
+        self.fault(lane, r#"{"kind": "clear"}"#);
+    }
+
+    /// The state of each lane, in the order of their ids.
+    pub(crate) fn lane_states(&self) -> Vec<String> {
+        let mut reply = self.agent.get(format!("{}/admin/lanes", self.url)).call().unwrap();
+        let lanes: Value = reply.body_mut().read_json().unwrap();
+        let lanes = lanes.as_array().or_else(|| lanes["lanes"].as_array()).expect("a list").clone();
+        lanes.iter().map(|lane| lane["state"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits until every lane works again.
+    pub(crate) fn wait_healthy(&self) {
+        self.wait_until("healthy on every lane", |daemon| daemon.lane_states().iter().all(|state| state == "healthy"));
+    }
+
+    /// The sum of a metric over those of its samples whose labels hold `labels`; `None` if there is no such sample.
+    pub(crate) fn metric(&self, name: &str, labels: &str) -> Option<f64> {
+        let text = self.agent.get(format!("{}/metrics", self.url)).call().unwrap().body_mut().read_to_string().unwrap();
+        let samples = text.lines().filter(|line| line.starts_with(name) && line.contains(labels));
+        let sample = |line: &str| {
+            let (series, value) = line.rsplit_once(' ')?;
+            (series.split('{').next() == Some(name)).then(|| value.parse::<f64>().unwrap())
+        };
+        samples.filter_map(sample).reduce(|sum, value| sum + value)
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
+        line.trim().trim_end_matches("kB").trim().parse().unwrap()
+    }
+
+    /// Asks the daemon to end, and returns its exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way nothing of it is left.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A client with connections of its own; statuses are values, not errors.
+pub(crate) fn agent(timeout: Duration) -> Agent {
+    Agent::config_builder().http_status_as_error(false).timeout_global(Some(timeout)).build().into()
+}
+
+/// The address in the log line that says `listening`.
+fn bound_address(line: &str) -> Option<String> {
+    if !line.contains("listening") {
+        return None;
+    }
+    let (_, rest) = line.split_once("address")?;
+    let rest = rest.trim_start_matches(['=', ':', '"', ' ']);
+    let end = rest.find(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c))).unwrap_or(rest.len());
+    let address = rest[..end].to_owned();
+    address.rsplit_once(':').is_some_and(|(_, port)| port != "0").then_some(address)
+}
+
+#[test]
+fn the_address_is_found_in_plain_and_in_json_logs() {
+    let found = |line| bound_address(line).unwrap_or_default();
+    assert_eq!(found("2026-01-01 INFO parityd: listening address=127.0.0.1:4711 deployment=\"m\""), "127.0.0.1:4711");
+    assert_eq!(found(r#"{"fields":{"message":"listening","address":"127.0.0.1:4711"}}"#), "127.0.0.1:4711");
+    assert_eq!(found("INFO listening address=[::1]:4711"), "[::1]:4711");
+    assert_eq!(found("INFO lane ready address=127.0.0.1:4711"), "");
+}

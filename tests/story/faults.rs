@@ -1,0 +1,84 @@
+//! The default configuration and every fault that can be injected, on a base lane and on the parity lane: no query is lost.
+
+use std::{thread, time::Duration};
+
+use crate::{
+    alone, assert_all_answered,
+    daemon::{Daemon, config},
+    load::{Load, Reply, argmax, images, send},
+};
+
+const LOAD: Duration = Duration::from_millis(1500);
+const BASE: usize = 0;
+const PARITY: usize = 2;
+
+/// Under load, `fault` is injected into a lane again and again, so that one that fires once fires often.
+fn send_while_broken(daemon: &Daemon, lane: usize, fault: &str) -> Vec<Reply> {
+    thread::scope(|scope| {
+        let replies = scope.spawn(|| send(daemon, Load::new(100, LOAD)));
+        while !replies.is_finished() {
+            daemon.fault(lane, fault);
+            thread::sleep(Duration::from_millis(250));
+        }
+        replies.join().unwrap()
+    })
+}
+
+/// Every query is answered while the lane is broken, and every lane works again when it no longer is.
+fn breaks_nothing(fault: &str) {
+    let _alone = alone();
+    let daemon = Daemon::start(&config("config.toml", &[]));
+    for lane in [BASE, PARITY] {
+        let replies = send_while_broken(&daemon, lane, fault);
+        assert_all_answered(&replies, &format!("{fault} on lane {lane}"));
+        daemon.clear(lane);
+        daemon.wait_healthy();
+        let after = send(&daemon, Load::new(50, Duration::from_millis(200)));
+        assert_all_answered(&after, &format!("after {fault} on lane {lane}"));
+    }
+}
+
+#[test]
+fn a_panic_costs_no_query() {
+    breaks_nothing(r#"{"kind": "panic"}"#);
+}
+
+#[test]
+fn a_device_error_costs_no_query() {
+    breaks_nothing(r#"{"kind": "error"}"#);
+}
+
+#[test]
+fn a_nan_costs_no_query() {
+    breaks_nothing(r#"{"kind": "nan"}"#);
+}
+
+#[test]
+fn garbage_costs_no_query() {
+    breaks_nothing(r#"{"kind": "garbage"}"#);
+}
+
+#[test]
+fn a_slow_lane_costs_no_query() {
+    breaks_nothing(r#"{"kind": "slow", "factor": 10}"#);
+}
+
+#[test]
+fn a_hung_lane_costs_no_query() {
+    breaks_nothing(r#"{"kind": "hang"}"#);
+}
+
+/// A lane whose output is not finite is never believed, so what clients get stays right.
+#[test]
+fn answers_stay_right_while_a_lane_returns_nan() {
+    let _alone = alone();
+    let daemon = Daemon::start(&config("config.toml", &[]));
+    let replies = send_while_broken(&daemon, BASE, r#"{"kind": "nan"}"#);
+    let images = images();
+    assert!(replies.iter().flat_map(|reply| &reply.logits).flatten().all(|value| value.is_finite()));
+    let right = replies
+        .iter()
+        .filter(|reply| argmax(&reply.logits[0]) == Some(usize::from(images.labels[reply.images[0]])))
+        .count();
+    assert!(right * 100 >= replies.len() * 80, "{right} of {} are right", replies.len());
+}

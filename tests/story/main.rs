@@ -1,0 +1,70 @@
+//! Stories: the real daemon, real weights, real threads, faults injected from outside, and what clients see of them.
+//!
+//! Each story starts its own daemon on a free port. They run one at a time, because they measure time and the machine may have two cores;
+//! bounds are wide enough for a busy one. What is promised here is in README.md: every query is answered, and labelled.
+
+#![expect(clippy::unwrap_used, reason = "a harness ends the test when the unexpected happens")]
+#![expect(clippy::print_stdout, reason = "what is measured and logged shows when a story fails")]
+#![expect(clippy::disallowed_methods, reason = "a client outside the daemon has its own clock")]
+#![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small counts, and f32 told as f64")]
+
+mod daemon;
+mod faults;
+mod limits;
+mod load;
+mod parm;
+mod table;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use daemon::{Daemon, config};
+use load::{Load, Reply, argmax, images, send};
+
+/// Held while a story runs; one that failed does not fail the others.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many replies had each status; 0 is no reply at all.
+fn statuses(replies: &[Reply]) -> BTreeMap<u16, usize> {
+    let mut counts = BTreeMap::new();
+    for reply in replies {
+        *counts.entry(reply.status).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// Every request got a 200.
+#[track_caller]
+fn assert_all_answered(replies: &[Reply], what: &str) {
+    let failed = replies.iter().find(|reply| reply.status != 200);
+    let failed = failed.map(|reply| (reply.sent_at, reply.latency, reply.status, &reply.reason));
+    let counts = statuses(replies);
+    assert_eq!(counts, BTreeMap::from([(200, replies.len())]), "{what}; the first to fail is {failed:?}");
+}
+
+#[test]
+fn healthy_lanes_answer_directly_and_well() {
+    let _alone = alone();
+    let mut daemon = Daemon::start(&config("config.toml", &[]));
+    let replies = send(&daemon, Load::new(100, Duration::from_secs(3)));
+    assert_all_answered(&replies, "nothing is broken");
+    let direct = replies.iter().filter(|reply| reply.provenance == ["direct"]).count();
+    assert!(direct * 100 >= replies.len() * 98, "{direct} of {} are direct", replies.len());
+    let images = images();
+    let right = replies
+        .iter()
+        .filter(|reply| argmax(&reply.logits[0]) == Some(usize::from(images.labels[reply.images[0]])))
+        .count();
+    assert!(right * 100 >= replies.len() * 84, "{right} of {} are right", replies.len());
+    let counted = daemon.metric("parityd_queries_total", "").unwrap_or(0.0);
+    assert!((counted - replies.len() as f64).abs() < 0.5, "{counted} queries were counted");
+    let parity = daemon.metric("parityd_jobs_total", "parity").unwrap_or(0.0);
+    assert!(parity > 0.0, "redundancy was there, had it been needed");
+    assert_eq!(daemon.terminate(), Some(0), "SIGTERM ends it in order");
+}

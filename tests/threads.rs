@@ -1,0 +1,199 @@
+//! The engine under real threads: what the simulator cannot show, because it runs one event after the other.
+//!
+//! Lanes are threads that compute a linear model, so that every reconstruction can be compared with the output it stands for; faults are
+//! drawn. Nothing is measured. The interleavings are the machine's, so a failure here may not come back: run it in a loop.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "lanes of this test take real time")]
+
+use std::{
+    pin::pin,
+    sync::{Arc, Condvar, Mutex},
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::Duration,
+};
+
+use parityd::{
+    admission::{Admission, Refusal, Terms},
+    clock::Clock,
+    code::{Code, Sum},
+    config::{Grace, Placement, Policy, PolicyKind, Rerun},
+    dispatch::{LaneSettings, Settings},
+    engine::{Engine, Limits},
+    health::Rules,
+    job::{Batch, Completion, Feed, Loss, Role, Work},
+    metrics::Metrics,
+    query::{Accepts, Answer, Failure, FaultDomain, LaneId, Provenance, Row, Rows},
+    reply::Pending,
+};
+use rand::RngExt;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+const WIDTH: usize = 4;
+const ROLES: [Role; 6] = [Role::Base, Role::Base, Role::Base, Role::Base, Role::Parity, Role::Parity];
+const CLIENTS: u64 = 4;
+const REQUESTS: usize = 1_500;
+
+fn linear(row: &[f32]) -> Vec<f32> {
+    vec![row.iter().sum(), row[0] - row[1] + 0.5 * row[2]]
+}
+
+fn encoded(code: &dyn Code, parity: usize, stripe: &[Row]) -> Vec<f32> {
+    let rows: Vec<&[f32]> = stripe.iter().map(|row| &**row).collect();
+    let mut query = vec![0.0; WIDTH];
+    code.encode(parity, &rows, &mut query);
+    linear(&query)
+}
+
+/// A lane's thread: now and then a batch is lost, blocks, or takes its time.
+fn run_lane(engine: &Engine, code: &dyn Code, lane: LaneId) {
+    let mut random = ChaCha8Rng::seed_from_u64(u64::from(lane.0));
+    engine.ready(lane, Duration::from_micros(50));
+    loop {
+        match engine.pull(lane) {
+            None if !engine.park(lane) => return,
+            None => {}
+            Some(Work::Canary) => engine.canary(lane, Ok(())),
+            Some(Work::Batch(batch)) => {
+                let fate = random.random_range(0..1_000);
+                thread::sleep(match fate {
+                    0..2 => Duration::from_millis(80),
+                    2..60 => Duration::from_millis(2),
+                    _ => Duration::ZERO,
+                });
+                let completions = match &batch {
+                    _ if fate >= 995 => vec![Completion::Lost(Loss::Device); batch.jobs()],
+                    Batch::Base(inputs) => {
+                        inputs.iter().map(|input| Completion::Output(linear(&input.row).into())).collect()
+                    }
+                    Batch::Parity { row, stripes } => {
+                        stripes.iter().map(|stripe| Completion::Output(encoded(code, *row, stripe).into())).collect()
+                    }
+                };
+                engine.complete(lane, completions, Duration::from_micros(50));
+            }
+        }
+    }
+}
+
+fn settings(code: Arc<dyn Code>) -> Settings {
+    Settings {
+        lanes: ROLES
+            .iter()
+            .zip(0..)
+            .map(|(&role, domain)| LaneSettings { role, domain: FaultDomain(domain) })
+            .collect(),
+        batch_max: 3,
+        queue_max: 64,
+        code: Some(code),
+        stripe_fill: Duration::from_millis(5),
+        policy: Policy {
+            kind: PolicyKind::Coded,
+            placement: Placement::Dedicated,
+            health: true,
+            grace: Grace::Fixed(Duration::from_millis(1)),
+            rerun: Rerun::AtOnce,
+            default_prediction: None,
+        },
+        health: Rules {
+            hang: Some(Duration::from_millis(20)),
+            canary_first: Duration::from_millis(1),
+            canary_max: Duration::from_millis(10),
+        },
+    }
+}
+
+/// A waker for a thread that waits.
+#[derive(Default)]
+struct Bell(Mutex<bool>, Condvar);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+}
+
+/// Waits for a request's answers; panics if none come for far longer than any deadline.
+fn wait(pending: Pending) -> Vec<Answer> {
+    let bell = Arc::new(Bell::default());
+    let waker = Waker::from(Arc::clone(&bell));
+    let mut pending = pin!(pending);
+    loop {
+        if let Poll::Ready(answers) = pending.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return answers;
+        }
+        let (mut rung, waited) =
+            bell.1.wait_timeout_while(bell.0.lock().unwrap(), Duration::from_secs(20), |rung| !*rung).unwrap();
+        assert!(!waited.timed_out(), "an admitted query was never answered");
+        *rung = false;
+    }
+}
+
+/// Sends requests of one to five rows one after the other; some leave before their answers come. Counts reconstructed rows.
+fn run_client(engine: &Engine, seed: u64) -> usize {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut reconstructed = 0;
+    for _ in 0..REQUESTS {
+        let count = random.random_range(1..=5);
+        let values: Vec<f32> = (0..count * WIDTH).map(|_| random.random_range(0.0..1.0)).collect();
+        let rows = Rows::new(values, WIDTH).unwrap();
+        let accepts = if random.random_bool(0.1) { Accepts::DirectOnly } else { Accepts::Any };
+        let pending = match engine.admit(&rows, Terms { accepts }) {
+            Ok(pending) => pending,
+            Err(Refusal::Full) => {
+                thread::yield_now();
+                continue;
+            }
+            Err(refusal) => unreachable!("{refusal}"),
+        };
+        if random.random_bool(0.02) {
+            continue;
+        }
+        for (row, answer) in rows.iter().zip(wait(pending)) {
+            match answer {
+                Ok(prediction) => {
+                    let truth = linear(&row);
+                    let far = truth.iter().zip(&*prediction.values).any(|(truth, value)| (truth - value).abs() > 1e-3);
+                    assert!(!far, "{:?} is not {truth:?}", prediction);
+                    assert!(accepts == Accepts::Any || prediction.provenance == Provenance::Direct);
+                    reconstructed += usize::from(prediction.provenance == Provenance::Reconstructed);
+                }
+                // Two lanes may happen to lose one and the same row.
+                Err(failure) => assert_eq!(failure, Failure::QueryFault),
+            }
+        }
+    }
+    reconstructed
+}
+
+#[test]
+fn every_query_is_answered_once_whatever_the_threads_do() {
+    let code: Arc<dyn Code> = Arc::new(Sum::with_defaults(2, 1).unwrap());
+    let metrics = Arc::new(Metrics::new("threads", ROLES.len()));
+    let limits = Limits { queue_max: 64, deadline: Duration::from_secs(5), input_range: (0.0, 1.0) };
+    let engine = Engine::new(settings(Arc::clone(&code)), limits, Clock::start(), Arc::clone(&metrics));
+    let reconstructed: usize = thread::scope(|scope| {
+        let engine = &engine;
+        scope.spawn(|| engine.run_timer());
+        for lane in 0..ROLES.len() {
+            let code = Arc::clone(&code);
+            scope.spawn(move || run_lane(engine, &*code, LaneId(u16::try_from(lane).unwrap())));
+        }
+        while !engine.is_ready() {
+            thread::yield_now();
+        }
+        let clients: Vec<_> = (0..CLIENTS).map(|seed| scope.spawn(move || run_client(engine, seed))).collect();
+        let reconstructed = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        // What clients left behind is passed over by the lanes, and stripes that stay short are given up by the timer.
+        while engine.admitted() > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        engine.stop();
+        reconstructed
+    });
+    assert!(reconstructed > 0, "some jobs were late enough to be decoded");
+    drop(engine);
+    assert_eq!(metrics.stripes_open.get(), 0, "every stripe is over");
+}

@@ -1,0 +1,182 @@
+//! Properties of the source text that the compiler does not check: `cargo tidy`.
+//!
+//! One rule a test, so that a failure names its rule, and each states why it exists. `tidy/rules.rs` shows for each rule that it can fail.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "tidy/rules.rs"]
+mod rules;
+#[path = "tidy/source.rs"]
+mod source;
+
+use std::fs;
+
+use rules::Layers;
+use source::{root, sources, texts};
+
+/// What each top-level module may import from this crate, from the bottom up: no entry names one that stands below it in this list.
+/// Unit tests are free. A new edge is a decision about the architecture, so it is made here, in sight.
+const LAYERS: &Layers = &[
+    // The words: plain data, and what counts and measures it.
+    ("clock", &[]),
+    ("query", &["clock"]),
+    ("metrics", &["query"]),
+    ("code", &[]),
+    ("job", &["query"]),
+    ("queue", &["query"]),
+    ("reply", &["query", "clock"]),
+    // Checked settings are plain data, too: the core takes its policy as it was written.
+    ("config", &["code", "job", "query"]),
+    // The core: told the time, never asks for it; no thread, device or socket.
+    ("health", &["job", "query", "metrics", "clock"]),
+    ("stripe", &["code", "job", "queue", "reply", "query", "metrics", "clock"]),
+    ("dispatch", &["stripe", "health", "config", "code", "job", "queue", "reply", "query", "metrics", "clock"]),
+    // The rim towards clients.
+    ("admission", &["reply", "query"]),
+    ("http", &["admission", "reply", "query", "metrics", "job"]),
+    // The rim towards devices: never names dispatch, they share `job`.
+    ("model", &[]),
+    ("weights", &["model", "code", "query"]),
+    ("lane", &["model", "weights", "config", "code", "job", "queue", "query", "metrics", "clock"]),
+    // The core under real threads, and what puts everything together.
+    (
+        "engine",
+        &[
+            "admission",
+            "dispatch",
+            "stripe",
+            "health",
+            "config",
+            "code",
+            "job",
+            "queue",
+            "reply",
+            "query",
+            "metrics",
+            "clock",
+        ],
+    ),
+    (
+        "serve",
+        &[
+            "engine",
+            "http",
+            "lane",
+            "weights",
+            "model",
+            "admission",
+            "dispatch",
+            "stripe",
+            "health",
+            "config",
+            "code",
+            "job",
+            "queue",
+            "reply",
+            "query",
+            "metrics",
+            "clock",
+        ],
+    ),
+    // Programs beside the daemon; only `main` names them.
+    ("data", &[]),
+    ("eval", &["data", "model", "weights", "code"]),
+    ("train", &["eval", "data", "model", "weights", "code", "clock"]),
+    ("sim", &["dispatch", "stripe", "health", "config", "code", "job", "queue", "reply", "query", "metrics", "clock"]),
+    // The binary: reaches the crate by its public name.
+    ("cli", &[]),
+    ("lib", &[]),
+    ("main", &["cli"]),
+];
+
+/// Words of code and the only modules that may use them, each with its reason.
+const OWNERS: &[(&str, &[&str])] = &[
+    // Tensors never leave the modules that know devices, so that another backend is a change in one place.
+    ("candle_core", &["model", "lane", "weights", "train", "eval"]),
+    ("candle_nn", &["model", "lane", "weights", "train", "eval"]),
+    // Only http knows the wire; the rest would be the same behind another protocol.
+    ("hyper", &["http"]),
+    ("hyper_util", &["http"]),
+    ("http_body_util", &["http"]),
+    // Every queue is bounded because there is one place that makes them.
+    ("crossbeam", &["queue"]),
+    // A driver call may never return: whoever makes one must be prepared for that.
+    ("nvml_wrapper", &["health"]),
+    // Candle's parallel loops run in the pool of whoever calls them; the core must not have one.
+    ("rayon", &["lane", "train", "eval"]),
+    // An executor that the core depended on could not be replaced by the simulator.
+    ("tokio", &["http", "serve", "main"]),
+    ("async", &["http", "serve", "main"]),
+    (".await", &["http", "serve", "main"]),
+    // One clock: everything else is told the time, so that tests and the simulator control it.
+    ("Instant::now", &["clock"]),
+    ("SystemTime", &[]),
+    // The crate needs none; a first one would need a decision record.
+    ("unsafe", &[]),
+];
+
+/// A file that is longer than this is read by nobody at one sitting.
+const LINES_MAX: usize = 400;
+
+/// Words that say nothing (manager, util, common, helper) or that are a second name for one that we have (shard: slot; task: job).
+const BANNED: &[&str] = &["manager", "util", "common", "helper", "shard", "task"];
+
+fn none(violations: &[String]) {
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+/// The straight path of a query stays readable, and the core stays free of clocks, threads and devices.
+#[test]
+fn modules_import_only_what_stands_below_them() {
+    none(&rules::imports(&sources(), LAYERS));
+    none(&rules::upward(LAYERS));
+}
+
+/// What only one place may do, only one place does.
+#[test]
+fn foreign_crates_and_special_words_stay_with_their_owners() {
+    let sources = sources();
+    for (word, owners) in OWNERS {
+        none(&rules::outside(&sources, word, owners));
+    }
+}
+
+/// A reader opens a file and learns at once what it owns; a file that grew too long is split while that is cheap.
+#[test]
+fn files_are_short_and_say_what_they_are() {
+    none(&rules::shape(&sources(), LINES_MAX));
+}
+
+/// One word for one thing.
+#[test]
+fn names_use_the_words_of_the_project() {
+    none(&rules::names(&sources(), BANNED, &["hyper_util", "http_body_util"]));
+}
+
+/// A clone works anywhere, so nothing in it points to where it was written.
+#[test]
+fn no_file_holds_a_path_of_the_authors_machine() {
+    let folders = ["wo|rk/", "ro|ot/", "ho|me/", "Us|ers/"].map(|folder| format!("/{}", folder.replace('|', "")));
+    none(&rules::lines_with(&texts(), &folders));
+}
+
+/// What is left to do is an issue or done, not a comment.
+#[test]
+fn no_file_defers_work() {
+    let words = ["TO|DO", "FIX|ME", "X|XX"].map(|word| word.replace('|', ""));
+    none(&rules::lines_with(&texts(), &words));
+}
+
+/// Each dependency is a decision; its reason stands with it.
+#[test]
+fn every_dependency_says_why_it_is_there() {
+    none(&rules::unexplained(&fs::read_to_string(root().join("Cargo.toml")).unwrap()));
+}
+
+/// Decisions are found by number, and each says what it costs.
+#[test]
+fn decision_records_are_numbered_and_whole() {
+    let texts = texts();
+    assert!(texts.iter().any(|(path, _)| path.starts_with("docs/decisions/0001-")), "no decision record was found");
+    none(&rules::records(&texts));
+}
