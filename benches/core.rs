@@ -1,0 +1,110 @@
+//! What the core costs a query: `cargo bench`.
+//!
+//! Not a latency of the daemon; no lane, socket or model is in here. Compare two commits in one sitting on one machine.
+
+use std::{
+    hint::black_box,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use divan::{Bencher, counter::ItemsCount};
+use parityd::{
+    clock::Time,
+    code::{Code, Sum},
+    config::{Grace, Placement, Policy, PolicyKind, Rerun},
+    dispatch::{Completed, Dispatch, LaneSettings, Settings},
+    health::Rules,
+    job::{Completion, Role, Work},
+    metrics::Metrics,
+    query::{Accepts, FaultDomain, LaneId, Query, Row, Values},
+    reply::{Admitted, Permit},
+};
+
+fn main() {
+    divan::main();
+}
+
+#[divan::bench(args = [784, 150_528])]
+fn encode_k2(bencher: Bencher<'_, '_>, width: usize) {
+    let code = Sum::with_defaults(2, 1).expect("a small code");
+    let rows = [vec![0.5_f32; width], vec![0.25; width]];
+    let mut parity_query = vec![0.0; width];
+    bencher.bench_local(|| code.encode(0, black_box(&[&rows[0], &rows[1]]), &mut parity_query));
+}
+
+#[divan::bench(args = [784, 150_528])]
+fn copy_one_row(bencher: Bencher<'_, '_>, width: usize) {
+    let row = vec![0.5_f32; width];
+    let mut copy = vec![0.0; width];
+    bencher.bench_local(|| copy.copy_from_slice(black_box(&row)));
+}
+
+#[divan::bench(args = [10, 1_000])]
+fn decode_k2(bencher: Bencher<'_, '_>, classes: usize) {
+    let code = Sum::with_defaults(2, 1).expect("a small code");
+    let (member, parity) = (vec![0.5_f32; classes], vec![0.75; classes]);
+    bencher.bench_local(|| code.decode(0, black_box(&[None, Some(&member), Some(&parity)])));
+}
+
+fn settings() -> Settings {
+    let lane = |role, domain| LaneSettings { role, domain: FaultDomain(domain) };
+    Settings {
+        lanes: vec![lane(Role::Base, 0), lane(Role::Base, 1), lane(Role::Parity, 2)],
+        batch_max: 1,
+        queue_max: 1024,
+        code: Some(Arc::new(Sum::with_defaults(2, 1).expect("a small code"))),
+        stripe_fill: Duration::from_millis(20),
+        policy: Policy {
+            kind: PolicyKind::Coded,
+            placement: Placement::Dedicated,
+            health: true,
+            grace: Grace::Fixed(Duration::from_millis(5)),
+            rerun: Rerun::AtOnce,
+            default_prediction: None,
+        },
+        health: Rules {
+            hang: Some(Duration::from_millis(200)),
+            canary_first: Duration::from_millis(100),
+            canary_max: Duration::from_secs(5),
+        },
+    }
+}
+
+/// Two queries from admission to their answers, with their stripe; the parity job is not run.
+#[divan::bench]
+fn a_stripe_of_two_queries(bencher: Bencher<'_, '_>) {
+    let dispatch = Dispatch::new(settings(), Arc::new(Metrics::new("bench", 3)));
+    let mut effects = Vec::new();
+    for lane in 0..3 {
+        dispatch.ready(LaneId(lane), Duration::from_millis(1), &mut effects);
+    }
+    let (row, output, taken) = (Row::whole(vec![0.5; 784]), Values::from(vec![0.5; 10]), Arc::new(AtomicUsize::new(0)));
+    let query = |now| Query {
+        row: row.clone(),
+        admitted: now,
+        deadline: now + Duration::from_millis(1),
+        accepts: Accepts::Any,
+        in_range: true,
+    };
+    let mut now = Time::ZERO;
+    bencher.counter(ItemsCount::new(2_usize)).bench_local(|| {
+        now = now + Duration::from_micros(1);
+        let permits = Permit::acquire(&taken, 1024, 2).expect("they come back each time");
+        let (admitted, pending) = Admitted::request(vec![query(now), query(now)], permits);
+        dispatch.submit(admitted, &mut effects);
+        for lane in [LaneId(0), LaneId(1)] {
+            let work = dispatch.pull(lane, now, &mut effects);
+            assert!(matches!(work, Some(Work::Batch(_))), "there are two queries for two lanes");
+        }
+        for lane in [LaneId(0), LaneId(1)] {
+            let completions = vec![Completion::Output(Arc::clone(&output))];
+            dispatch.complete(Completed { lane, completions, service: Duration::from_millis(1) }, now, &mut effects);
+        }
+        dispatch.tick(now, &mut effects);
+        effects.clear();
+        // Nobody needs the parity jobs any more; the parity lane passes them over.
+        assert!(dispatch.pull(LaneId(2), now, &mut effects).is_none());
+        drop(pending);
+    });
+}
