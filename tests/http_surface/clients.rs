@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use crate::port::{Client, INFER, Port, QUEUE_MAX, ROW, request, rows, tensor, wait_until};
+use crate::port::{Client, INFER, Port, ROW, request, rows, wait_until};
 use parityd::{
     admission::Refusal,
     clock::{Clock, Time},
 };
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
 #[test]
 fn a_refused_body_may_be_sent_to_its_end() {

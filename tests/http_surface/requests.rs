@@ -1,17 +1,7 @@
 //! What a request may say: routes, verbs, bodies, sizes, and what comes back.
 
-use std::{
-    io::Write,
-    net::{Shutdown, TcpStream},
-    time::Duration,
-};
-
-use crate::port::{Client, INFER, Port, QUEUE_MAX, ROW, request, rows, tensor, wait_until};
-use parityd::{
-    admission::Refusal,
-    clock::{Clock, Time},
-};
-use proptest::prelude::*;
+use crate::port::{INFER, Port, QUEUE_MAX, ROW, request, rows, tensor};
+use parityd::admission::Refusal;
 use serde_json::{Value, json};
 
 #[test]
