@@ -15,11 +15,12 @@ use tempfile::TempDir;
 
 /// A folder that has the subset as training and as test images.
 fn data() -> TempDir {
-    let dir = TempDir::new().unwrap();
+    let dir = TempDir::new().expect("there is a temporary folder");
     let subset = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     for name in ["images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"] {
         for part in ["train", "t10k"] {
-            fs::copy(subset.join(format!("t10k-{name}")), dir.path().join(format!("{part}-{name}"))).unwrap();
+            let copy = dir.path().join(format!("{part}-{name}"));
+            fs::copy(subset.join(format!("t10k-{name}")), copy).expect("the subset is in the repository");
         }
     }
     dir
@@ -28,14 +29,14 @@ fn data() -> TempDir {
 fn parityd(arguments: &str, dir: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parityd"));
     command.current_dir(dir).args(arguments.split_whitespace()).env("RAYON_NUM_THREADS", "1");
-    command.env_remove("PARITYD_DATA").env_remove("PARITYD_LOG").output().unwrap()
+    command.env_remove("PARITYD_DATA").env_remove("PARITYD_LOG").output().expect("cargo has built it")
 }
 
 #[track_caller]
 fn run(arguments: &str, dir: &Path) -> String {
     let output = parityd(arguments, dir);
     assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).expect("output is UTF-8")
 }
 
 #[track_caller]

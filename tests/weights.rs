@@ -11,25 +11,28 @@ use parityd::{
     code::{Code, Sum},
     eval,
     model::{Device, Net},
-    weights::{Bundle, Measured, SUM, canary},
+    weights::{Bundle, Measured, canary, oracle},
 };
+use tempfile::TempDir;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn shipped() -> Vec<PathBuf> {
-    eval::shipped(&repository().join("weights")).unwrap()
+    eval::shipped(&repository().join("weights")).expect("the repository ships weights")
+}
+
+fn base(dir: &Path) -> Bundle {
+    Bundle::load(dir, None).expect("shipped weights load")
 }
 
 /// Each shipped code: its folder, itself, its checked weights.
 fn codes() -> Vec<(PathBuf, Sum, Bundle)> {
     let mut codes = Vec::new();
     for dir in shipped() {
-        for (kind, _, _, coefficients) in Bundle::load(&dir, None).unwrap().manifest().codes() {
-            assert_eq!(kind, SUM);
-            let code = Sum::new(coefficients).unwrap();
-            let bundle = Bundle::load(&dir, Some(&code)).unwrap();
+        for code in base(&dir).manifest().codes(&dir).expect("shipped codes are whole") {
+            let bundle = Bundle::load(&dir, Some(&code)).expect("shipped weights load");
             codes.push((dir.clone(), code, bundle));
         }
     }
@@ -78,7 +81,7 @@ fn slack(p: f64, n: usize) -> f64 {
 #[test]
 fn recorded_accuracies_hold_on_the_subset() {
     for dir in shipped() {
-        let bundle = Bundle::load(&dir, None).unwrap();
+        let bundle = base(&dir);
         let recorded = &bundle.manifest().measured;
         let rows = eval::measure(&dir, &repository().join("tests/data"), &[0]).unwrap();
         assert_eq!(rows.len(), recorded.len(), "run `parityd eval --all --record`");
@@ -100,7 +103,7 @@ fn recorded_accuracies_hold_on_the_subset() {
 #[test]
 fn accuracies_are_those_that_were_asked_for() {
     for dir in shipped() {
-        let manifest = Bundle::load(&dir, None).unwrap().manifest().clone();
+        let manifest = base(&dir).manifest().clone();
         let least = if manifest.deployment.name == "fashion-mnist" { 0.905 } else { 0.885 };
         for measured in manifest.measured {
             assert!(measured.a_a >= least, "A_a of {} is {}", dir.display(), measured.a_a);
@@ -121,5 +124,19 @@ fn parity_models_are_not_the_base_model() {
         for parity in 0..code.r() {
             assert_ne!(base, run(bundle.parity(parity, &Device::Cpu).unwrap()));
         }
+    }
+}
+
+/// A linear model is its own parity model, so whatever is lost comes back with the class of the direct answer, but for near ties.
+#[test]
+fn linear_weights_reconstruct_every_pattern_exactly() {
+    for (k, r) in [(2, 1), (3, 2)] {
+        let dir = TempDir::new().unwrap();
+        let code = Sum::with_defaults(k, r).unwrap();
+        oracle::write(dir.path(), &[1, 28, 28], 10, &code).unwrap();
+        let rows = eval::measure(dir.path(), &repository().join("tests/data"), &[0, 1]).unwrap();
+        let row = rows.first().expect("it has one code");
+        assert!(row.agreement.unwrap() > 0.998, "agreement {:?} with k = {k}, r = {r}", row.agreement);
+        assert_eq!(row.a_d_by_pattern.len(), if r == 1 { k } else { k * (k + 1) / 2 });
     }
 }

@@ -16,7 +16,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use crate::{
-    code::{Code, CoefficientsError, SlotSet, Sum},
+    code::{Code, SlotSet, Sum},
     data::{self, DataError, Images},
     model::{Device, Net, TensorError},
     weights::{Bundle, MANIFEST_FILE, Manifest, Measured, SUM, WeightsError},
@@ -36,14 +36,6 @@ pub enum EvalError {
     /// The weights cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The manifest's coefficients make no code.
-    #[error("{}: {error}; let `parityd train` write the manifest", file.display())]
-    Coefficients {
-        /// The manifest.
-        file: PathBuf,
-        /// Why they make none.
-        error: CoefficientsError,
-    },
     /// The weights are for rows of another width or another number of classes.
     #[error("{}: the data has {width} pixels a row and labels up to {label}, which the model does not fit", dir.display())]
     OtherData {
@@ -103,15 +95,13 @@ pub fn measure(dir: &Path, data: &Path, seeds: &[u64]) -> Result<Vec<Row>, EvalE
     }
     let base = bundle.base(&Device::Cpu)?.predict(&images.pixels)?;
     let direct = Direct { images: &images, outputs: &base };
-    let codes = manifest.codes();
+    let codes = manifest.codes(dir).map_err(WeightsError::from)?;
     if codes.is_empty() {
         return Ok(vec![direct.row(&bundle, NO_CODE, None)]);
     }
-    let measure_code = |(_, _, _, coefficients): &(String, usize, usize, _)| {
-        let fault = |error| EvalError::Coefficients { file: dir.join(MANIFEST_FILE), error };
-        let code = Sum::new(Vec::clone(coefficients)).map_err(fault)?;
-        let bundle = Bundle::load(dir, Some(&code))?;
-        Ok(direct.row(&bundle, SUM, Some(direct.reconstructed(&bundle, &code, seeds)?)))
+    let measure_code = |code: &Sum| {
+        let bundle = Bundle::load(dir, Some(code))?;
+        Ok(direct.row(&bundle, SUM, Some(direct.reconstructed(&bundle, code, seeds)?)))
     };
     codes.iter().map(measure_code).collect()
 }

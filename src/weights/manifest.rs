@@ -4,7 +4,7 @@
 //! is kept apart from what was trained, and goes when the model it was measured on goes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Write},
     path::Path,
@@ -12,8 +12,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Fault;
-use crate::{code::Coefficients, model::Architecture};
+use super::{Fault, SUM};
+use crate::{
+    code::{Coefficients, Sum},
+    model::Architecture,
+};
 
 /// The file's name within a folder of weights.
 pub const MANIFEST_FILE: &str = "manifest.toml";
@@ -246,17 +249,32 @@ impl Manifest {
         rows
     }
 
-    /// Kind, k, r and coefficients of each code that it has parity rows of, in the order of the manifest.
-    pub fn codes(&self) -> Vec<(String, usize, usize, Coefficients)> {
-        let mut codes: Vec<(String, usize, usize, Coefficients)> = Vec::new();
-        for parity in &self.parities {
-            let (kind, k, r) = (&parity.kind, parity.k, parity.r);
-            if codes.iter().all(|(other, other_k, other_r, _)| (other, *other_k, *other_r) != (kind, k, r)) {
-                let rows = self.rows_of(kind, k, r);
-                codes.push((kind.clone(), k, r, rows.iter().map(|row| row.coefficients.clone()).collect()));
+    /// The codes that it has parity rows of, in the order of the manifest.
+    ///
+    /// Fails where it does not have every row of a code, or the kind or the coefficients make none.
+    pub fn codes(&self, dir: &Path) -> Result<Vec<Sum>, Fault> {
+        let fault = |rule, next| Fault::new(&dir.join(MANIFEST_FILE), rule, next);
+        let mut seen = BTreeSet::new();
+        let mut codes = Vec::new();
+        for Parity { kind, k, r, .. } in &self.parities {
+            if !seen.insert((kind, k, r)) {
+                continue;
             }
+            if kind != SUM {
+                let rule = format!("has a parity model of kind \"{kind}\", which this parityd does not know");
+                return Err(fault(rule, "use the parityd that made it"));
+            }
+            let rows = self.rows_of(kind, *k, *r);
+            if !rows.iter().map(|row| row.row).eq(0..*r) {
+                let rule = format!("does not have each parity row of kind = \"{kind}\", k = {k}, r = {r} once");
+                return Err(fault(rule, "train the missing ones with `parityd train parity`"));
+            }
+            let coefficients: Coefficients = rows.iter().map(|row| row.coefficients.clone()).collect();
+            codes.push(Sum::new(coefficients).map_err(|error| {
+                fault(format!("has coefficients that make no code: {error}"), "let `parityd train` write the manifest")
+            })?);
         }
-        codes
+        Ok(codes)
     }
 }
 

@@ -142,6 +142,19 @@ fn parity_rows_that_are_missing_or_there_twice_are_refused() {
 }
 
 #[test]
+fn codes_are_whole_or_refused() {
+    let dir = folder();
+    let mut manifest = Manifest::read(dir.path()).unwrap();
+    assert_eq!(manifest.codes(dir.path()), Ok(vec![code()]));
+    manifest.parities.swap(0, 1);
+    assert_eq!(manifest.codes(dir.path()), Ok(vec![code()]));
+    manifest.parities.remove(0);
+    assert!(manifest.codes(dir.path()).unwrap_err().to_string().contains("each parity row"));
+    manifest.parities[0].kind = "concat".to_owned();
+    assert!(manifest.codes(dir.path()).unwrap_err().to_string().contains("\"concat\""));
+}
+
+#[test]
 fn an_absent_folder_says_what_to_do() {
     let error = Bundle::load(Path::new("/nowhere"), None).unwrap_err().to_string();
     assert!(error.contains("/nowhere/manifest.toml") && error.contains("train base"), "{error}");
