@@ -2,6 +2,8 @@
 //!
 //! Only words and defaults are decided here. Flag beats environment beats file.
 
+#![expect(clippy::doc_markdown, reason = "clap shows these comments as help, where backticks are noise")]
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};

@@ -12,7 +12,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use parityd::{
     code::Sum,
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     match panic::catch_unwind(|| run(&cli)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{error}");
             ExitCode::from(exit_code(&error))
         }
         // The panic's message is already on standard error.
@@ -70,7 +70,17 @@ fn check(plan: &Plan) -> Result<()> {
     for warning in &plan.warnings {
         tracing::warn!("{warning}");
     }
-    write!(io::stdout(), "{}", plan.config).context("cannot write to standard output")
+    print(&plan.config.to_string())
+}
+
+/// Prints to standard output. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<()> {
+    match writeln!(io::stdout().lock(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            anyhow::bail!("cannot write to standard output: {error}")
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Who has to act: the operator (78), or us (70).
@@ -135,5 +145,5 @@ fn evaluate(options: &Eval) -> Result<()> {
         rows.extend(measured);
     }
     let text = if options.json { eval::json(&rows) } else { eval::table(&rows) };
-    writeln!(io::stdout().lock(), "{}", text.trim_end()).context("standard output")
+    print(&text)
 }

@@ -42,6 +42,14 @@ impl<T> Bounded<T> {
         self.0.pop()
     }
 
+    /// Drops the items that do not hold, by one full turn of the queue. Those that hold keep their order, unless others push or pop
+    /// meanwhile; those that find their place taken by such a push are given back.
+    #[must_use]
+    pub fn retain(&self, holds: impl Fn(&T) -> bool) -> Vec<T> {
+        let turn = (0..self.len()).map_while(|_| self.pop());
+        turn.filter(holds).filter_map(|item| self.push(item).err()).collect()
+    }
+
     /// How many items are in it at this moment.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -156,7 +156,7 @@ fn run_client(engine: &Engine, seed: u64) -> usize {
                 Ok(prediction) => {
                     let truth = linear(&row);
                     let far = truth.iter().zip(&*prediction.values).any(|(truth, value)| (truth - value).abs() > 1e-3);
-                    assert!(!far, "{:?} is not {truth:?}", prediction);
+                    assert!(!far, "{prediction:?} is not {truth:?}");
                     assert!(accepts == Accepts::Any || prediction.provenance == Provenance::Direct);
                     reconstructed += usize::from(prediction.provenance == Provenance::Reconstructed);
                 }

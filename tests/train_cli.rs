@@ -3,8 +3,6 @@
 //! Not how well it learns but that the same seed gives the same bytes, an interrupted run the same as a whole one, and that each refusal
 //! has its exit code and its next step.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::{
     fs,
     path::Path,

@@ -3,8 +3,6 @@
 //! The images are the first 100 of each class of the test set (`tests/data`). A share p measured on all 10,000 shows on n of them with
 //! a standard deviation of at most sqrt(p (1 - p) / n); three of those are allowed.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::path::{Path, PathBuf};
 
 use parityd::{

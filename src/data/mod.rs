@@ -1,7 +1,7 @@
 //! Fashion-MNIST: where it lies, how it is split, and its rows as the daemon takes them.
 //!
 //! Pixels are f32 in 0..1, one row after the other; nothing is normalised here, because preprocessing belongs to the model. The split
-//! is fixed: validation is the *last* 5,000 training images, and only [`test`] opens the test files, which training never calls.
+//! is fixed: validation is the *last* 5,000 training images, and only [`test()`] opens the test files, which training never calls.
 
 mod idx;
 

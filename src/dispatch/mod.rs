@@ -235,6 +235,9 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+#[cfg(test)]
+mod tests;
+
 /// The id of the lane at `index`.
 pub(crate) fn lane_id(index: usize) -> LaneId {
     LaneId(u16::try_from(index).expect("the configuration allows far fewer lanes"))

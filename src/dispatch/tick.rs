@@ -34,10 +34,14 @@ impl Dispatch {
         for lane in (0..self.lanes.len()).map(lane_id) {
             self.watch(lane, now, effects);
         }
-        self.reap();
+        self.reap(effects);
+        // Reaping hides jobs for a moment, and a parity job may wait for a stripe-mate to leave a fault domain: either could send a lane
+        // to rest although there is work, and neither calls it back.
         if !self.parity.is_empty() {
-            // Parity jobs may have waited for a stripe-mate to leave a fault domain, which calls nobody.
             self.call(Call::Parity, effects);
+        }
+        if !self.rescue.is_empty() || !self.data.is_empty() || !self.idle_copy.is_empty() {
+            self.call(Call::Base, effects);
         }
         self.metrics.queue_jobs.set(self.waiting_jobs());
     }
@@ -105,17 +109,19 @@ impl Dispatch {
         }
     }
 
-    /// Queued queries that nobody waits for any more hold permits; when they fill half the queue while no lane takes them out, this does.
-    fn reap(&self) {
-        let waiting = self.data.len();
-        if 2 * waiting < self.settings.queue_max {
-            return;
+    /// Takes work that nobody waits for any more out of queues that no lane empties. It holds permits: without this, a parity lane
+    /// that hangs would in time take every place that admission has.
+    fn reap(&self, effects: &mut Vec<Effect>) {
+        let displaced = "a query's permit keeps its place in the queue";
+        // A full turn of the data queue is worth its while only if it frees much.
+        if 2 * self.data.len() >= self.settings.queue_max {
+            assert!(self.data.retain(|query| query.is_open()).is_empty(), "{displaced}");
         }
-        for _ in 0..waiting {
-            let Some(query) = self.data.pop() else { return };
-            if query.is_open() {
-                self.data.push(query).expect("it has just left the queue, and its permit keeps the place");
-            }
+        assert!(self.rescue.retain(|exact| exact.query.is_open()).is_empty(), "{displaced}");
+        drop(self.idle_copy.retain(|exact| exact.query.is_open()));
+        for job in self.parity.retain(|job| job.stripe.wants_parity()) {
+            job.stripe.drop_parity();
+            self.rescue_hopeless(&job.stripe, effects);
         }
     }
 }

@@ -20,7 +20,7 @@ pub use lanes::Crew;
 use crate::{
     clock::Clock,
     code::{Code, Sum},
-    config::{Config, PolicyKind, Warning, fault_domains},
+    config::{Config, Lanes, PolicyKind, Warning, fault_domains},
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::{Rules, nvml},
@@ -56,10 +56,7 @@ impl Plan {
 
     /// Checks a configuration that is at hand.
     pub fn check(config: Config) -> Result<Self, StartFaults> {
-        let gpus: Vec<String> = match nvml::gpus() {
-            Ok(gpus) => gpus.into_iter().map(|gpu| gpu.uuid).collect(),
-            Err(_) => Vec::new(),
-        };
+        let gpus = if config.lanes == Lanes::Auto { gpu_uuids() } else { Vec::new() };
         let (config, fewer) = config.on_gpus(&gpus).map_err(StartFaults::Config)?;
         let mut warnings = config.warnings();
         warnings.extend(fewer);
@@ -102,6 +99,12 @@ impl Plan {
             },
         }
     }
+}
+
+/// The UUIDs of this machine's GPUs; none, and a line in the log that says why, if NVML cannot tell.
+fn gpu_uuids() -> Vec<String> {
+    let listed = nvml::gpus().inspect_err(|error| tracing::warn!(%error, "NVML lists no GPUs"));
+    listed.unwrap_or_default().into_iter().map(|gpu| gpu.uuid).collect()
 }
 
 /// An engine with its lanes and its timer, all running. Ends them when dropped.

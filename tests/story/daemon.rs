@@ -55,7 +55,9 @@ impl Daemon {
         let mut child = Command::new(env!("CARGO_BIN_EXE_parityd"))
             .args(["serve", "--config"])
             .arg(&file)
+            // Neither the developer's port nor a backtrace for each injected panic.
             .env_remove("PARITYD_HTTP_LISTEN")
+            .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

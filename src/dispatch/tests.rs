@@ -1,0 +1,219 @@
+//! Single rules of the core, step by step. What holds over long runs is in `sim`.
+
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::{
+    clock::Time,
+    code::Sum,
+    config::{Grace, PolicyKind, Rerun},
+    health::Rules,
+    job::{Batch, Completion, Loss, Work},
+    query::{Accepts, Failure, Provenance, Query, Row},
+    reply::{Pending, Permit},
+};
+
+const BASE: [LaneId; 2] = [LaneId(0), LaneId(1)];
+const PARITY: LaneId = LaneId(2);
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// A core with two base lanes and a parity lane, and a hand that moves it.
+struct Hand {
+    core: Dispatch,
+    taken: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+    now: Time,
+    effects: Vec<Effect>,
+}
+
+impl Hand {
+    fn new(rerun: Rerun) -> Self {
+        let lane = |role, domain| LaneSettings { role, domain: FaultDomain(domain) };
+        let settings = Settings {
+            lanes: vec![lane(Role::Base, 0), lane(Role::Base, 1), lane(Role::Parity, 2)],
+            batch_max: 1,
+            queue_max: 8,
+            code: Some(Arc::new(Sum::with_defaults(2, 1).unwrap())),
+            stripe_fill: Duration::from_millis(20),
+            policy: Policy {
+                kind: PolicyKind::Coded,
+                placement: Placement::Dedicated,
+                health: true,
+                grace: Grace::Fixed(Duration::from_millis(15)),
+                rerun,
+                default_prediction: None,
+            },
+            health: Rules {
+                hang: Some(Duration::from_millis(200)),
+                canary_first: Duration::from_millis(100),
+                canary_max: Duration::from_secs(5),
+            },
+        };
+        let metrics = Arc::new(Metrics::new("m", 3));
+        let core = Dispatch::new(settings, Arc::clone(&metrics));
+        let mut effects = Vec::new();
+        for lane in [BASE[0], BASE[1], PARITY] {
+            core.ready(lane, Duration::from_millis(10), &mut effects);
+        }
+        Hand { core, taken: Arc::new(AtomicUsize::new(0)), metrics, now: Time::ZERO, effects: Vec::new() }
+    }
+
+    fn submit(&mut self, value: f32, accepts: Accepts) -> (Arc<Admitted>, Pending) {
+        let deadline = self.now + DEADLINE;
+        let query = Query { row: Row::whole(vec![value]), admitted: self.now, deadline, accepts, in_range: true };
+        let permits = Permit::acquire(&self.taken, 8, 1).expect("a place is free");
+        let (mut admitted, pending) = Admitted::request(vec![query], permits);
+        self.core.submit(admitted.clone(), &mut self.effects);
+        (admitted.pop().unwrap(), pending)
+    }
+
+    fn pull(&mut self, lane: LaneId) -> Option<Work> {
+        self.core.pull(lane, self.now, &mut self.effects)
+    }
+
+    /// The lane's one job gives `value` (the model is the identity), or is lost.
+    fn complete(&mut self, lane: LaneId, outcome: Result<f32, Loss>) {
+        let completion = match outcome {
+            Ok(value) => Completion::Output([value].into()),
+            Err(loss) => Completion::Lost(loss),
+        };
+        let completed = Completed { lane, completions: vec![completion], service: Duration::from_millis(10) };
+        self.core.complete(completed, self.now, &mut self.effects);
+    }
+
+    fn tick_after(&mut self, ms: u64) {
+        self.now = self.now + Duration::from_millis(ms);
+        self.core.tick(self.now, &mut self.effects);
+    }
+
+    /// Two queries in flight on the two base lanes, and their parity job on the parity lane.
+    fn full_stripe(&mut self, accepts: Accepts) -> [(Arc<Admitted>, Pending); 2] {
+        let queries = [self.submit(3.0, accepts), self.submit(4.0, accepts)];
+        for lane in BASE {
+            assert!(matches!(self.pull(lane), Some(Work::Batch(Batch::Base(_)))));
+        }
+        queries
+    }
+}
+
+fn provenance(query: &Admitted) -> Option<Provenance> {
+    query.answered().and_then(|answer| answer.as_ref().ok()).map(|prediction| prediction.provenance)
+}
+
+#[test]
+fn a_late_answer_is_decoded_when_its_grace_is_over_and_compared_when_it_comes() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let queries = hand.full_stripe(Accepts::Any);
+    assert!(matches!(hand.pull(PARITY), Some(Work::Batch(Batch::Parity { row: 0, .. }))));
+    hand.tick_after(5);
+    hand.complete(BASE[0], Ok(3.0));
+    hand.complete(PARITY, Ok(7.5));
+    assert_eq!(provenance(&queries[0].0), Some(Provenance::Direct));
+    assert_eq!(provenance(&queries[1].0), None, "the direct answer may still come");
+    hand.tick_after(10);
+    assert_eq!(provenance(&queries[1].0), Some(Provenance::Reconstructed));
+    let Some(Ok(prediction)) = queries[1].0.answered() else { unreachable!("just seen") };
+    assert_eq!(prediction.values[..], [4.5]);
+    hand.complete(BASE[1], Ok(4.0));
+    assert!(hand.metrics.text().contains("parityd_agreement_total{agree=\"true\"} 1"));
+}
+
+#[test]
+fn a_lost_job_is_decoded_at_once_and_its_lane_waits_for_a_canary() {
+    let mut hand = Hand::new(Rerun::AfterDecode);
+    let queries = hand.full_stripe(Accepts::Any);
+    hand.pull(PARITY);
+    hand.complete(BASE[0], Ok(3.0));
+    hand.complete(BASE[1], Err(Loss::Panic));
+    hand.complete(PARITY, Ok(7.0));
+    assert_eq!(provenance(&queries[1].0), Some(Provenance::Reconstructed), "no grace for what is known to be lost");
+    drop(hand.submit(1.0, Accepts::Any));
+    assert!(hand.pull(BASE[1]).is_none(), "it has lost a job");
+    hand.tick_after(100);
+    assert!(hand.effects.contains(&Effect::Wake(BASE[1])), "the timer wakes it for its canary");
+    assert!(matches!(hand.pull(BASE[1]), Some(Work::Canary)));
+    hand.core.canary(BASE[1], Ok(()), hand.now, &mut hand.effects);
+    assert_eq!(hand.core.describe(BASE[1]).0, "healthy");
+}
+
+#[test]
+fn what_the_stripe_cannot_decode_is_run_again() {
+    let mut hand = Hand::new(Rerun::AfterDecode);
+    let queries = hand.full_stripe(Accepts::Any);
+    hand.pull(PARITY);
+    hand.complete(BASE[1], Err(Loss::NonFinite));
+    hand.complete(PARITY, Err(Loss::Device));
+    hand.complete(BASE[0], Ok(3.0));
+    assert!(matches!(hand.pull(BASE[0]), Some(Work::Batch(Batch::Base(_)))), "both lost: rescue");
+    hand.complete(BASE[0], Ok(4.0));
+    assert_eq!(provenance(&queries[1].0), Some(Provenance::Direct));
+}
+
+#[test]
+fn a_query_that_two_lanes_lose_is_at_fault_and_neither_lane_is_blamed() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let (query, _pending) = hand.submit(9.0, Accepts::Any);
+    hand.pull(BASE[0]);
+    hand.complete(BASE[0], Err(Loss::Panic));
+    assert!(matches!(hand.pull(BASE[1]), Some(Work::Batch(_))), "run again on the other lane");
+    hand.complete(BASE[1], Err(Loss::Panic));
+    assert!(matches!(query.answered(), Some(Err(Failure::QueryFault))));
+    for lane in BASE {
+        assert!(matches!(hand.pull(lane), Some(Work::Canary)), "a canary decides at once");
+    }
+}
+
+#[test]
+fn a_hung_lanes_query_is_run_elsewhere_and_its_own_answer_is_late() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let (query, _pending) = hand.submit(9.0, Accepts::DirectOnly);
+    hand.pull(BASE[0]);
+    hand.tick_after(201);
+    assert_eq!(hand.core.describe(BASE[0]).0, "hung");
+    assert!(matches!(hand.pull(BASE[1]), Some(Work::Batch(_))));
+    hand.complete(BASE[1], Ok(9.0));
+    assert_eq!(provenance(&query), Some(Provenance::Direct));
+    hand.complete(BASE[0], Ok(9.0));
+    assert_eq!(hand.metrics.late.get(), 1);
+    assert!(matches!(hand.pull(BASE[0]), Some(Work::Canary)), "back, but on probation");
+}
+
+#[test]
+fn a_parity_lane_that_never_pulls_does_not_keep_the_permits() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    for _ in 0..100 {
+        let queries = hand.full_stripe(Accepts::Any);
+        hand.complete(BASE[0], Ok(3.0));
+        hand.complete(BASE[1], Ok(4.0));
+        hand.tick_after(1);
+        drop(queries);
+    }
+    assert_eq!(hand.taken.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_known_partner_fills_a_stripe_that_stays_short() {
+    let mut hand = Hand::new(Rerun::AfterDecode);
+    let first = hand.submit(3.0, Accepts::Any);
+    hand.pull(BASE[0]);
+    hand.complete(BASE[0], Ok(3.0));
+    hand.tick_after(30);
+    let (second, _pending) = hand.submit(5.0, Accepts::Any);
+    hand.pull(BASE[1]);
+    hand.tick_after(21);
+    assert!(matches!(hand.pull(PARITY), Some(Work::Batch(Batch::Parity { .. }))), "3 + 5 is encoded");
+    hand.complete(PARITY, Ok(8.0));
+    assert_eq!(provenance(&second), Some(Provenance::Reconstructed));
+    drop(first);
+}
+
+#[test]
+fn deadlines_do_not_wait_for_lanes() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let (query, _pending) = hand.submit(1.0, Accepts::Any);
+    hand.tick_after(1_999);
+    assert!(query.answered().is_none());
+    hand.tick_after(1);
+    assert!(matches!(query.answered(), Some(Err(Failure::Deadline))));
+    assert!(hand.pull(BASE[0]).is_none(), "nobody runs it any more");
+}
