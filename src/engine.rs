@@ -17,7 +17,7 @@ use crate::{
     clock::Clock,
     dispatch::{Completed, Dispatch, Effect, Settings},
     health::State,
-    job::{Completion, Feed, Loss, Work},
+    job::{AbortOnPanic, Completion, Feed, Loss, Work},
     metrics::Metrics,
     query::{LaneId, Query, Rows},
     queue::Bells,
@@ -36,18 +36,6 @@ pub struct Limits {
     pub deadline: Duration,
     /// Input values outside run unprotected (inclusive bounds).
     pub input_range: (f32, f32),
-}
-
-/// Ends the process if its thread panics: a bug in the core leaves queries that nobody would ever answer, and a supervisor restarts
-/// us. A panic inside a job never gets here; the lane catches it.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
-    }
 }
 
 /// The core and what it needs of the world.
@@ -142,6 +130,7 @@ impl Engine {
 
 impl Admission for Engine {
     fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal> {
+        let _abort = AbortOnPanic;
         let queue_max = self.limits.queue_max;
         if self.draining.load(Ordering::Acquire) {
             return Err(Refusal::Draining);

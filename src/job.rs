@@ -156,6 +156,21 @@ pub trait Feed: Send + Sync {
     fn park(&self, lane: LaneId) -> bool;
 }
 
+/// Ends the process if its thread panics while this is held.
+///
+/// A panic inside a job is caught by its lane. Anywhere else it is a bug that leaves queries nobody would ever answer, and a supervisor
+/// restarts us.
+#[derive(Debug)]
+pub struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// A fault to inject into a lane, for tests and demonstrations.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Fault {

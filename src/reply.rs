@@ -17,24 +17,36 @@ use std::{
 
 use atomic_waker::AtomicWaker;
 
-use crate::query::{Answer, LaneId, Query};
+use crate::query::{Answer, Failure, LaneId, Query};
 
 /// A place in the bounded number of admitted queries; dropping it frees the place.
 #[derive(Debug)]
-pub struct Permit(Arc<AtomicUsize>);
+pub struct Permit {
+    taken: Arc<AtomicUsize>,
+    freed: AtomicBool,
+}
 
 impl Permit {
     /// Takes `count` places out of `limit`, all or none.
     pub fn acquire(taken: &Arc<AtomicUsize>, limit: usize, count: usize) -> Option<Vec<Permit>> {
         let fits = |now: usize| now.checked_add(count).filter(|&after| after <= limit);
         taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
-        Some((0..count).map(|_| Permit(Arc::clone(taken))).collect())
+        Some((0..count).map(|_| Permit { taken: Arc::clone(taken), freed: AtomicBool::new(false) }).collect())
+    }
+}
+
+impl Permit {
+    /// Frees the place, once.
+    fn free(&self) {
+        if !self.freed.swap(true, Ordering::AcqRel) {
+            self.taken.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.free();
     }
 }
 
@@ -60,13 +72,16 @@ pub struct Admitted {
     index: usize,
     /// The first lane that lost it; [`NOBODY`] if none has.
     lost_by: AtomicU32,
-    rescues: AtomicU8,
-    _permit: Permit,
+    /// A rescue waits or runs.
+    rescuing: AtomicBool,
+    /// [`ANSWERED`] and [`STARTED`]; with both, the permit is free, although a hung lane or a stripe may hold the query for long.
+    passed: AtomicU8,
+    permit: Permit,
 }
 
 const NOBODY: u32 = u32::MAX;
-/// Second runs of one query: one because its lane hung, one because a run was lost.
-const RESCUES_MAX: u8 = 2;
+const ANSWERED: u8 = 1;
+const STARTED: u8 = 2;
 
 impl Admitted {
     /// Puts the queries of one request on a new board. One permit per query.
@@ -89,8 +104,9 @@ impl Admitted {
                     board,
                     index,
                     lost_by: AtomicU32::new(NOBODY),
-                    rescues: AtomicU8::new(0),
-                    _permit: permit,
+                    rescuing: AtomicBool::new(false),
+                    passed: AtomicU8::new(0),
+                    permit,
                 })
             })
             .collect();
@@ -100,10 +116,22 @@ impl Admitted {
     /// Answers the query, unless it has been answered.
     pub fn answer(&self, answer: Answer) -> Result<(), Late> {
         self.board.answers[self.index].set(answer).map_err(|_| Late)?;
+        self.pass(ANSWERED);
         if self.board.open.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.board.waker.wake();
         }
         Ok(())
+    }
+
+    /// It has left the queue of admission for good: a lane starts it, or passes it over.
+    pub fn start(&self) {
+        self.pass(STARTED);
+    }
+
+    fn pass(&self, mark: u8) {
+        if self.passed.fetch_or(mark, Ordering::AcqRel) | mark == ANSWERED | STARTED {
+            self.permit.free();
+        }
     }
 
     /// The answer that won, if there is one yet.
@@ -116,16 +144,27 @@ impl Admitted {
         self.answered().is_none() && !self.board.gone.load(Ordering::Acquire)
     }
 
-    /// A lane lost it; returns the lane that had lost it before, if this is the second time.
+    /// A lane lost it; returns the lane that had lost it before, if this is not the first time.
     pub fn lose(&self, lane: LaneId) -> Option<LaneId> {
         let lost = self.lost_by.compare_exchange(NOBODY, u32::from(lane.0), Ordering::AcqRel, Ordering::Acquire);
         lost.err().and_then(|first| u16::try_from(first).ok()).map(LaneId)
     }
 
-    /// Takes one of the few second runs a query may have; `false` if they are used up.
-    pub fn take_rescue(&self) -> bool {
-        let one_more = |used: u8| (used < RESCUES_MAX).then_some(used + 1);
-        self.rescues.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
+    /// Claims its rescue; `false` if one waits or runs already.
+    pub fn begin_rescue(&self) -> bool {
+        !self.rescuing.swap(true, Ordering::AcqRel)
+    }
+
+    /// Its rescue was lost, too, or hangs.
+    pub fn end_rescue(&self) {
+        self.rescuing.store(false, Ordering::Release);
+    }
+}
+
+/// A query that everybody has let go of can get no other answer any more: the daemon stops.
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.answer(Err(Failure::Stopped)).unwrap_or(());
     }
 }
 
@@ -158,7 +197,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Time,
-        query::{Accepts, Failure, Prediction, Provenance, Row},
+        query::{Accepts, Prediction, Provenance, Row},
     };
 
     fn query() -> Query {
@@ -198,10 +237,19 @@ mod tests {
         let permits = Permit::acquire(&taken, 3, 2).expect("two of three");
         assert!(Permit::acquire(&taken, 3, 2).is_none());
         assert_eq!(taken.load(Ordering::Relaxed), 2, "a refusal takes nothing");
-        let (admitted, pending) = Admitted::request(vec![query(), query()], permits);
+        let (mut admitted, mut pending) = Admitted::request(vec![query(), query()], permits);
+        admitted[0].start();
+        assert_eq!(taken.load(Ordering::Relaxed), 2, "started, but not answered");
+        assert_eq!(admitted[0].answer(Ok(direct(1.0))), Ok(()));
+        assert_eq!(taken.load(Ordering::Relaxed), 1, "over, although somebody still holds the query");
+        drop(admitted.pop());
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let Poll::Ready(answers) = Pin::new(&mut pending).poll(&mut context) else {
+            unreachable!("a query that everybody has let go of is answered")
+        };
+        assert_eq!(answers[1].as_ref().unwrap_err(), &Failure::Stopped);
         drop(pending);
         assert!(!admitted[0].is_open(), "its client has left");
-        drop(admitted);
         assert_eq!(taken.load(Ordering::Relaxed), 0);
     }
 }

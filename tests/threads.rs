@@ -104,6 +104,15 @@ fn settings(code: Arc<dyn Code>) -> Settings {
     }
 }
 
+/// Stops the engine when dropped.
+struct Stop<'a>(&'a Engine);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 /// A waker for a thread that waits.
 #[derive(Default)]
 struct Bell(Mutex<bool>, Condvar);
@@ -181,6 +190,8 @@ fn every_query_is_answered_once_whatever_the_threads_do() {
             let code = Arc::clone(&code);
             scope.spawn(move || run_lane(engine, &*code, LaneId(u16::try_from(lane).unwrap())));
         }
+        // Without this, a client that fails would leave the scope waiting for lanes that nobody stops.
+        let _stop = Stop(engine);
         while !engine.is_ready() {
             thread::yield_now();
         }
@@ -190,7 +201,6 @@ fn every_query_is_answered_once_whatever_the_threads_do() {
         while engine.admitted() > 0 {
             thread::sleep(Duration::from_millis(1));
         }
-        engine.stop();
         reconstructed
     });
     assert!(reconstructed > 0, "some jobs were late enough to be decoded");

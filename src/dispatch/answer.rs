@@ -9,6 +9,7 @@ use super::{Dispatch, timers::Due};
 use crate::{
     clock::Time,
     config::Grace,
+    job::JobKind,
     query::{Accepts, Answer, Failure, Prediction, Provenance, Query, Values},
     reply::{Admitted, Late},
     stripe::Stripe,
@@ -21,15 +22,16 @@ const GRACE_MIN: Duration = Duration::from_millis(5);
 
 impl Dispatch {
     /// The exact answer came.
-    pub(super) fn answer_direct(&self, query: &Admitted, output: &Values, now: Time) {
+    pub(super) fn answer_direct(&self, kind: JobKind, query: &Admitted, output: &Values, now: Time) {
         let prediction = Prediction { values: Arc::clone(output), provenance: Provenance::Direct };
         if self.answer(query, prediction, now).is_ok() {
             return;
         }
         self.metrics.late.inc();
-        // The live A_d: what was served against what would have been.
+        // The live A_d: what was served against what would have been; the first run alone, so that each query counts once.
         if let Some(Ok(served)) = query.answered()
             && served.provenance == Provenance::Reconstructed
+            && kind == JobKind::Data
         {
             self.metrics.agreement(argmax(&served.values) == argmax(output));
         }

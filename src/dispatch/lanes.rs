@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -24,14 +24,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) enum Seat {
     /// A run of a query on the base model.
-    Query {
-        /// Why it runs.
-        kind: JobKind,
-        /// The query.
-        query: Arc<Admitted>,
-        /// Its place in a stripe, if it is protected.
-        place: Option<Place>,
-    },
+    Query(Run),
     /// A parity job.
     Parity {
         /// The stripe.
@@ -41,11 +34,24 @@ pub(super) enum Seat {
     },
 }
 
+/// A run of a query on the base model.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    /// Why it runs.
+    pub(super) kind: JobKind,
+    /// The query.
+    pub(super) query: Arc<Admitted>,
+    /// Its place in a stripe, if it is protected.
+    pub(super) place: Option<Place>,
+}
+
 /// A batch in flight.
 #[derive(Debug)]
 pub(super) struct Running {
     /// Its jobs, in the order the lane knows them.
     pub(super) seats: Vec<Seat>,
+    /// When it started.
+    started: Time,
 }
 
 /// One lane.
@@ -56,8 +62,10 @@ pub(super) struct LaneSeat {
     running: Handoff<Running>,
     /// When the batch in flight started, in nanoseconds; 0 = none.
     started: AtomicU64,
-    /// A batch that the timer declared late, for the lane to find when it returns. Locked only around hangs.
-    overdue: Mutex<Option<Box<Running>>>,
+    /// Jobs of the batch in flight.
+    jobs: AtomicUsize,
+    /// A batch that the timer took out, for the lane to find when it returns. Locked only around hangs.
+    overdue: Mutex<Option<Finished>>,
     /// Smoothed service time in nanoseconds; 0 = unknown.
     pub(super) expected: AtomicU64,
     /// Its last look at the parity jobs found only stripes with a mate in flight in its own fault domain; the timer calls it again.
@@ -69,6 +77,7 @@ pub(super) struct LaneSeat {
 }
 
 /// What a lane finds of its batch when it is done.
+#[derive(Debug)]
 pub(super) enum Finished {
     /// It was in time.
     InTime(Box<Running>),
@@ -82,6 +91,7 @@ impl LaneSeat {
             settings,
             running: Handoff::default(),
             started: AtomicU64::new(0),
+            jobs: AtomicUsize::new(0),
             overdue: Mutex::new(None),
             expected: AtomicU64::new(0),
             parity_blocked: AtomicBool::new(false),
@@ -107,8 +117,9 @@ impl LaneSeat {
     }
 
     /// The lane starts a batch.
-    pub(super) fn start(&self, running: Running, now: Time) {
-        let before = self.running.put(Box::new(running));
+    pub(super) fn start(&self, seats: Vec<Seat>, now: Time) {
+        self.jobs.store(seats.len(), Ordering::Relaxed);
+        let before = self.running.put(Box::new(Running { seats, started: now }));
         assert!(before.is_none(), "a lane runs one batch at a time");
         self.started.store(now.nanos().max(1), Ordering::Release);
     }
@@ -120,8 +131,8 @@ impl LaneSeat {
             return Finished::InTime(running);
         }
         // The timer holds the lock from taking the batch to leaving it here.
-        let overdue = self.overdue.lock().take();
-        Finished::Overdue(overdue.expect("only the timer takes a batch out before it is finished, and leaves it here"))
+        let taken = self.overdue.lock().take();
+        taken.expect("only the timer takes a batch out before it is finished, and leaves it here")
     }
 
     /// How long the batch in flight has been in flight.
@@ -130,11 +141,25 @@ impl LaneSeat {
         (started != 0).then(|| now.since(Time::from_nanos(started)))
     }
 
-    /// The timer declares the batch in flight late and looks at it, before the lane can find that out. `None` if the lane was faster.
-    pub(super) fn declare_overdue<T>(&self, look: impl FnOnce(&Running) -> T) -> Option<T> {
+    /// The longest that the batch in flight may take: `hang`, or five times what its jobs would take one by one.
+    pub(super) fn hang_limit(&self, hang: Duration) -> Duration {
+        let jobs = u64::try_from(self.jobs.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
+        let expected = self.expected.load(Ordering::Relaxed);
+        hang.max(Duration::from_nanos(expected.saturating_mul(jobs).saturating_mul(5)))
+    }
+
+    /// The timer declares the batch in flight late, if it is older than `limit`, and looks at it before the lane can find that out.
+    /// `None` if the lane was faster; it may have started a younger batch meanwhile, which is left for it as if it had not been touched.
+    pub(super) fn declare_overdue<T>(&self, limit: Duration, now: Time, look: impl FnOnce(&Running) -> T) -> Option<T> {
         let mut overdue = self.overdue.lock();
         let running = self.running.take()?;
-        Some(look(overdue.insert(running)))
+        if now.since(running.started) <= limit {
+            *overdue = Some(Finished::InTime(running));
+            return None;
+        }
+        let seen = look(&running);
+        *overdue = Some(Finished::Overdue(running));
+        Some(seen)
     }
 
     /// A batch took `service`; smooths it into the expected time (weight 1/16, as TCP smooths its variance).

@@ -19,11 +19,14 @@ mod tick;
 mod timers;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use lanes::{LaneSeat, Running, Seat};
+use lanes::{LaneSeat, Seat};
 use prometheus::IntCounter;
 pub use settle::Completed;
 use timers::{Due, Timers};
@@ -31,7 +34,7 @@ use timers::{Due, Timers};
 use crate::{
     code::Code,
     config::{Placement, Policy},
-    health::{self, Move, State},
+    health::{self, LaneHealth, Move, State},
     job::{JobKind, Role},
     metrics::Metrics,
     query::{FaultDomain, LaneId, Values},
@@ -107,6 +110,8 @@ pub struct Dispatch {
     stripes: Option<OpenStripes>,
     idle: IdleLanes,
     timers: Timers,
+    /// Lanes that are still loading their models.
+    loading: AtomicUsize,
     jobs: [IntCounter; JobKind::ALL.len()],
     metrics: Arc<Metrics>,
 }
@@ -130,13 +135,13 @@ impl Dispatch {
         Dispatch {
             lanes: settings.lanes.iter().map(|lane| LaneSeat::new(*lane)).collect(),
             data: Bounded::new(settings.queue_max),
-            // A query can wait here twice: once because its lane hung, once because a later run was lost.
-            rescue: Bounded::new(2 * settings.queue_max),
+            rescue: Bounded::new(settings.queue_max),
             parity: Bounded::new(redundancy_max),
             idle_copy: Bounded::new(redundancy_max),
             stripes: settings.code.as_ref().map(open),
             idle: IdleLanes::new(lanes),
             timers: Timers::new(4 * settings.queue_max),
+            loading: AtomicUsize::new(lanes),
             jobs: JobKind::ALL.map(|kind| metrics.jobs(kind.as_str())),
             settings,
             metrics,
@@ -154,9 +159,9 @@ impl Dispatch {
 
     /// A lane has loaded its models; one row takes about `expected` on it.
     pub fn ready(&self, lane: LaneId, expected: Duration, effects: &mut Vec<Effect>) {
-        let seat = self.seat(lane);
-        seat.expected.store(nanos(expected), Ordering::Relaxed);
-        self.moved(lane, seat.change(|health| Some(health.ready())), effects);
+        self.seat(lane).expected.store(nanos(expected), Ordering::Relaxed);
+        self.change(lane, |health| Some(health.ready()), effects);
+        self.loading.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// The lane found no work and wants to sleep: lists it as idle. `true` if it may sleep, `false` if work came meanwhile.
@@ -190,7 +195,7 @@ impl Dispatch {
 
     /// Whether no lane is still loading its models.
     pub fn all_loaded(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.health().state() != State::Starting)
+        self.loading.load(Ordering::Acquire) == 0
     }
 
     /// State and reason of a lane, in words.
@@ -207,11 +212,18 @@ impl Dispatch {
         effects.extend(self.idle.call(call).map(Effect::Wake));
     }
 
-    fn moved(&self, lane: LaneId, change: Option<Move>, effects: &mut Vec<Effect>) {
-        if let Some(change) = change {
-            self.metrics.lane_moved(lane, change.from.as_str(), change.to.as_str());
-            effects.push(Effect::Moved(lane, change));
-        }
+    /// Moves a lane's state, and tells. The gauge is set under the state's lock, or two moves could be told in the wrong order.
+    fn change(
+        &self,
+        lane: LaneId,
+        rule: impl FnOnce(&mut LaneHealth) -> Option<Move>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Move> {
+        let moved = self.seat(lane).change(|health| {
+            rule(health).inspect(|moved| self.metrics.lane_moved(lane, moved.from.as_str(), moved.to.as_str()))
+        });
+        effects.extend(moved.map(|moved| Effect::Moved(lane, moved)));
+        moved
     }
 
     /// The service time to expect of a lane that is well: the shortest smoothed one of the lanes that run data jobs.

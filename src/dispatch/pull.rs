@@ -1,11 +1,8 @@
 //! What a lane takes next: rescue, data, parity, idle copy, in this order; or a canary, if it must prove itself first.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
-use super::{Dispatch, Effect, Exact, ParityJob, Running, Seat};
+use super::{Dispatch, Effect, Exact, ParityJob, Seat, lanes::Run};
 use crate::{
     clock::Time,
     job::{BaseInput, Batch, JobKind, Work},
@@ -20,48 +17,48 @@ impl Dispatch {
     pub fn pull(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) -> Option<Work> {
         let seat = self.seat(lane);
         if !seat.is_healthy() {
-            let started = seat.change(|health| health.canary_starts(now));
-            self.moved(lane, started, effects);
-            return started.map(|_| Work::Canary);
+            return self.change(lane, |health| health.canary_starts(now), effects).map(|_| Work::Canary);
         }
         let (role, domain) = (seat.settings.role, seat.settings.domain);
         let mut taken = None;
         if role.runs_base() {
-            taken = Self::take_exact(&self.rescue, JobKind::Rescue, domain)
-                .or_else(|| self.take_data(domain, now, effects));
+            taken =
+                self.take_exact(&self.rescue, JobKind::Rescue, domain).or_else(|| self.take_data(domain, now, effects));
         }
         if taken.is_none() && role.runs_parity() {
             taken = self.take_parity(lane, effects);
         }
         if taken.is_none() && role.runs_base() {
-            taken = Self::take_exact(&self.idle_copy, JobKind::IdleCopy, domain);
+            taken = self.take_exact(&self.idle_copy, JobKind::IdleCopy, domain);
         }
-        let (batch, running) = taken?;
-        seat.start(running, now);
+        let (batch, seats) = taken?;
+        seat.start(seats, now);
         Some(Work::Batch(batch))
     }
 
     /// One exact second run. Alone in its batch: if the row itself is the cause of the loss, it takes nobody with it again.
-    fn take_exact(from: &Bounded<Exact>, kind: JobKind, domain: FaultDomain) -> Option<(Batch, Running)> {
+    fn take_exact(&self, from: &Bounded<Exact>, kind: JobKind, domain: FaultDomain) -> Option<(Batch, Vec<Seat>)> {
         let Exact { query, place } = std::iter::from_fn(|| from.pop()).find(|exact| exact.query.is_open())?;
-        // Its output may fill its place in the stripe, unless a stripe-mate is in flight here (promise 3).
-        let place = place.filter(|place| !place.stripe.in_flight_in(domain));
+        // Its output may fill its place in the stripe, unless a stripe-mate is in flight here or could start here meanwhile (promise 3).
+        let alone = self.lanes.iter().filter(|lane| lane.settings.domain == domain).count() == 1;
+        let place = place.filter(|place| alone && !place.stripe.in_flight_in(domain));
         let batch = Batch::Base(vec![input(&query)]);
-        Some((batch, Running { seats: vec![Seat::Query { kind, query, place }] }))
+        Some((batch, vec![Seat::Query(Run { kind, query, place })]))
     }
 
-    fn take_data(&self, domain: FaultDomain, now: Time, effects: &mut Vec<Effect>) -> Option<(Batch, Running)> {
+    fn take_data(&self, domain: FaultDomain, now: Time, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
         let (mut inputs, mut seats) = (Vec::new(), Vec::new());
         while seats.len() < self.settings.batch_max {
             let Some(query) = self.data.pop() else { break };
+            query.start();
             if !query.is_open() {
                 continue;
             }
             inputs.push(input(&query));
             let place = self.place(&query, domain, now, effects);
-            seats.push(Seat::Query { kind: JobKind::Data, query, place });
+            seats.push(Seat::Query(Run { kind: JobKind::Data, query, place }));
         }
-        (!seats.is_empty()).then_some((Batch::Base(inputs), Running { seats }))
+        (!seats.is_empty()).then_some((Batch::Base(inputs), seats))
     }
 
     /// Gives a query that starts now a place in a stripe; full stripes make their parity jobs runnable.
@@ -81,16 +78,15 @@ impl Dispatch {
     pub(super) fn queue_parity(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
         for row in 0..stripe.r() {
             if let Err(job) = self.parity.push(ParityJob { stripe: Arc::clone(stripe), row }) {
-                job.stripe.drop_parity();
-                self.rescue_hopeless(&job.stripe, effects);
-                return;
+                self.drop_parity(&job, effects);
+                continue;
             }
             self.call(Call::Parity, effects);
         }
     }
 
     /// Parity jobs of one row, as many as fit a batch; those that nobody needs any more are passed over.
-    fn take_parity(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<(Batch, Running)> {
+    fn take_parity(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
         let domain = self.seat(lane).settings.domain;
         let mut batch: Option<(usize, Vec<Vec<Row>>)> = None;
         let (mut seats, mut blocked) = (Vec::new(), false);
@@ -99,16 +95,18 @@ impl Dispatch {
             if !job.stripe.wants_parity() {
                 continue;
             }
-            let other_model = batch.as_ref().is_some_and(|(row, _)| *row != job.row);
-            let mate_here = job.stripe.in_flight_in(domain);
-            if mate_here && !self.parity_could_run_outside(domain) {
-                job.stripe.drop_parity();
-                self.rescue_hopeless(&job.stripe, effects);
+            if batch.as_ref().is_some_and(|(row, _)| *row != job.row) {
+                self.put_parity_back(job, effects);
+                self.call(Call::Parity, effects);
                 continue;
             }
-            if mate_here || other_model {
-                blocked |= mate_here;
-                self.put_parity_back(job, effects);
+            if job.stripe.in_flight_in(domain) {
+                if self.parity_could_run_outside(domain) {
+                    blocked = true;
+                    self.put_parity_back(job, effects);
+                } else {
+                    self.drop_parity(&job, effects);
+                }
                 continue;
             }
             job.stripe.parity_starts(job.row, domain);
@@ -120,17 +118,19 @@ impl Dispatch {
         }
         self.seat(lane).parity_blocked.store(blocked && seats.is_empty(), Ordering::Relaxed);
         let (row, stripes) = batch?;
-        Some((Batch::Parity { row, stripes }, Running { seats }))
+        Some((Batch::Parity { row, stripes }, seats))
     }
 
     fn put_parity_back(&self, job: ParityJob, effects: &mut Vec<Effect>) {
-        match self.parity.push(job) {
-            Ok(()) => self.call(Call::Parity, effects),
-            Err(job) => {
-                job.stripe.drop_parity();
-                self.rescue_hopeless(&job.stripe, effects);
-            }
+        if let Err(job) = self.parity.push(job) {
+            self.drop_parity(&job, effects);
         }
+    }
+
+    /// The stripe does without this parity job; what hoped for it is rescued.
+    pub(super) fn drop_parity(&self, job: &ParityJob, effects: &mut Vec<Effect>) {
+        job.stripe.drop_parity(job.row);
+        self.rescue_hopeless(&job.stripe, effects);
     }
 
     fn parity_could_run_outside(&self, domain: FaultDomain) -> bool {
@@ -142,7 +142,7 @@ impl Dispatch {
     pub(super) fn count_jobs(&self, seats: &[Seat]) {
         for seat in seats {
             let kind = match seat {
-                Seat::Query { kind, .. } => *kind,
+                Seat::Query(run) => run.kind,
                 Seat::Parity { .. } => JobKind::Parity,
             };
             self.count_job(kind);
@@ -158,14 +158,6 @@ impl Dispatch {
     /// How many data jobs wait, for the gauge.
     pub(super) fn waiting_jobs(&self) -> i64 {
         i64::try_from(self.data.len()).unwrap_or(i64::MAX)
-    }
-
-    /// Smooths the time of a base batch into what is expected of its lane.
-    pub(super) fn learn(&self, lane: LaneId, running: &Running, service: Duration) {
-        let base = running.seats.iter().any(|seat| matches!(seat, Seat::Query { .. }));
-        if base || self.seat(lane).expected.load(Ordering::Relaxed) == 0 {
-            self.seat(lane).expect(service);
-        }
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Dispatch, Effect, Exact, Seat, lanes::Finished};
+use super::{
+    Dispatch, Effect, Exact, LaneSeat,
+    lanes::{Finished, Run, Seat},
+    timers::Due,
+};
 use crate::{
     clock::Time,
     code::SlotSet,
@@ -38,15 +42,16 @@ impl Dispatch {
         self.metrics.served(lane, service);
         self.count_jobs(&running.seats);
         if was_hung {
-            self.moved(lane, seat.change(|health| health.returned(&self.settings.health, now)), effects);
-        } else {
-            self.learn(lane, &running, service);
+            self.change(lane, |health| health.returned(&self.settings.health, now), effects);
+        } else if completions.iter().any(|completion| matches!(completion, Completion::Output(_))) {
+            // Losses come quickly and would teach a lane to expect too little.
+            seat.expect(service);
         }
         for (job, completion) in running.seats.into_iter().zip(completions) {
             match completion {
                 Completion::Output(output) => self.output(job, output, now),
                 Completion::Lost(loss) => {
-                    self.moved(lane, seat.change(|health| health.lost(loss, &self.settings.health, now)), effects);
+                    self.change(lane, |health| health.lost(loss, &self.settings.health, now), effects);
                     self.lost(lane, job, now, effects);
                 }
             }
@@ -56,14 +61,13 @@ impl Dispatch {
     /// A canary came back.
     pub fn canary(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
         self.count_job(JobKind::Canary);
-        let moved = self.seat(lane).change(|health| Some(health.canary(outcome, &self.settings.health, now)));
-        self.moved(lane, moved, effects);
+        self.change(lane, |health| Some(health.canary(outcome, &self.settings.health, now)), effects);
     }
 
     fn output(&self, job: Seat, output: Values, now: Time) {
         match job {
-            Seat::Query { query, place, .. } => {
-                self.answer_direct(&query, &output, now);
+            Seat::Query(Run { kind, query, place }) => {
+                self.answer_direct(kind, &query, &output, now);
                 if let Some(stripes) = self.stripes.as_ref().filter(|_| query.query.in_range) {
                     stripes.remember(&query.query.row, &output);
                 }
@@ -81,20 +85,16 @@ impl Dispatch {
 
     fn lost(&self, lane: LaneId, job: Seat, now: Time, effects: &mut Vec<Effect>) {
         match job {
-            Seat::Query { query, place, .. } => {
-                if let Some(Place { stripe, slot }) = &place {
-                    self.erase(stripe, *slot, now, effects);
-                }
-                match query.lose(lane) {
-                    None => self.rescue_erased(query, place, effects),
-                    Some(first) => {
-                        self.fail(&query, Failure::QueryFault);
-                        for blamed in [first, lane] {
-                            self.moved(blamed, self.seat(blamed).change(|health| health.excuse(now)), effects);
-                            effects.push(Effect::Wake(blamed));
-                        }
+            Seat::Query(run) => {
+                let query = &run.query;
+                if let Some(first) = query.lose(lane).filter(|first| self.blames_query(*first, lane)) {
+                    self.fail(query, Failure::QueryFault);
+                    for lane in [first, lane] {
+                        self.change(lane, |health| health.excuse(now), effects);
+                        effects.push(Effect::Wake(lane));
                     }
                 }
+                self.give_up_run(run, now, effects);
             }
             Seat::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
         }
@@ -107,29 +107,65 @@ impl Dispatch {
         self.rescue_hopeless(stripe, effects);
     }
 
-    /// A query's slot is erased: run it again now, or only if its stripe cannot bring it back.
-    pub(super) fn rescue_erased(&self, query: Arc<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
+    /// Whether a query that `first` and now `second` have lost is at fault. What one fault domain loses twice proves nothing while another
+    /// domain is healthy.
+    fn blames_query(&self, first: LaneId, second: LaneId) -> bool {
+        let domain = self.seat(second).settings.domain;
+        let elsewhere =
+            |lane: &LaneSeat| lane.settings.role.runs_base() && lane.settings.domain != domain && lane.is_healthy();
+        self.seat(first).settings.domain != domain || !self.lanes.iter().any(elsewhere)
+    }
+
+    /// A run of a query is lost or hangs: its slot is erased, and the query is run elsewhere.
+    pub(super) fn give_up_run(&self, run: Run, now: Time, effects: &mut Vec<Effect>) {
+        let Run { kind, query, place } = run;
+        if kind == JobKind::Rescue {
+            query.end_rescue();
+        }
+        if let Some(Place { stripe, slot }) = &place {
+            self.erase(stripe, *slot, now, effects);
+        }
+        self.rescue_erased(query, place, now, effects);
+    }
+
+    /// A query's slot is erased: run it again now, or only if its stripe does not bring it back soon.
+    fn rescue_erased(&self, query: Arc<Admitted>, place: Option<Place>, now: Time, effects: &mut Vec<Effect>) {
         let may_decode = query.query.accepts == Accepts::Any
             && place.as_ref().is_some_and(|place| place.stripe.has_hope(place.slot));
         if self.settings.policy.rerun == Rerun::AtOnce || !may_decode {
             self.rescue(query, place, effects);
+        } else {
+            // The parity job may be queued behind data for ever, or its lane may be dead.
+            let patience = self.settings.stripe_fill + 2 * self.expected();
+            self.timers.add(now + patience, Due::Patience(Exact { query, place }));
         }
     }
 
     /// Runs a query again, exactly, before all other work.
     pub(super) fn rescue(&self, query: Arc<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
-        if !query.is_open() || !query.take_rescue() {
+        if !query.is_open() || !query.begin_rescue() {
             return;
         }
-        let pushed = self.rescue.push(Exact { query, place });
-        pushed.expect("a query is rescued at most twice, and the queue holds two for each that admission lets in");
+        self.push_rescue(Exact { query, place });
         self.call(Call::Base, effects);
     }
 
-    /// Rescues the erased members of a stripe that it can no longer decode and that nobody is running.
+    /// Puts a rescue on its queue. That may be full of queries that were answered meanwhile; those that are open hold permits and are here
+    /// once each, so there is room once the others are out.
+    pub(super) fn push_rescue(&self, rescue: Exact) {
+        let mut unplaced = vec![rescue];
+        while let Some(rescue) = unplaced.pop() {
+            if let Err(rescue) = self.rescue.push(rescue) {
+                unplaced.extend(self.rescue.retain(|exact| exact.query.is_open()));
+                unplaced.push(rescue);
+            }
+        }
+    }
+
+    /// Rescues the erased members of a stripe that it can no longer decode.
     pub(super) fn rescue_hopeless(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
         for slot in stripe.erased().iter().filter(|&slot| !stripe.has_hope(slot)) {
-            if let Some(query) = stripe.waiting(slot) {
+            if let Some(query) = stripe.open(slot) {
                 let place = Place { stripe: Arc::clone(stripe), slot };
                 self.rescue(Arc::clone(query), Some(place), effects);
             }

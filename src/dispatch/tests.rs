@@ -1,7 +1,5 @@
 //! Single rules of the core, step by step. What holds over long runs is in `sim`.
 
-use std::sync::atomic::AtomicUsize;
-
 use super::*;
 use crate::{
     clock::Time,
@@ -28,12 +26,16 @@ struct Hand {
 
 impl Hand {
     fn new(rerun: Rerun) -> Self {
+        Hand::with_code(rerun, 2, 1)
+    }
+
+    fn with_code(rerun: Rerun, k: usize, r: usize) -> Self {
         let lane = |role, domain| LaneSettings { role, domain: FaultDomain(domain) };
         let settings = Settings {
             lanes: vec![lane(Role::Base, 0), lane(Role::Base, 1), lane(Role::Parity, 2)],
-            batch_max: 1,
+            batch_max: r,
             queue_max: 8,
-            code: Some(Arc::new(Sum::with_defaults(2, 1).unwrap())),
+            code: Some(Arc::new(Sum::with_defaults(k, r).unwrap())),
             stripe_fill: Duration::from_millis(20),
             policy: Policy {
                 kind: PolicyKind::Coded,
@@ -216,4 +218,85 @@ fn deadlines_do_not_wait_for_lanes() {
     hand.tick_after(1);
     assert!(matches!(query.answered(), Some(Err(Failure::Deadline))));
     assert!(hand.pull(BASE[0]).is_none(), "nobody runs it any more");
+}
+
+#[test]
+fn a_lost_query_waits_for_the_decode_but_not_for_ever() {
+    let mut hand = Hand::new(Rerun::AfterDecode);
+    let queries = hand.full_stripe(Accepts::Any);
+    hand.complete(BASE[0], Ok(3.0));
+    hand.complete(BASE[1], Err(Loss::Panic));
+    hand.tick_after(39);
+    assert!(hand.pull(BASE[0]).is_none(), "the parity lane may still start the parity job");
+    hand.tick_after(2);
+    assert!(matches!(hand.pull(BASE[0]), Some(Work::Batch(_))), "it does not: run it again");
+    hand.complete(BASE[0], Ok(4.0));
+    assert_eq!(provenance(&queries[1].0), Some(Provenance::Direct));
+}
+
+#[test]
+fn a_query_is_rescued_once_at_a_time() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let (query, _pending) = hand.submit(9.0, Accepts::Any);
+    hand.pull(BASE[0]);
+    hand.tick_after(21);
+    hand.complete(BASE[0], Err(Loss::Device));
+    assert_eq!(hand.core.rescue.len(), 1, "its stripe has no hope and its job is lost: one rescue");
+    hand.pull(BASE[1]);
+    hand.tick_after(201);
+    assert_eq!(hand.core.describe(BASE[1]).0, "hung");
+    assert_eq!(hand.core.rescue.len(), 1, "the rescue hangs: one more");
+    assert!(query.is_open());
+}
+
+#[test]
+fn a_hung_lane_does_not_keep_the_permit_of_an_answered_query() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let (query, _pending) = hand.submit(9.0, Accepts::Any);
+    hand.pull(BASE[0]);
+    hand.tick_after(201);
+    assert_eq!(hand.taken.load(Ordering::Relaxed), 1);
+    hand.pull(BASE[1]);
+    hand.complete(BASE[1], Ok(9.0));
+    assert!(query.answered().is_some());
+    assert_eq!(hand.taken.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn one_parity_lane_runs_both_rows_of_a_code_with_two() {
+    let mut hand = Hand::with_code(Rerun::AtOnce, 2, 2);
+    let first = hand.submit(3.0, Accepts::Any);
+    hand.pull(BASE[0]);
+    let second = hand.submit(4.0, Accepts::Any);
+    hand.pull(BASE[1]);
+    for row in 0..2 {
+        let work = hand.pull(PARITY);
+        assert!(matches!(work, Some(Work::Batch(Batch::Parity { row: found, .. })) if found == row), "{work:?}");
+        hand.complete(PARITY, Ok(if row == 0 { 7.0 } else { -1.0 }));
+    }
+    hand.tick_after(16);
+    for (query, _) in [&first, &second] {
+        assert_eq!(
+            provenance(query),
+            Some(Provenance::Reconstructed),
+            "both members are late, and two parities decode both"
+        );
+    }
+}
+
+#[test]
+fn what_one_fault_domain_loses_twice_does_not_prove_the_query_at_fault() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let (query, _pending) = hand.submit(9.0, Accepts::Any);
+    hand.pull(BASE[0]);
+    hand.complete(BASE[0], Err(Loss::Device));
+    hand.tick_after(100);
+    assert!(matches!(hand.pull(BASE[0]), Some(Work::Canary)));
+    hand.core.canary(BASE[0], Ok(()), hand.now, &mut hand.effects);
+    hand.pull(BASE[0]);
+    hand.complete(BASE[0], Err(Loss::Device));
+    assert!(query.is_open(), "lane 1 is healthy and has not tried");
+    hand.pull(BASE[1]);
+    hand.complete(BASE[1], Ok(9.0));
+    assert_eq!(provenance(&query), Some(Provenance::Direct));
 }

@@ -23,6 +23,7 @@ impl Dispatch {
                         self.reconstruct(&stripe, slot, now);
                     }
                 }
+                Due::Patience(Exact { query, place }) => self.rescue(query, place, effects),
                 Due::Deadline(query) => {
                     if let Some(query) = query.upgrade().filter(|query| query.answered().is_none()) {
                         self.expire(&query, now);
@@ -64,7 +65,7 @@ impl Dispatch {
 
     fn copy_waiting(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
         for slot in 0..stripe.k() {
-            let Some(query) = stripe.waiting(slot) else { continue };
+            let Some(query) = stripe.open(slot) else { continue };
             let place = Some(Place { stripe: Arc::clone(stripe), slot });
             // Redundancy that finds its queue full is dropped.
             if self.idle_copy.push(Exact { query: Arc::clone(query), place }).is_ok() {
@@ -82,46 +83,35 @@ impl Dispatch {
             }
             return;
         }
-        let limit = self.settings.health.hang;
-        let Some(age) = seat.in_flight(now).filter(|age| limit.is_some_and(|limit| *age > limit)) else { return };
+        let Some(limit) = self.settings.health.hang.map(|hang| seat.hang_limit(hang)) else { return };
+        let Some(age) = seat.in_flight(now).filter(|age| *age > limit) else { return };
         // The state moves before the lane can find its batch overdue, so that its return is seen as one.
-        let mut hung = None;
-        let jobs = seat.declare_overdue(|running| {
-            hung = seat.change(|health| health.in_flight(age, &self.settings.health));
+        let jobs = seat.declare_overdue(limit, now, |running| {
+            self.change(lane, |health| health.in_flight(age, limit), effects);
             running.seats.clone()
         });
-        self.moved(lane, hung, effects);
         for job in jobs.into_iter().flatten() {
-            self.give_up_job(job, now, effects);
-        }
-    }
-
-    /// A job in flight is declared late: its slot is erased, and its query is run elsewhere.
-    fn give_up_job(&self, job: Seat, now: Time, effects: &mut Vec<Effect>) {
-        match job {
-            Seat::Query { query, place, .. } => {
-                if let Some(Place { stripe, slot }) = &place {
-                    self.erase(stripe, *slot, now, effects);
-                }
-                self.rescue_erased(query, place, effects);
+            match job {
+                Seat::Query(run) => self.give_up_run(run, now, effects),
+                Seat::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
             }
-            Seat::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
         }
     }
 
     /// Takes work that nobody waits for any more out of queues that no lane empties. It holds permits: without this, a parity lane
     /// that hangs would in time take every place that admission has.
     fn reap(&self, effects: &mut Vec<Effect>) {
-        let displaced = "a query's permit keeps its place in the queue";
         // A full turn of the data queue is worth its while only if it frees much.
         if 2 * self.data.len() >= self.settings.queue_max {
-            assert!(self.data.retain(|query| query.is_open()).is_empty(), "{displaced}");
+            let displaced = self.data.retain(|query| query.is_open());
+            assert!(displaced.is_empty(), "a query's permit keeps its place in the queue");
         }
-        assert!(self.rescue.retain(|exact| exact.query.is_open()).is_empty(), "{displaced}");
+        for exact in self.rescue.retain(|exact| exact.query.is_open()) {
+            self.push_rescue(exact);
+        }
         drop(self.idle_copy.retain(|exact| exact.query.is_open()));
         for job in self.parity.retain(|job| job.stripe.wants_parity()) {
-            job.stripe.drop_parity();
-            self.rescue_hopeless(&job.stripe, effects);
+            self.drop_parity(&job, effects);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Timers of the core: deadlines and graces, in order.
 //!
-//! Adding one is a push to a bounded queue, so that the path of a query takes no lock; the timer thread moves them to a heap. They hold
+//! Adding one is a push to a bounded queue, so that the path of a query takes no lock; the timer thread moves them to a heap. Long ones hold
 //! weak references: a query that has been answered is freed at once and its timer finds nothing. If nobody ticks for so long that the
 //! queue fills, whoever adds the next timer moves them.
 
@@ -8,6 +8,7 @@ use std::{cmp::Ordering, collections::BinaryHeap, sync::Weak};
 
 use parking_lot::Mutex;
 
+use super::Exact;
 use crate::{clock::Time, queue::Bounded, reply::Admitted, stripe::Stripe};
 
 /// What is due. At one and the same time graces come before deadlines, so that a last reconstruction is not missed.
@@ -15,6 +16,8 @@ use crate::{clock::Time, queue::Bounded, reply::Admitted, stripe::Stripe};
 pub(super) enum Due {
     /// A reconstruction of this data slot may be served.
     Grace(Weak<Stripe>, usize),
+    /// The stripe has not brought this query back; run it again. Holds it strongly: between a loss and this, nobody else may.
+    Patience(Exact),
     /// The query must be answered.
     Deadline(Weak<Admitted>),
 }
@@ -34,6 +37,7 @@ impl Timer {
     fn is_moot(&self) -> bool {
         match &self.due {
             Due::Grace(stripe, _) => stripe.strong_count() == 0,
+            Due::Patience(exact) => !exact.query.is_open(),
             Due::Deadline(query) => query.strong_count() == 0,
         }
     }

@@ -13,6 +13,9 @@ use parking_lot::{Condvar, Mutex};
 use super::{RunError, STRETCH_STEP};
 use crate::job::Fault;
 
+/// What a slow lane's factor is cut to: longer than any deadline, short enough to be a duration.
+const FACTOR_MAX: f64 = 1e6;
+
 /// The fault of one lane, set from outside while it runs.
 #[derive(Debug, Default)]
 pub struct FaultSwitch {
@@ -25,8 +28,10 @@ pub struct FaultSwitch {
 impl FaultSwitch {
     /// Sets, replaces or clears the fault. A job that hangs goes on as soon as its fault is gone.
     pub fn set(&self, fault: Option<Fault>) {
-        *self.fault.lock() = fault;
+        let mut held = self.fault.lock();
+        *held = fault;
         self.any.store(fault.is_some(), Ordering::Release);
+        drop(held);
         self.changed.notify_all();
     }
 
@@ -46,7 +51,12 @@ impl FaultSwitch {
                 Ok(())
             }
             Some(Fault::Panic) => {
-                self.set(None);
+                let mut fault = self.fault.lock();
+                if *fault == Some(Fault::Panic) {
+                    *fault = None;
+                    self.any.store(false, Ordering::Release);
+                }
+                drop(fault);
                 #[expect(
                     clippy::panic,
                     reason = "the fault that was asked for; the lane catches it like any other panic"
@@ -71,7 +81,7 @@ impl FaultSwitch {
     /// Makes a job that took `service` longer, if the lane is slow; gives the time added.
     pub(super) fn stretch(&self, service: Duration) -> Duration {
         let Some(Fault::Slow { factor }) = self.get() else { return Duration::ZERO };
-        let total = service.mul_f64((factor - 1.0).max(0.0));
+        let total = service.mul_f64((factor - 1.0).clamp(0.0, FACTOR_MAX));
         let mut left = total;
         let mut fault = self.fault.lock();
         while matches!(*fault, Some(Fault::Slow { .. })) && left > Duration::ZERO {

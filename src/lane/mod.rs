@@ -26,7 +26,7 @@ use crate::{
     clock::Clock,
     code::Code,
     config,
-    job::{Batch, Completion, Feed, Loss, Work},
+    job::{AbortOnPanic, Batch, Completion, Feed, Loss, Work},
     query::LaneId,
     weights::Bundle,
 };
@@ -59,13 +59,15 @@ pub fn start(
     opened: impl FnOnce(Result<(), OpenError>) + Send + 'static,
 ) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name(format!("lane-{}", spec.lane.id)).spawn(move || {
-        if let Some(core) = spec.core {
-            affinity::pin(core);
-        }
+        let _abort = AbortOnPanic;
         let pool = match own_pool(&spec) {
             Ok(pool) => pool,
             Err(error) => return opened(Err(OpenError::Pool(error))),
         };
+        // After the pool: its other workers would inherit the one core.
+        if let Some(core) = spec.core {
+            affinity::pin(core);
+        }
         match Executor::open(&spec) {
             Ok((executor, expected)) => {
                 let id = spec.lane.id;
@@ -122,11 +124,19 @@ impl Lane {
         }
     }
 
+    /// Lets go of device and models. Buffers of a dead device may panic when they are dropped, which is not worth a process.
+    fn close(&mut self) {
+        let executor = self.executor.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(executor))).is_err() {
+            tracing::warn!(lane = %self.id(), "the device's buffers could not be freed");
+        }
+    }
+
     fn run_batch(&mut self, batch: &Batch) {
         let started = self.spec.clock.now();
         let attempt = self.attempt(batch);
         if attempt.panicked {
-            self.executor = None;
+            self.close();
         }
         let mut service = self.spec.clock.now().since(started);
         service += self.spec.faults.stretch(service);
@@ -178,10 +188,12 @@ impl Lane {
             faults.before().map_err(|_| Loss::Device)?;
             opened.canary(|output| faults.after(output))
         };
-        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-            *executor = None;
-            Err(Loss::Panic)
-        })
+        let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(Loss::Panic));
+        if outcome.is_err() {
+            // The next one starts from a device that was opened anew.
+            self.close();
+        }
+        outcome
     }
 }
 

@@ -46,8 +46,8 @@ pub enum ServeError {
         source: OpenError,
     },
     /// A lane's thread ended while it loaded.
-    #[error("lane {0} ended while it loaded its models; its panic is in the log")]
-    LaneEnded(LaneId),
+    #[error("a lane ended while it loaded its models; its panic is in the log")]
+    LaneEnded,
     /// No thread, or no runtime.
     #[error("the system gives no more threads: {0}")]
     Thread(#[source] io::Error),

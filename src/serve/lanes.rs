@@ -51,8 +51,8 @@ impl Crew {
             lanes.push((lane.clone(), faults));
         }
         drop(told);
-        for (lane, _) in &lanes {
-            let (id, outcome) = opened.recv().map_err(|_| ServeError::LaneEnded(lane.id))?;
+        for _ in &lanes {
+            let (id, outcome) = opened.recv().map_err(|_| ServeError::LaneEnded)?;
             outcome.map_err(|source| ServeError::Lane { lane: id, source })?;
         }
         for (lane, core) in configured.iter().zip(lane::cores(configured)) {

@@ -130,7 +130,7 @@ impl Running {
             input_range: plan.bundle.signature().input_range,
         };
         let engine = Arc::new(Engine::new(plan.settings(code.as_ref()), limits, clock, Arc::clone(&metrics)));
-        let crew = Crew::start(plan, code.as_ref(), &engine, clock);
+        let crew = Crew::start(plan, code.as_ref(), &engine, clock).inspect_err(|_| engine.stop());
         let running = Running { engine: Arc::clone(&engine), metrics, crew: Arc::new(crew?) };
         let timer = move || engine.run_timer();
         thread::Builder::new().name("timer".to_owned()).spawn(timer).map_err(ServeError::Thread)?;

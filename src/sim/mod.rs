@@ -3,7 +3,8 @@
 //! One loop, no thread, no clock: a heap of events in virtual time. Everything random comes from one seed, so a run that went wrong is
 //! run again by its seed. Lanes compute a linear model, for which base and parity model are the same map; so each reconstruction can be
 //! compared with the direct output it stands for, without any training. What the core promises is checked while it runs and after:
-//! one answer a query, by its deadline plus a tick; stripe-mates never in flight together in one fault domain; nothing left behind.
+//! one answer a query, by its deadline plus a tick, right to rounding; nothing left behind. (That stripe-mates are never in flight together
+//! in one fault domain, `stripe` asserts itself.)
 
 mod lane;
 mod world;

@@ -148,7 +148,8 @@ impl Stripe {
 
     /// Whether some slot of it is being worked on in `domain` (promise 3: stripe-mates are never in flight together there).
     pub fn in_flight_in(&self, domain: FaultDomain) -> bool {
-        let over = self.word.load().over();
+        // A slot that was given up may still run on a lane that hangs, so only an output ends its flight.
+        let over = self.word.load().present();
         let member_there = |slot: usize| self.member(slot).is_some_and(|member| member.domain == Some(domain));
         let parity_there = |row: usize| self.parity_domains[row].get() == Some(&domain);
         (0..self.k()).any(|slot| !over.has(slot) && member_there(slot))
@@ -174,9 +175,9 @@ impl Stripe {
         self.word.lost(slots);
     }
 
-    /// The parity of this stripe will not run.
-    pub fn drop_parity(&self) {
-        self.give_up(SlotSet::below(self.k() + self.r()).without(SlotSet::below(self.k())));
+    /// The parity job of row `row` will not run.
+    pub fn drop_parity(&self, row: usize) {
+        self.give_up(SlotSet::only(self.k() + row));
         self.word.mark(word::DROPPED);
     }
 
@@ -208,10 +209,14 @@ impl Stripe {
         (0..self.k()).filter(|&slot| !present.has(slot)).any(|slot| self.waiting(slot).is_some())
     }
 
+    /// The query of `slot` if it is open.
+    pub fn open(&self, slot: usize) -> Option<&Arc<Admitted>> {
+        self.member(slot)?.query.as_ref().filter(|query| query.is_open())
+    }
+
     /// The query of `slot` if it is open and takes a reconstruction.
     pub fn waiting(&self, slot: usize) -> Option<&Arc<Admitted>> {
-        let query = self.member(slot)?.query.as_ref()?;
-        (query.is_open() && query.query.accepts == Accepts::Any).then_some(query)
+        self.open(slot).filter(|query| query.query.accepts == Accepts::Any)
     }
 
     /// Decodes the output of `slot`; `None` if it is not recoverable, if someone else has begun to, or if it is not finite.

@@ -106,15 +106,23 @@ impl OpenStripes {
             filling.close();
             return Overdue::Closed(stripe);
         }
-        while let Some((row, output)) = self.partners.pop() {
-            self.partners.push_over((row.clone(), Arc::clone(&output)));
+        // Each partner once: the sum of a row with itself is nothing that a parity model has been trained on.
+        let mut used = Vec::new();
+        let filled = loop {
+            let Some((row, output)) = self.partners.pop() else {
+                filling.close();
+                break Overdue::Closed(stripe);
+            };
+            used.push((row.clone(), Arc::clone(&output)));
             match filling.join_known(row, output) {
-                Joined::Full(stripe) => return Overdue::Filled(stripe),
+                Joined::Full(stripe) => break Overdue::Filled(stripe),
                 Joined::Short(still) => filling = still,
             }
+        };
+        for partner in used {
+            self.partners.push_over(partner);
         }
-        filling.close();
-        Overdue::Closed(stripe)
+        filled
     }
 }
 

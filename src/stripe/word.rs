@@ -1,6 +1,6 @@
 //! The one atomic word of a stripe: which slots are present, lost and claimed for decoding, how many members joined, how it ended.
 //!
-//! Bits only ever turn on, so no compare-and-swap loop is needed and no state can be read twice.
+//! Bits only ever turn on and the count of members only grows, so no compare-and-swap loop is needed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -69,11 +69,6 @@ impl Snapshot {
     /// Given up and not present.
     pub(super) const fn erased(self) -> SlotSet {
         self.slots(LOST).without(self.present())
-    }
-
-    /// Nobody works on these any more.
-    pub(super) const fn over(self) -> SlotSet {
-        self.slots(LOST).with(self.present())
     }
 
     pub(super) const fn filled(self) -> usize {
