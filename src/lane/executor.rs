@@ -21,6 +21,11 @@ use crate::{
 /// Runs of the canary that warm a lane up; the fastest says what to expect.
 const WARM_UP_RUNS: usize = 5;
 
+/// What an error of candle says, without the backtrace that it appends.
+fn first_line(error: &TensorError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
 /// Why a lane could not open its device or models. For the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -34,7 +39,7 @@ pub enum OpenError {
         device: String,
     },
     /// The device did not open.
-    #[error("device {device:?} did not open: {source}")]
+    #[error("device {device:?} did not open: {}; `nvidia-smi` shows what the driver sees", first_line(source))]
     Device {
         /// The device as configured.
         device: String,
@@ -42,7 +47,7 @@ pub enum OpenError {
         source: TensorError,
     },
     /// The weights could not be put on the device.
-    #[error("the weights could not be loaded onto the device: {0}")]
+    #[error("the weights could not be loaded onto the device: {}", first_line(.0))]
     Weights(#[source] TensorError),
     /// A first batch failed.
     #[error("the first batch failed: {0}")]
@@ -58,7 +63,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Device or model said so.
-    #[error(transparent)]
+    #[error("{}", first_line(.0))]
     Tensor(#[from] TensorError),
     /// An injected fault.
     #[error("injected error")]
