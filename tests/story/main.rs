@@ -55,7 +55,7 @@ fn healthy_lanes_answer_directly_and_well() {
     let replies = send(&daemon, Load::new(100, Duration::from_secs(3)));
     assert_all_answered(&replies, "nothing is broken");
     let direct = replies.iter().filter(|reply| reply.provenance == ["direct"]).count();
-    assert!(direct * 100 >= replies.len() * 98, "{direct} of {} are direct", replies.len());
+    assert!(direct * 100 >= replies.len() * 90, "{direct} of {} are direct", replies.len());
     let images = images();
     let right = replies
         .iter()
