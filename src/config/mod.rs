@@ -105,7 +105,7 @@ pub struct Admin {
 /// `[health]`: when a lane is taken out of work and how it comes back.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Health {
-    /// `hang_ms`: a job in flight for longer than this means a hung lane.
+    /// `hang_ms`: a batch in flight for longer than this, and than five times what is expected of it, means a hung lane.
     pub hang: Duration,
     /// `canary_first_ms`: from a lost job to the first canary.
     pub canary_first: Duration,
@@ -242,7 +242,7 @@ pub enum Grace {
 pub enum Rerun {
     /// `"at_once"`: in parallel with the decode; whichever is first answers.
     AtOnce,
-    /// `"after_decode"`: only once the stripe can no longer decode it.
+    /// `"after_decode"`: only once the stripe can no longer decode it, or has not for `stripe_fill_ms` and two expected times.
     AfterDecode,
 }
 

@@ -152,7 +152,14 @@ impl LaneSeat {
     /// `None` if the lane was faster; it may have started a younger batch meanwhile, which is left for it as if it had not been touched.
     pub(super) fn declare_overdue<T>(&self, limit: Duration, now: Time, look: impl FnOnce(&Running) -> T) -> Option<T> {
         let mut overdue = self.overdue.lock();
-        let running = self.running.take()?;
+        // A batch that was left here as too young may have hung since.
+        let running = match overdue.take() {
+            Some(Finished::InTime(running)) => running,
+            declared @ (Some(Finished::Overdue(_)) | None) => {
+                *overdue = declared;
+                self.running.take()?
+            }
+        };
         if now.since(running.started) <= limit {
             *overdue = Some(Finished::InTime(running));
             return None;
@@ -168,5 +175,25 @@ impl LaneSeat {
         let before = self.expected.load(Ordering::Relaxed);
         let after = if before == 0 { sample } else { before - before / 16 + sample / 16 };
         self.expected.store(after, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{job::Role, query::FaultDomain};
+
+    #[test]
+    fn a_batch_that_was_too_young_to_be_declared_late_is_still_watched() {
+        let seat = LaneSeat::new(LaneSettings { role: Role::Base, domain: FaultDomain(0) });
+        let (limit, ms) = (Duration::from_millis(200), |ms: u64| Time::from_nanos(ms * 1_000_000));
+        seat.start(Vec::new(), ms(1));
+        assert!(seat.declare_overdue(limit, ms(100), |_| ()).is_none(), "the timer took it for an older one");
+        assert!(seat.declare_overdue(limit, ms(202), |_| ()).is_some(), "now it is late");
+        assert!(seat.declare_overdue(limit, ms(300), |_| ()).is_none(), "and is declared once");
+        assert!(matches!(seat.finish(), Finished::Overdue(_)));
+        seat.start(Vec::new(), ms(400));
+        assert!(seat.declare_overdue(limit, ms(401), |_| ()).is_none());
+        assert!(matches!(seat.finish(), Finished::InTime(_)), "it came back in time");
     }
 }

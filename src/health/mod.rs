@@ -2,7 +2,7 @@
 //!
 //! Sans-io: each rule is told the time and returns the move it made, with its reason, for the caller to log. A lane that lost a job
 //! stops pulling until a canary with a checked output has passed: a lane that fails fast would otherwise be idle most often and swallow
-//! the whole queue. Canaries back off, so that a dead device costs next to nothing. Hung is a statement about the oldest job in
+//! the whole queue. Canaries back off, so that a dead device costs next to nothing. Hung is a statement about the batch in
 //! flight; it is the timer's to make, because the lane's own thread cannot.
 //!
 //! Stragglers (lanes that are slower than their peers) are not told apart yet.
@@ -68,7 +68,7 @@ pub enum Reason {
     /// A job was lost.
     #[error("lost a job: {0}")]
     LostJob(Loss),
-    /// The oldest job in flight is too old.
+    /// The batch in flight is too old.
     #[error("a job has been in flight for more than {} ms", .0.as_millis())]
     Hang(Duration),
     /// The job that hung came back.

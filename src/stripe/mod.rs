@@ -6,7 +6,7 @@
 //! settle the last two slots at once, at least the later sees both, so a possible decode is never missed.
 //!
 //! Stripes are shared by reference count and never reused, so a completion that comes years late still finds its own stripe, and
-//! needs no generation number to be told from a newer one. Joining is not lock-free but owned: an [`Filling`] token, of which there is
+//! needs no generation number to be told from a newer one. Joining is not lock-free but owned: a [`Filling`] token, of which there is
 //! one a stripe, moves through a queue, and only its holder may add members.
 
 mod open;
