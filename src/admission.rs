@@ -30,7 +30,7 @@ pub enum Refusal {
     #[error("no lane is ready")]
     NotReady,
     /// The daemon is stopping.
-    #[error("the daemon is draining")]
+    #[error("the daemon is stopping: it answers what it has admitted and takes nothing new")]
     Draining,
 }
 
@@ -49,6 +49,6 @@ pub trait Admission: Send + Sync {
     /// Admits all rows of a request or none.
     fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal>;
 
-    /// Whether new requests would be admitted and have a lane to run on.
-    fn is_ready(&self) -> bool;
+    /// Whether new requests would be admitted and have a lane to run on; if not, why.
+    fn readiness(&self) -> Result<(), Refusal>;
 }

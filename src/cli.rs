@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use parityd::{model::Architecture, train::Preset};
 
+use crate::log::Format;
+
 /// A single-node, multi-GPU inference daemon that decodes the predictions of slow, hung or dead devices from parity models.
 #[derive(Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = false)]
@@ -20,6 +22,10 @@ pub(crate) struct Cli {
     /// What to log: error, warn, info, debug, trace, or filters such as `parityd::lane=debug`
     #[arg(long, global = true, value_name = "LEVEL", env = "PARITYD_LOG", default_value = "info")]
     pub(crate) log: String,
+
+    /// How the log looks
+    #[arg(long, global = true, value_name = "FORMAT", env = "PARITYD_LOG_FORMAT", default_value = "human")]
+    pub(crate) log_format: Format,
 
     #[command(subcommand)]
     pub(crate) command: Option<Command>,

@@ -7,25 +7,30 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     admission::{Admission, Refusal, Terms},
     clock::Clock,
     dispatch::{Completed, Dispatch, Effect, Settings},
-    health::State,
+    health::{Move, State},
     job::{AbortOnPanic, Completion, Feed, Loss, Work},
     metrics::Metrics,
     query::{LaneId, Query, Rows},
     queue::Bells,
+    repeat::Repeats,
     reply::{Admitted, Pending, Permit},
 };
 
 /// How often the timer thread applies the passage of time: the slack of every deadline.
 const TICK: Duration = Duration::from_millis(1);
+/// About so many ticks make a second.
+const TICKS_A_SECOND: u64 = 1000;
 
 /// What admission holds a request to.
 #[derive(Clone, Copy, Debug)]
@@ -48,11 +53,16 @@ pub struct Engine {
     admitted: Arc<AtomicUsize>,
     draining: AtomicBool,
     stopped: AtomicBool,
+    /// Times that the timer has applied the passage of time.
+    ticks: AtomicU64,
+    /// Per lane: which of its moves are logged.
+    moves: Box<[Mutex<Repeats>]>,
 }
 
 impl Engine {
     /// An engine whose lanes have yet to start.
     pub fn new(settings: Settings, limits: Limits, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        let moves = settings.lanes.iter().map(|_| Mutex::default()).collect();
         Engine {
             bells: Bells::new(settings.lanes.len()),
             dispatch: Dispatch::new(settings, metrics),
@@ -61,6 +71,8 @@ impl Engine {
             admitted: Arc::new(AtomicUsize::new(0)),
             draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            ticks: AtomicU64::new(0),
+            moves,
         }
     }
 
@@ -73,12 +85,30 @@ impl Engine {
             let mut effects = Vec::new();
             self.dispatch.tick(self.clock.now(), &mut effects);
             self.carry_out(&effects);
+            if self.ticks.fetch_add(1, Ordering::Relaxed).is_multiple_of(TICKS_A_SECOND) {
+                self.tell_left_out();
+            }
         }
+    }
+
+    /// How often the timer has applied the passage of time; stands still if the timer does.
+    pub fn ticks(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
+    /// Whether some lane could answer a query and is not stuck: it is healthy, and its batch in flight, if any, is younger than `patience`.
+    pub fn has_moving_lane(&self, patience: Duration) -> bool {
+        self.dispatch.has_moving_lane(self.clock.now(), patience)
     }
 
     /// Refuses new queries from now on; admitted ones are still answered.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether new queries are refused for good.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// Ends the timer and every lane that is not stuck in a job.
@@ -102,14 +132,29 @@ impl Engine {
         for effect in effects {
             match *effect {
                 Effect::Wake(lane) => self.bells.ring(lane),
-                Effect::Moved(lane, change) => {
-                    let (from, to, reason) = (change.from.as_str(), change.to.as_str(), change.reason);
-                    if change.to == State::Healthy {
-                        tracing::info!(%lane, from, to, %reason, "lane moved");
-                    } else {
-                        tracing::warn!(%lane, from, to, %reason, "lane moved");
-                    }
-                }
+                Effect::Moved(lane, change) => self.tell_move(lane, change),
+            }
+        }
+    }
+
+    fn tell_move(&self, lane: LaneId, change: Move) {
+        let told = self.moves[usize::from(lane.0)].lock().tell(self.clock.now());
+        let Some(left_out) = told else { return };
+        let (from, to, reason) = (change.from.as_str(), change.to.as_str(), change.reason);
+        if change.to == State::Healthy {
+            tracing::info!(%lane, from, to, %reason, left_out, "lane moved");
+        } else {
+            tracing::warn!(%lane, from, to, %reason, left_out, "lane moved");
+        }
+    }
+
+    /// A lane whose last moves were left out: how many, and where it stands now.
+    fn tell_left_out(&self) {
+        for (lane, moves) in (0..).map(LaneId).zip(&self.moves) {
+            let left_out = moves.lock().left_out(self.clock.now());
+            if let Some(left_out) = left_out {
+                let (state, reason) = self.describe(lane);
+                tracing::warn!(%lane, left_out, state, reason, "lane moved again and again");
             }
         }
     }
@@ -132,7 +177,7 @@ impl Admission for Engine {
     fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal> {
         let _abort = AbortOnPanic;
         let queue_max = self.limits.queue_max;
-        if self.draining.load(Ordering::Acquire) {
+        if self.draining.load(Ordering::SeqCst) {
             return Err(Refusal::Draining);
         }
         if !self.dispatch.all_loaded() {
@@ -149,8 +194,12 @@ impl Admission for Engine {
         Ok(pending)
     }
 
-    fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Acquire) && self.dispatch.all_loaded() && self.dispatch.has_usable_lane()
+    fn readiness(&self) -> Result<(), Refusal> {
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(Refusal::Draining);
+        }
+        let ready = self.dispatch.all_loaded() && self.dispatch.has_usable_lane();
+        if ready { Ok(()) } else { Err(Refusal::NotReady) }
     }
 }
 

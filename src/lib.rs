@@ -28,6 +28,7 @@ pub mod reply;
 pub mod clock;
 pub mod metrics;
 pub mod query;
+pub mod repeat;
 
 pub mod config;
 

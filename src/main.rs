@@ -4,9 +4,10 @@
 //! at the rim, they are told apart and printed. Output goes to standard output, the log and the progress bar to standard error.
 
 mod cli;
+mod log;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     panic,
     path::Path,
     process::ExitCode,
@@ -21,7 +22,6 @@ use parityd::{
     serve::{self, Plan},
     train::{self, BaseOptions, ParityOptions, Settings, TrainError},
 };
-use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Command, Eval, Train, TrainBase, TrainParity, TrainRun};
 
@@ -33,8 +33,12 @@ const CANNOT_START: u8 = 78;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(&cli.log);
-    match panic::catch_unwind(|| run(&cli)) {
+    // A wrong `--log` ends the process with 2, as any wrong flag.
+    let log = log::start(&cli.log, cli.log_format).unwrap_or_else(|error| {
+        Cli::command().error(ErrorKind::InvalidValue, format!("--log {}: {error}", cli.log)).exit()
+    });
+    let ended = panic::catch_unwind(|| run(&cli));
+    let code = match ended {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             tracing::error!("{error}");
@@ -42,17 +46,10 @@ fn main() -> ExitCode {
         }
         // The panic's message is already on standard error.
         Err(_) => ExitCode::from(BUG),
-    }
-}
-
-/// Starts the log on standard error. A wrong `--log` ends the process with 2, as any wrong flag.
-fn start_log(level: &str) {
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|error| {
-        let message = format!("--log {level}: {error}; use error, warn, info, debug or trace");
-        Cli::command().error(ErrorKind::InvalidValue, message).exit()
-    });
-    let stderr = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr).with_writer(io::stderr).init();
+    };
+    // Its last lines are written now; a lane that hangs may keep the process's end waiting, but not its log.
+    drop(log);
+    code
 }
 
 fn run(cli: &Cli) -> Result<()> {

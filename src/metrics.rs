@@ -101,6 +101,15 @@ impl Metrics {
         self.query_seconds.observe(latency.as_secs_f64());
     }
 
+    /// Queries answered so far, by provenance.
+    pub fn answers(&self) -> [(Provenance, u64); Provenance::ALL.len()] {
+        let mut answers = Provenance::ALL.map(|provenance| (provenance, 0));
+        for ((_, count), counter) in answers.iter_mut().zip(&self.queries) {
+            *count = counter.get();
+        }
+        answers
+    }
+
     /// A query was refused or failed.
     pub fn failed(&self, reason: &str, queries: usize) {
         self.errors.with_label_values(&[reason]).inc_by(queries as u64);

@@ -192,7 +192,7 @@ fn every_query_is_answered_once_whatever_the_threads_do() {
         }
         // Without this, a client that fails would leave the scope waiting for lanes that nobody stops.
         let _stop = Stop(engine);
-        while !engine.is_ready() {
+        while engine.readiness().is_err() {
             thread::yield_now();
         }
         let clients: Vec<_> = (0..CLIENTS).map(|seed| scope.spawn(move || run_client(engine, seed))).collect();

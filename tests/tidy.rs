@@ -19,6 +19,7 @@ use source::{root, sources, texts};
 const LAYERS: &Layers = &[
     // The words: plain data, and what counts and measures it.
     ("clock", &[]),
+    ("repeat", &["clock"]),
     ("query", &["clock"]),
     ("metrics", &["query"]),
     ("code", &[]),
@@ -33,11 +34,11 @@ const LAYERS: &Layers = &[
     ("dispatch", &["stripe", "health", "config", "code", "job", "queue", "reply", "query", "metrics", "clock"]),
     // The rim towards clients.
     ("admission", &["reply", "query"]),
-    ("http", &["admission", "reply", "query", "metrics", "job"]),
+    ("http", &["admission", "reply", "query", "metrics", "job", "repeat", "clock"]),
     // The rim towards devices: never names dispatch, they share `job`.
     ("model", &[]),
     ("weights", &["model", "code", "query"]),
-    ("lane", &["model", "weights", "config", "code", "job", "queue", "query", "metrics", "clock"]),
+    ("lane", &["model", "weights", "config", "code", "job", "queue", "query", "metrics", "repeat", "clock"]),
     // The core under real threads, and what puts everything together.
     (
         "engine",
@@ -53,6 +54,7 @@ const LAYERS: &Layers = &[
             "reply",
             "query",
             "metrics",
+            "repeat",
             "clock",
         ],
     ),
@@ -84,9 +86,10 @@ const LAYERS: &Layers = &[
     ("train", &["eval", "data", "model", "weights", "code", "clock"]),
     ("sim", &["dispatch", "stripe", "health", "config", "code", "job", "queue", "reply", "query", "metrics", "clock"]),
     // The binary: reaches the crate by its public name.
-    ("cli", &[]),
+    ("log", &[]),
+    ("cli", &["log"]),
     ("lib", &[]),
-    ("main", &["cli"]),
+    ("main", &["cli", "log"]),
 ];
 
 /// Words of code and the only modules that may use them, each with its reason.

@@ -104,6 +104,16 @@ pub enum Warning {
         /// Parity slots.
         r: usize,
     },
+    /// A stop may cut off queries that have time left.
+    #[error(
+        "drain_ms = {drain_ms} is less than deadline_ms = {deadline_ms}: a stop may refuse queries that it had admitted"
+    )]
+    ShortDrain {
+        /// `[http] drain_ms`
+        drain_ms: u128,
+        /// `deadline_ms`
+        deadline_ms: u128,
+    },
     /// Two lanes are pinned to one core, so a stall of one is a stall of both.
     #[error("lanes {first} and {second} are both pinned to core {core}: they slow each other down")]
     SharedCore {

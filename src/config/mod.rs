@@ -93,6 +93,8 @@ pub enum Lanes {
 pub struct Http {
     /// `listen`: address and port; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// `drain_ms`: how long a stop waits for admitted queries.
+    pub drain: Duration,
 }
 
 /// `[admin]`: routes for tests and demonstrations.

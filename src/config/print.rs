@@ -15,6 +15,7 @@ impl fmt::Display for Config {
             writeln!(f, "devices = \"auto\"\n")?;
         }
         writeln!(f, "[http]\nlisten = {}", text(&self.http.listen.to_string()))?;
+        writeln!(f, "drain_ms = {}", millis(self.http.drain))?;
         writeln!(f, "\n[admin]\nfaults = {}", self.admin.faults)?;
         writeln!(f, "\n[health]\nhang_ms = {}", millis(self.health.hang))?;
         writeln!(f, "canary_first_ms = {}", millis(self.health.canary_first))?;

@@ -46,7 +46,8 @@ fn http(table: &mut Section<'_, '_>, environment: Environment<'_>) -> Http {
         let read = address(&value);
         read.map_err(|rule| table.fault_elsewhere(HTTP_LISTEN, "listen", &value, rule)).ok()
     });
-    Http { listen: over.or(file).unwrap_or(default) }
+    let drain = table.get("drain_ms", |value| millis(value, MILLIS_MIN)).unwrap_or(Duration::from_secs(10));
+    Http { listen: over.or(file).unwrap_or(default), drain }
 }
 
 fn health(table: &mut Section<'_, '_>) -> Health {

@@ -24,6 +24,10 @@ impl Config {
         if coded && self.lanes != Lanes::Auto && domains < slots {
             warnings.push(Warning::Unprotected { domains, slots });
         }
+        let (drain, deadline) = (self.http.drain, self.deployment.deadline);
+        if drain < deadline {
+            warnings.push(Warning::ShortDrain { drain_ms: drain.as_millis(), deadline_ms: deadline.as_millis() });
+        }
         for (place, first) in lanes.iter().enumerate() {
             let second = lanes[place + 1..].iter().find(|lane| lane.core == first.core);
             if let (Some(core), Some(second)) = (first.core, second) {

@@ -32,6 +32,7 @@ pub use settle::Completed;
 use timers::{Due, Timers};
 
 use crate::{
+    clock::Time,
     code::Code,
     config::{Placement, Policy},
     health::{self, LaneHealth, Move, State},
@@ -191,6 +192,13 @@ impl Dispatch {
     /// Whether some lane can run data jobs now.
     pub fn has_usable_lane(&self) -> bool {
         self.lanes.iter().any(|lane| lane.settings.role.runs_base() && lane.is_healthy())
+    }
+
+    /// Whether some lane can run data jobs now, and is not stuck in a batch for longer than `patience`. A policy without health leaves a lane
+    /// that hangs in the healthy state; this does not.
+    pub fn has_moving_lane(&self, now: Time, patience: Duration) -> bool {
+        let moves = |lane: &LaneSeat| lane.in_flight(now).is_none_or(|age| age <= patience);
+        self.lanes.iter().any(|lane| lane.settings.role.runs_base() && lane.is_healthy() && moves(lane))
     }
 
     /// Whether no lane is still loading its models.

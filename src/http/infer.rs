@@ -20,8 +20,8 @@ use super::{
     route::{Asked, Shared},
 };
 use crate::{
-    admission::Terms,
-    query::{Answer, Prediction},
+    admission::{Refusal, Terms},
+    query::{Answer, Failure, Prediction},
 };
 
 /// Bytes of the body that are JSON, in the binary tensor extension.
@@ -34,14 +34,24 @@ pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, E
     check_type(headers)?;
     let allowance =
         Allowance { bytes_max: site.body_bytes_max(), timeout: site.limits.body_timeout, budget: &shared.budget };
-    let body = asked.body.read(headers, allowance).await?;
+    let body = tokio::select! {
+        biased;
+        read = asked.body.read(headers, allowance) => read?,
+        // A body that dribbles in does not hold up the end.
+        () = shared.drain.begun() => return Err(Refusal::Draining.into()),
+    };
     check_json_length(headers, body.as_ref().len())?;
     let call = parse(body.as_ref(), &site.signature, site.limits.queue_max)?;
     drop(body);
+    let _awaited = shared.drain.await_me();
     let pending = site.admission.admit(&call.rows, Terms { accepts: call.accepts })?;
     drop(call.rows);
-    let predictions = all(pending.await)?;
-    Ok(reply(site, call.id.as_deref(), &predictions))
+    let answers = tokio::select! {
+        biased;
+        answers = pending => answers,
+        () = shared.drain.over() => return Err(Error::Failed { row: 0, failure: Failure::Stopped }),
+    };
+    Ok(reply(site, call.id.as_deref(), &all(answers)?))
 }
 
 /// Absent or JSON; binary is a type of the protocol whose body may still be all JSON.
@@ -140,7 +150,7 @@ fn reply(site: &Site, id: Option<&str>, predictions: &[Prediction]) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::{Failure, Provenance};
+    use crate::query::Provenance;
 
     fn prediction(values: &[f32]) -> Prediction {
         Prediction { values: values.into(), provenance: Provenance::Direct }

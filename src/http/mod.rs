@@ -8,10 +8,12 @@
 //! (`tests/http_surface.rs`). Written on hyper itself and not on a framework: a dozen routes need no router, and the parts that matter
 //! here (limits before a byte is read, a reply before a refused body has arrived, noticing that a client left) lie below one.
 //!
-//! `server` accepts, `route` finds the handler, `body` reads, `parse` checks, `infer` and `admin` act, `respond` and `error` write.
+//! `server` accepts, `route` finds the handler, `body` reads, `parse` checks, `infer` and `admin` act, `respond` and `error` write,
+//! `drain` knows when all is over.
 
 mod admin;
 mod body;
+mod drain;
 mod error;
 mod infer;
 mod parse;
@@ -79,7 +81,7 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// From a request's header until its body is complete (408), and the longest that a reply may wait for its reader.
     pub body_timeout: Duration,
-    /// How long a shutdown waits for requests in flight.
+    /// How long a shutdown waits for admitted queries.
     pub drain: Duration,
 }
 

@@ -13,17 +13,19 @@ use serde_json::json;
 use super::{
     Site, admin,
     body::{Budget, Inbound},
+    drain::Drain,
     error::{ClientError, Error, cut},
     infer, respond,
     respond::{Problem, Reply},
 };
-use crate::{admission::Refusal, query::TensorSpec};
+use crate::query::TensorSpec;
 
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) site: Arc<Site>,
     pub(super) budget: Budget,
+    pub(super) drain: Drain,
 }
 
 /// A request and the body that has not been read yet.
@@ -69,7 +71,8 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answe
         respond::error(&error)
     });
     let unread = !asked.body.is_spent();
-    if unread {
+    // Whoever stays connected while the daemon stops would have its next request cut off.
+    if unread || shared.drain.has_begun() {
         reply.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     }
     Answered { reply, unread }
@@ -189,10 +192,10 @@ struct Readiness<'a> {
 
 /// Readiness is a question and no refusal, so it counts nothing.
 fn ready(site: &Site, name: Option<&str>) -> Reply {
-    if site.admission.is_ready() {
+    let Err(refusal) = site.admission.readiness() else {
         return respond::json(StatusCode::OK, &Readiness { name, ready: true, problem: None });
-    }
-    let error = Error::Refused(Refusal::NotReady);
+    };
+    let error = Error::from(refusal);
     let problem = Some(Problem::from(&error));
     respond::refused(&error, &Readiness { name, ready: false, problem })
 }

@@ -1,7 +1,7 @@
 //! The accept loop and the life of a connection.
 //!
-//! What always holds: no more than `connections_max` connections, none that is idle or slow for ever, and none older than the drain
-//! once a shutdown began. Over the cap nothing is accepted, so new clients wait in the kernel's backlog instead of costing memory. An
+//! What always holds: no more than `connections_max` connections, none that is idle or slow for ever, and none that outlives the drain by
+//! more than a moment. Over the cap nothing is accepted, so new clients wait in the kernel's backlog instead of costing memory. An
 //! accept that fails (no file descriptors left) waits a moment instead of spinning.
 //!
 //! hyper looks for the end of the stream while a handler waits, and drops the handler when it finds it. So a client that closes, or
@@ -30,44 +30,101 @@ use tokio::{
 use super::{
     Site,
     body::Budget,
+    drain::Drain,
     route::{Shared, answer},
     socket::{Socket, linger},
 };
+use crate::{clock::Clock, repeat::Repeats};
 
 /// How long the loop rests after an accept that failed for want of resources.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// How long a connection that was made before the port closed may take to send its first request.
+const FIRST_REQUEST: Duration = Duration::from_millis(100);
+/// How long the end waits for replies to be read, once there is nothing else to wait for.
+const LAST_REPLIES: Duration = Duration::from_secs(1);
 /// The longest head of a request, in bytes; longer is 431.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Serves `site` until `shutdown` resolves; then accepts nothing, lets requests in flight end within `limits.drain`, and returns.
+/// Serves `site` until `shutdown` resolves; then drains.
+///
+/// By the time `shutdown` resolves, admission refuses. The port stays open until every admitted query is answered, at most for
+/// `limits.drain`; queries that are not answered by then get a 503. Then it closes, and returns once the last replies are written.
 pub async fn serve(listener: TcpListener, site: Arc<Site>, shutdown: impl Future<Output = ()>) {
     let limits = site.limits;
     let budget = Budget::new(limits.bodies_bytes_max.max(site.body_bytes_max()));
-    let shared = Arc::new(Shared { site, budget });
-    let places = Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
+    let shared = Arc::new(Shared { site, budget, drain: Drain::new() });
     let (stop, stopped) = watch::channel(());
-    let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            Some(ended) = connections.join_next() => report(&ended),
-            (stream, place) = accept(&listener, &places) => {
-                connections.spawn(connection(stream, Arc::clone(&shared), stopped.clone(), place));
+    let mut port = Port {
+        listener,
+        shared: Arc::clone(&shared),
+        places: Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS))),
+        stopped,
+        connections: JoinSet::new(),
+        failures: Failures { clock: Clock::start(), repeats: Repeats::default() },
+    };
+    port.accept_until(shutdown).await;
+    shared.drain.begin();
+    if tokio::time::timeout(limits.drain, port.accept_until(shared.drain.settled())).await.is_err() {
+        tracing::warn!(requests = shared.drain.waiting(), "drain_ms is over: requests that are not answered get a 503");
+    }
+    shared.drain.end();
+    let mut connections = port.close();
+    drop(stop);
+    let written = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_REPLIES, written).await.is_err() {
+        tracing::warn!(connections = connections.len(), "connections are closed before their replies were read");
+        connections.shutdown().await;
+    }
+}
+
+/// The port and the connections that came through it.
+struct Port {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    places: Arc<Semaphore>,
+    stopped: watch::Receiver<()>,
+    connections: JoinSet<()>,
+    failures: Failures,
+}
+
+/// Which of the failures to accept are logged.
+struct Failures {
+    clock: Clock,
+    repeats: Repeats,
+}
+
+impl Port {
+    /// Accepts connections until `end`.
+    async fn accept_until(&mut self, end: impl Future<Output = ()>) {
+        let mut end = pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut end => return,
+                Some(ended) = self.connections.join_next() => report(&ended),
+                (stream, place) = accept(&self.listener, &self.places, &mut self.failures) => {
+                    self.connections.spawn(connection(stream, Arc::clone(&self.shared), self.stopped.clone(), place));
+                }
             }
         }
     }
-    drop(listener);
-    drop(stop);
-    let drained = async {
-        while let Some(ended) = connections.join_next().await {
-            report(&ended);
+
+    /// Closes the port, after it has accepted the connections that wait: the system would reset them. Not even a runtime's readiness is
+    /// waited for, so what is left to chance is the moment between two system calls.
+    fn close(mut self) -> JoinSet<()> {
+        match self.listener.into_std() {
+            Ok(listener) => {
+                while let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
+                    && let Ok((stream, _)) = listener.accept()
+                    && let Ok(()) = stream.set_nonblocking(true)
+                    && let Ok(stream) = TcpStream::from_std(stream)
+                {
+                    self.connections.spawn(connection(stream, Arc::clone(&self.shared), self.stopped.clone(), place));
+                }
+            }
+            Err(error) => tracing::debug!(%error, "connections that waited are reset"),
         }
-    };
-    if tokio::time::timeout(limits.drain, drained).await.is_err() {
-        tracing::warn!(connections = connections.len(), "connections are closed before their requests ended");
-        connections.shutdown().await;
+        self.connections
     }
 }
 
@@ -81,7 +138,11 @@ fn report(ended: &Result<(), JoinError>) {
 }
 
 /// The next connection and its place under the cap.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    failures: &mut Failures,
+) -> (TcpStream, OwnedSemaphorePermit) {
     let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
     loop {
         match listener.accept().await {
@@ -89,7 +150,9 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, 
             // The client left while it waited: the next one is not affected.
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
+                if let Some(left_out) = failures.repeats.tell(failures.clock.now()) {
+                    tracing::warn!(%error, left_out, "cannot accept connections");
+                }
                 tokio::time::sleep(ACCEPT_REST).await;
             }
         }
@@ -114,27 +177,32 @@ async fn connection(
         tracing::debug!(%error, "TCP_NODELAY");
     }
     let (socket, inherited) = Socket::new(stream, shared.site.limits.body_timeout);
-    let unread = AtomicBool::new(false);
-    if let Err(error) = requests(socket, &shared, &unread, stopped).await {
+    let past = Past::default();
+    if let Err(error) = requests(socket, &shared, &past, stopped).await {
         tracing::debug!(%error, "a connection ended early");
     }
-    if unread.load(Ordering::Relaxed)
+    if past.unread.load(Ordering::Relaxed)
         && let Ok(stream) = inherited.await
     {
         linger(stream).await;
     }
 }
 
-/// Serves the requests of one connection; sets `unread` when it answers one that has not arrived whole.
-async fn requests(
-    socket: Socket,
-    shared: &Shared,
-    unread: &AtomicBool,
-    mut stopped: watch::Receiver<()>,
-) -> hyper::Result<()> {
+/// What a connection has seen.
+#[derive(Default)]
+struct Past {
+    /// A request has arrived.
+    asked: AtomicBool,
+    /// A request was answered that had not arrived whole.
+    unread: AtomicBool,
+}
+
+/// Serves the requests of one connection.
+async fn requests(socket: Socket, shared: &Shared, past: &Past, mut stopped: watch::Receiver<()>) -> hyper::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| async move {
+        past.asked.store(true, Ordering::Relaxed);
         let answered = answer(shared, request).await;
-        unread.fetch_or(answered.unread, Ordering::Relaxed);
+        past.unread.fetch_or(answered.unread, Ordering::Relaxed);
         Ok::<_, Infallible>(answered.reply)
     });
     let limits = shared.site.limits;
@@ -143,8 +211,15 @@ async fn requests(
     let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
     tokio::select! {
         ended = connection.as_mut() => return ended,
-        // Nothing is ever sent: the channel closes when the shutdown begins.
-        _ = stopped.changed() => connection.as_mut().graceful_shutdown(),
+        // Nothing is ever sent: the channel closes when the port does.
+        _ = stopped.changed() => {}
     }
+    // A client that has just connected is told why: its first request gets the 503 that every other one got.
+    if !past.asked.load(Ordering::Relaxed)
+        && let Ok(ended) = tokio::time::timeout(FIRST_REQUEST, connection.as_mut()).await
+    {
+        return ended;
+    }
+    connection.as_mut().graceful_shutdown();
     connection.await
 }

@@ -28,6 +28,7 @@ use crate::{
     config,
     job::{AbortOnPanic, Batch, Completion, Feed, Loss, Work},
     query::LaneId,
+    repeat::Repeats,
     weights::Bundle,
 };
 
@@ -71,7 +72,7 @@ pub fn start(
         match Executor::open(&spec) {
             Ok((executor, expected)) => {
                 let id = spec.lane.id;
-                let mut lane = Lane { spec, feed, executor: Some(executor) };
+                let mut lane = Lane { spec, feed, executor: Some(executor), failures: Repeats::default() };
                 lane.feed.ready(id, expected);
                 opened(Ok(()));
                 lane.run();
@@ -103,6 +104,8 @@ struct Lane {
     feed: Arc<dyn Feed>,
     /// Device and models; `None` after a panic, until they are opened anew.
     executor: Option<Executor>,
+    /// Which of its failures are logged.
+    failures: Repeats,
 }
 
 impl Lane {
@@ -163,7 +166,9 @@ impl Lane {
                 Attempt { completions: completions.collect(), panicked: false }
             }
             Ok(Err(error)) => {
-                tracing::warn!(lane = %self.spec.lane.id, %error, "job failed");
+                if let Some(left_out) = self.failures.tell(self.spec.clock.now()) {
+                    tracing::warn!(lane = %self.spec.lane.id, %error, left_out, "job failed");
+                }
                 Attempt { completions: all_lost(Loss::Device), panicked: false }
             }
             Err(_) => Attempt { completions: all_lost(Loss::Panic), panicked: true },
@@ -176,7 +181,9 @@ impl Lane {
             match catch_unwind(AssertUnwindSafe(|| Executor::open(&self.spec))) {
                 Ok(Ok((executor, _))) => self.executor = Some(executor),
                 Ok(Err(error)) => {
-                    tracing::warn!(lane = %self.id(), %error, "device did not open again");
+                    if let Some(left_out) = self.failures.tell(self.spec.clock.now()) {
+                        tracing::warn!(lane = %self.id(), %error, left_out, "device did not open again");
+                    }
                     return Err(Loss::Device);
                 }
                 Err(_) => return Err(Loss::Panic),

@@ -3,17 +3,19 @@
 //! Order of a start: weights, port, lanes, HTTP. Whatever can fail fails before the first query, with a sentence for the operator; the
 //! port is bound before the slow parts, so that a second daemon on it is found out at once. Readiness turns green when every lane has
 //! loaded its models and run its canary.
+//!
+//! Here is what a library user needs: [`Plan`] and [`Running`]. `daemon` adds the port, signals and systemd; `start_log` and `notify` say what
+//! goes on.
 
+mod daemon;
 mod error;
 mod lanes;
+mod notify;
+mod start_log;
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    path::Path,
-    sync::Arc,
-    thread,
-};
+use std::{path::Path, sync::Arc, thread};
 
+pub use daemon::run;
 pub use error::{ServeError, StartFaults};
 pub use lanes::Crew;
 
@@ -24,14 +26,10 @@ use crate::{
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::{Rules, nvml},
-    http,
     metrics::Metrics,
     query::Signature,
     weights::Bundle,
 };
-
-/// How long a stop waits for requests in flight.
-const DRAIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A configuration whose weights have been checked too: what `check` vouches for and `serve` starts.
 #[derive(Debug)]
@@ -141,91 +139,5 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.engine.stop();
-    }
-}
-
-/// Serves until SIGINT or SIGTERM.
-pub fn run(plan: &Plan) -> Result<(), ServeError> {
-    let listen = plan.config.http.listen;
-    let listener = TcpListener::bind(listen).map_err(|source| ServeError::Listen { listen, source })?;
-    listener.set_nonblocking(true).map_err(|source| ServeError::Listen { listen, source })?;
-    let address = listener.local_addr().map_err(|source| ServeError::Listen { listen, source })?;
-    tell_start(plan);
-    let running = Running::start(plan)?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("http").build();
-    let runtime = runtime.map_err(ServeError::Thread)?;
-    let site = Arc::new(http::Site {
-        signature: plan.signature(),
-        admission: Arc::clone(&running.engine) as Arc<dyn crate::admission::Admission>,
-        metrics: Arc::clone(&running.metrics),
-        lanes: plan.config.admin.faults.then(|| Arc::clone(&running.crew) as Arc<dyn http::Lanes>),
-        limits: http::Limits::new(plan.config.deployment.queue_max, DRAIN),
-    });
-    runtime.block_on(async {
-        let listener =
-            tokio::net::TcpListener::from_std(listener).map_err(|source| ServeError::Listen { listen, source })?;
-        let ended = ending(Arc::clone(&running.engine))?;
-        tell_ready(plan, address);
-        http::serve(listener, site, ended).await;
-        Ok(())
-    })?;
-    tracing::info!("stopped");
-    Ok(())
-}
-
-/// Resolves on SIGINT or SIGTERM, when new queries are refused already.
-fn ending(engine: Arc<Engine>) -> Result<impl Future<Output = ()>, ServeError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signal)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signal)?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        tracing::info!(admitted = engine.admitted(), "stopping: new queries are refused, admitted ones are answered");
-        engine.drain();
-    })
-}
-
-fn tell_start(plan: &Plan) {
-    let cuda = cfg!(feature = "cuda");
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), cuda, "parityd starts");
-    for warning in &plan.warnings {
-        tracing::warn!("{warning}");
-    }
-    if plan.config.admin.faults {
-        tracing::warn!("[admin] faults is on: whoever reaches the port can break lanes");
-    }
-}
-
-fn tell_ready(plan: &Plan, address: SocketAddr) {
-    let deployment = &plan.config.deployment;
-    tracing::info!("protection: {}", protection(plan));
-    tracing::info!(%address, deployment = deployment.name, version = deployment.version, "listening");
-    let example = deployment.weights.join("example.json");
-    if example.exists() {
-        let (name, example) = (&deployment.name, example.display());
-        tracing::info!(
-            "try: curl -s -H 'Content-Type: application/json' http://{address}/v2/models/{name}/infer -d @{example}"
-        );
-    }
-}
-
-/// What the deployment survives, in words.
-fn protection(plan: &Plan) -> String {
-    let lanes = plan.config.lanes();
-    let base = lanes.iter().filter(|lane| lane.role.runs_base()).count();
-    match &plan.code {
-        None => format!("none decoded; a job that one of {base} base lanes loses is run again on another"),
-        Some(code) => {
-            let (k, r) = (code.k(), code.r());
-            format!(
-                "any {r} of the {} jobs of a stripe of {k} queries may be late or lost, on any of {} lanes",
-                k + r,
-                lanes.len()
-            )
-        }
     }
 }

@@ -1,10 +1,6 @@
 //! How clients may behave: slowly, rudely, many at once, or by leaving; and the admin routes.
 
-use std::{
-    io::Write,
-    net::{Shutdown, TcpStream},
-    time::Duration,
-};
+use std::{io::Write, net::Shutdown, time::Duration};
 
 use crate::port::{Client, INFER, Port, ROW, request, rows, wait_until};
 use parityd::{
@@ -174,35 +170,6 @@ fn connections_over_the_cap_wait_for_a_place() {
     third.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     drop(first);
     assert_eq!(third.reply(true).status, 200);
-}
-
-#[test]
-fn a_shutdown_ends_what_it_began_and_accepts_nothing_new() {
-    let mut port = Port::open();
-    port.engine.hold();
-    let mut idle = port.connect();
-    assert_eq!(idle.ask(request("GET", "/v2", "", "").as_bytes()).status, 200);
-    let mut busy = port.connect();
-    busy.send(request("POST", INFER, "", &rows(&[ROW])).as_bytes());
-    wait_until("admission", || port.engine.held().len() == 1);
-    drop(port.stop.take());
-    assert!(idle.is_closed(), "idle connections are closed");
-    wait_until("the closed port", || TcpStream::connect(port.address).is_err());
-    port.engine.release();
-    assert_eq!(busy.reply(true).status, 200);
-    port.shut();
-}
-
-#[test]
-fn a_shutdown_does_not_wait_longer_than_the_drain() {
-    let mut port = Port::with(|site| site.limits.drain = Duration::from_millis(100));
-    port.engine.hold();
-    let mut busy = port.connect();
-    busy.send(request("POST", INFER, "", &rows(&[ROW])).as_bytes());
-    wait_until("admission", || port.engine.held().len() == 1);
-    port.shut();
-    assert!(!port.engine.held()[0].is_open(), "the handler is gone");
-    assert!(busy.is_closed());
 }
 
 #[test]

@@ -8,4 +8,5 @@
 mod port;
 
 mod clients;
+mod drain;
 mod requests;

@@ -65,6 +65,11 @@ impl Adder {
         }
     }
 
+    /// Refuses from now on.
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        *self.refusal.lock().unwrap() = Some(refusal);
+    }
+
     pub(crate) fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)
     }
@@ -91,8 +96,8 @@ impl Admission for Adder {
         Ok(pending)
     }
 
-    fn is_ready(&self) -> bool {
-        self.refusal.lock().unwrap().is_none()
+    fn readiness(&self) -> Result<(), Refusal> {
+        self.refusal.lock().unwrap().map_or(Ok(()), Err)
     }
 }
 

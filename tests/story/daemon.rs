@@ -49,6 +49,11 @@ pub(crate) fn config(shipped: &str, edits: &[(&str, &str)]) -> String {
 impl Daemon {
     /// Starts `parityd serve` with this configuration; returns once it is ready.
     pub(crate) fn start(config: &str) -> Daemon {
+        Daemon::start_with(config, &[])
+    }
+
+    /// The same with environment variables.
+    pub(crate) fn start_with(config: &str, variables: &[(&str, &str)]) -> Daemon {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         fs::write(&file, config).unwrap();
@@ -58,6 +63,8 @@ impl Daemon {
             // Neither the developer's port nor a backtrace for each injected panic.
             .env_remove("PARITYD_HTTP_LISTEN")
             .env_remove("RUST_BACKTRACE")
+            .env_remove("NOTIFY_SOCKET")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -91,7 +98,7 @@ impl Daemon {
         }
     }
 
-    fn status(&self, path: &str) -> Option<u16> {
+    pub(crate) fn status(&self, path: &str) -> Option<u16> {
         self.agent.get(format!("{}{path}", self.url)).call().ok().map(|reply| reply.status().as_u16())
     }
 
@@ -138,11 +145,21 @@ impl Daemon {
         line.trim().trim_end_matches("kB").trim().parse().unwrap()
     }
 
-    /// Asks the daemon to end, and returns its exit code.
-    pub(crate) fn terminate(&mut self) -> Option<i32> {
+    /// Sends it SIGTERM.
+    pub(crate) fn signal(&self) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    }
+
+    /// Waits for its end, and returns its exit code.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
+    }
+
+    /// Asks the daemon to end, and returns its exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        self.signal();
+        self.wait()
     }
 }
 

@@ -4,6 +4,7 @@
 //! are seeded: the same seed sends the same images at the same times.
 
 use std::{
+    io::ErrorKind,
     path::Path,
     sync::{
         Mutex,
@@ -57,8 +58,12 @@ pub(crate) struct Reply {
     /// `reason` of an error.
     pub(crate) reason: String,
     pub(crate) retry_after: bool,
+    /// Nobody listens on the port any more.
+    pub(crate) refused: bool,
     /// When it should have been sent, from the start of the load.
     pub(crate) sent_at: Duration,
+    /// The same moment on the system's clock.
+    pub(crate) due: Instant,
     /// From then to its answer.
     pub(crate) latency: Duration,
 }
@@ -94,7 +99,7 @@ pub(crate) fn send(daemon: &Daemon, load: Load) -> Vec<Reply> {
             thread::sleep((start + sent_at).saturating_duration_since(Instant::now()));
             let outcome = exchange(&agent, &daemon.url, &body);
             let latency = Instant::now().saturating_duration_since(start + sent_at);
-            let reply = Reply { images: picked.clone(), sent_at, latency, ..outcome };
+            let reply = Reply { images: picked.clone(), sent_at, due: start + sent_at, latency, ..outcome };
             replies.lock().unwrap().push((index, reply));
         }
     };
@@ -132,11 +137,19 @@ fn exchange(agent: &ureq::Agent, url: &str, body: &str) -> Reply {
         logits: Vec::new(),
         reason: String::new(),
         retry_after: false,
+        refused: false,
         sent_at: Duration::ZERO,
+        due: Instant::now(),
         latency: Duration::ZERO,
     };
     let route = format!("{url}/v2/models/fashion-mnist/infer");
-    let Ok(mut reply) = agent.post(route).content_type("application/json").send(body) else { return nothing };
+    let mut reply = match agent.post(route).content_type("application/json").send(body) {
+        Ok(reply) => reply,
+        Err(ureq::Error::Io(error)) => {
+            return Reply { refused: error.kind() == ErrorKind::ConnectionRefused, ..nothing };
+        }
+        Err(_) => return nothing,
+    };
     let (status, retry_after) = (reply.status().as_u16(), reply.headers().contains_key("retry-after"));
     let Ok(told) = reply.body_mut().read_json::<Value>() else { return Reply { status, retry_after, ..nothing } };
     let reason = told["reason"].as_str().unwrap_or_default().to_owned();

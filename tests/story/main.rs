@@ -9,10 +9,13 @@
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small counts, and f32 told as f64")]
 
 mod daemon;
+mod drain;
 mod faults;
 mod limits;
 mod load;
 mod parm;
+#[cfg(target_os = "linux")]
+mod systemd;
 mod table;
 
 use std::{

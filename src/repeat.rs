@@ -1,0 +1,99 @@
+//! Which of many like log lines are told.
+//!
+//! A lane whose device is dead fails a canary every few seconds for as long as nobody comes, and an unattended machine's log should still
+//! be readable, and its disk still be free, when somebody does. The first lines are told in full, because they hold the story; after
+//! that one a minute, with the number of those left out. A token bucket, told the time, rather than "the same text only once": texts
+//! differ in a number, and a lane that comes and goes is as loud as one that stays away.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use crate::clock::Time;
+
+/// Lines that are told at once.
+const BURST: u32 = 10;
+/// How often one more may be told.
+const EVERY: Duration = Duration::from_mins(1);
+
+/// The lines of one kind, such as all moves of one lane.
+#[derive(Clone, Copy, Debug)]
+pub struct Repeats {
+    left: u32,
+    refilled: Time,
+    left_out: u64,
+}
+
+impl Default for Repeats {
+    fn default() -> Self {
+        Repeats { left: BURST, refilled: Time::ZERO, left_out: 0 }
+    }
+}
+
+impl Repeats {
+    /// Whether a line may be told now. It says how many before it were left out; `None` leaves this one out too.
+    pub fn tell(&mut self, now: Time) -> Option<u64> {
+        self.refill(now);
+        if self.left == 0 {
+            self.left_out += 1;
+            return None;
+        }
+        self.left -= 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+
+    /// The number of lines that were left out, once that may be told: so that the last of many, which nothing follows, is not lost.
+    pub fn left_out(&mut self, now: Time) -> Option<NonZeroU64> {
+        self.refill(now);
+        if self.left == 0 {
+            return None;
+        }
+        let left_out = NonZeroU64::new(std::mem::take(&mut self.left_out))?;
+        self.left -= 1;
+        Some(left_out)
+    }
+
+    fn refill(&mut self, now: Time) {
+        let every = u64::try_from(EVERY.as_nanos()).unwrap_or(u64::MAX);
+        let periods = now.nanos().saturating_sub(self.refilled.nanos()) / every;
+        if periods > 0 {
+            self.left = BURST.min(self.left.saturating_add(u32::try_from(periods).unwrap_or(u32::MAX)));
+            self.refilled = Time::from_nanos(self.refilled.nanos() + periods * every);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(seconds: u64) -> Time {
+        Time::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn the_first_ten_are_told_and_then_one_a_minute_with_what_was_left_out() {
+        let mut lines = Repeats::default();
+        let told: Vec<_> =
+            (0..3600).filter_map(|second| lines.tell(s(second)).map(|left_out| (second, left_out))).collect();
+        assert_eq!(told[..10], (0..10).map(|second| (second, 0)).collect::<Vec<_>>()[..]);
+        assert_eq!(told[10..13], [(60, 50), (120, 59), (180, 59)]);
+        assert_eq!(told.len(), 10 + 59);
+    }
+
+    #[test]
+    fn the_last_of_many_is_told_although_nothing_follows_it() {
+        let mut lines = Repeats::default();
+        for _ in 0..17 {
+            lines.tell(s(1));
+        }
+        assert_eq!(lines.left_out(s(59)), None, "not yet");
+        assert_eq!(lines.left_out(s(61)).map(NonZeroU64::get), Some(7));
+        assert_eq!(lines.left_out(s(200)), None, "nothing new");
+        assert_eq!(lines.tell(s(200)), Some(0));
+    }
+
+    #[test]
+    fn a_line_a_day_is_always_told() {
+        let mut lines = Repeats::default();
+        assert!((0..1000).all(|day| lines.tell(s(day * 86_400)) == Some(0)));
+    }
+}

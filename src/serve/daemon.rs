@@ -1,0 +1,103 @@
+//! The daemon around a running engine: port, signals, systemd.
+//!
+//! The end, in order: the first SIGTERM or SIGINT turns readiness red and makes admission refuse; the port stays open and says so;
+//! admitted queries are answered, for at most `drain_ms`; the port closes; the process ends with 0. Lanes that hang are left where they
+//! are, and end with the process. A second signal ends it at once.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
+
+use tokio::{
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
+
+use super::{Plan, Running, ServeError, notify, start_log};
+use crate::{
+    admission::Admission,
+    http::{self, Lanes, Limits, Site},
+};
+
+/// Threads that carry sockets; parsing a request is their heaviest work.
+const HTTP_THREADS: usize = 2;
+
+/// Serves until SIGINT or SIGTERM, and through the drain.
+pub fn run(plan: &Plan) -> Result<(), ServeError> {
+    let (listener, address) = bind(plan.config.http.listen)?;
+    start_log::starting(plan);
+    let running = Running::start(plan)?;
+    let threads =
+        runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
+    let runtime = threads.map_err(ServeError::Thread)?;
+    runtime.block_on(serve(plan, &running, listener, address))?;
+    tracing::info!(unanswered = running.engine.admitted(), "stopped");
+    Ok(())
+}
+
+/// Binds the port, before anything slow: a second daemon on it is found out at once.
+fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let refused = |source| ServeError::Listen { listen, source };
+    let listener = TcpListener::bind(listen).map_err(refused)?;
+    listener.set_nonblocking(true).map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    Ok((listener, address))
+}
+
+async fn serve(plan: &Plan, running: &Running, listener: TcpListener, address: SocketAddr) -> Result<(), ServeError> {
+    let listen = plan.config.http.listen;
+    let listener =
+        tokio::net::TcpListener::from_std(listener).map_err(|source| ServeError::Listen { listen, source })?;
+    let mut signals = Signals::new()?;
+    start_log::listening(plan, address);
+    let (draining, drains) = oneshot::channel::<()>();
+    let stopping = async move {
+        signals.next().await;
+        let admitted = running.engine.admitted();
+        running.engine.drain();
+        notify::stopping();
+        tracing::info!(admitted, "stopping: new queries are refused, admitted ones are answered");
+        drop(draining);
+        signals.next().await;
+        tracing::warn!(unanswered = running.engine.admitted(), "a second signal: stopping at once");
+    };
+    tokio::select! {
+        () = http::serve(listener, Arc::new(site(plan, running)), async { drop(drains.await) }) => {}
+        () = stopping => {}
+        () = notify::report(running) => {}
+    }
+    Ok(())
+}
+
+/// What the port serves.
+fn site(plan: &Plan, running: &Running) -> Site {
+    Site {
+        signature: plan.signature(),
+        admission: Arc::clone(&running.engine) as Arc<dyn Admission>,
+        metrics: Arc::clone(&running.metrics),
+        lanes: plan.config.admin.faults.then(|| Arc::clone(&running.crew) as Arc<dyn Lanes>),
+        limits: Limits::new(plan.config.deployment.queue_max, plan.config.http.drain),
+    }
+}
+
+/// The signals that ask a daemon to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, ServeError> {
+        let of = |kind| signal(kind).map_err(ServeError::Signal);
+        Ok(Signals { interrupt: of(SignalKind::interrupt())?, terminate: of(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The lines of a start: what runs, on what, how safe it is, and what to type next.
+
+use std::net::SocketAddr;
+
+use super::Plan;
+use crate::{code::Code, config::fault_domains};
+
+/// Before anything slow.
+pub(super) fn starting(plan: &Plan) {
+    let features = if cfg!(feature = "cuda") { "cuda" } else { "none" };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), features, "parityd starts");
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+    if plan.config.admin.faults {
+        tracing::warn!("[admin] faults is on: whoever reaches the port can break lanes");
+    }
+    if !plan.config.http.listen.ip().is_loopback() {
+        tracing::warn!(
+            "[http] listen = {} is reachable from other machines, and there is no authentication: keep it behind a proxy",
+            plan.config.http.listen
+        );
+    }
+}
+
+/// All lanes are ready and the port is open.
+pub(super) fn listening(plan: &Plan, address: SocketAddr) {
+    let deployment = &plan.config.deployment;
+    tracing::info!("protection: {}", protection(plan));
+    tracing::info!(%address, deployment = deployment.name, version = deployment.version, "listening");
+    let example = deployment.weights.join("example.json");
+    if example.exists() {
+        let (name, example) = (&deployment.name, example.display());
+        tracing::info!(
+            "try: curl -s -H 'Content-Type: application/json' http://{address}/v2/models/{name}/infer -d @{example}"
+        );
+    }
+}
+
+/// What may fail, in words: of lanes if each is a fault domain of its own, else of devices.
+fn protection(plan: &Plan) -> String {
+    let lanes = plan.config.lanes();
+    let domains = fault_domains(lanes);
+    let count = |runs: &dyn Fn(usize) -> bool| {
+        let mut held: Vec<u16> = (0..lanes.len()).filter(|&lane| runs(lane)).map(|lane| domains[lane].0).collect();
+        held.sort_unstable();
+        held.dedup();
+        held.len()
+    };
+    let (all, base) = (count(&|_| true), count(&|lane| lanes[lane].role.runs_base()));
+    let unit = if all == lanes.len() { "lanes" } else { "devices" };
+    let exact = match base {
+        1 => "the one that holds the base model is needed for any answer".to_owned(),
+        base => format!("queries are answered while one of the {base} that hold the base model is left"),
+    };
+    match &plan.code {
+        None => format!("none is decoded; {exact} ({all} {unit})"),
+        Some(code) => {
+            let words = ["none", "any one", "any two", "any three"];
+            let some = words.get(code.r()).map_or_else(|| format!("any {}", code.r()), |&word| word.to_owned());
+            format!("{some} of {all} {unit} may fail or be late, and predictions are decoded in time; {exact}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn plan(edit: impl Fn(String) -> String) -> Plan {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(folder.join("config.toml")).expect("it is there");
+        Plan::check(Config::parse(&edit(text), folder, "config.toml").expect("valid")).expect("weights are there")
+    }
+
+    #[test]
+    fn protection_says_how_many_lanes_may_fail() {
+        assert_eq!(
+            protection(&plan(|text| text)),
+            "any one of 3 lanes may fail or be late, and predictions are decoded in time; queries are answered while one of the 2 that \
+             hold the base model is left"
+        );
+        let none = plan(|text| {
+            text.replace("kind = \"coded\"", "kind = \"none\"").replace("role = \"parity\"", "role = \"base\"")
+        });
+        assert_eq!(
+            protection(&none),
+            "none is decoded; queries are answered while one of the 3 that hold the base model is left (3 lanes)"
+        );
+    }
+
+    #[test]
+    fn lanes_of_one_device_fail_together() {
+        let shared = plan(|text| text.replace("device = \"cpu\"", "device = \"cuda:0\"").replace("threads = 1", ""));
+        let told = protection(&shared);
+        assert!(told.contains("of 1 devices") && told.contains("the one that holds the base model"), "{told}");
+    }
+}
