@@ -35,7 +35,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve queries (what is done without a subcommand)
     Serve,
-    /// Check configuration, weights and devices, and stop
+    /// Check configuration and weights, and stop
     Check,
     /// Train a base model or the parity models of a code
     #[command(subcommand)]

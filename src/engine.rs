@@ -23,7 +23,7 @@ use crate::{
     metrics::Metrics,
     query::{LaneId, Query, Rows},
     queue::Bells,
-    repeat::Repeats,
+    repeat::{Line, Repeats},
     reply::{Admitted, Pending, Permit},
 };
 
@@ -138,9 +138,13 @@ impl Engine {
     }
 
     fn tell_move(&self, lane: LaneId, change: Move) {
-        let told = self.moves[usize::from(lane.0)].lock().tell(self.clock.now());
-        let Some(left_out) = told else { return };
         let (from, to, reason) = (change.from.as_str(), change.to.as_str(), change.reason);
+        if change.from == State::Starting {
+            // The start-up log says more about it.
+            return tracing::debug!(%lane, from, to, %reason, "lane moved");
+        }
+        let next = self.moves[usize::from(lane.0)].lock().next(self.clock.now());
+        let Line::Told { left_out } = next else { return };
         if change.to == State::Healthy {
             tracing::info!(%lane, from, to, %reason, left_out, "lane moved");
         } else {

@@ -12,7 +12,10 @@ use std::{
     thread,
 };
 
-use parityd::{clock::Clock, repeat::Repeats};
+use parityd::{
+    clock::Clock,
+    repeat::{Line, Repeats},
+};
 use serde_json::json;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
@@ -49,11 +52,11 @@ fn tell_panics(format: Format) {
     let (clock, repeats) = (Clock::start(), Mutex::new(Repeats::default()));
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        let told = repeats.lock().unwrap_or_else(PoisonError::into_inner).tell(clock.now());
-        match (told, format) {
-            (None, _) => {}
-            (Some(_), Format::Human) => usual(panic),
-            (Some(left_out), Format::Json) => {
+        let next = repeats.lock().unwrap_or_else(PoisonError::into_inner).next(clock.now());
+        match (next, format) {
+            (Line::LeftOut, _) => {}
+            (Line::Told { .. }, Format::Human) => usual(panic),
+            (Line::Told { left_out }, Format::Json) => {
                 // Nobody is left to be told that standard error is closed.
                 drop(writeln!(io::stderr(), "{}", line(panic, left_out)));
             }
@@ -62,7 +65,7 @@ fn tell_panics(format: Format) {
 }
 
 /// A panic in the shape of the other JSON lines.
-fn line(panic: &PanicHookInfo<'_>, left_out: u64) -> serde_json::Value {
+fn line(panic: &PanicHookInfo<'_>, left_out: Option<u64>) -> serde_json::Value {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     json!({

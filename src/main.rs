@@ -64,7 +64,7 @@ fn run(cli: &Cli) -> Result<()> {
 
 /// Prints the configuration in force. Loading it has checked it, and the weights.
 fn check(plan: &Plan) -> Result<()> {
-    for warning in &plan.warnings {
+    for warning in plan.warnings.iter().chain(&plan.needs_cuda()) {
         tracing::warn!("{warning}");
     }
     print(&plan.config.to_string())

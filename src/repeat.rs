@@ -5,7 +5,7 @@
 //! that one a minute, with the number of those left out. A token bucket, told the time, rather than "the same text only once": texts
 //! differ in a number, and a lane that comes and goes is as loud as one that stays away.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::time::Duration;
 
 use crate::clock::Time;
 
@@ -13,6 +13,18 @@ use crate::clock::Time;
 const BURST: u32 = 10;
 /// How often one more may be told.
 const EVERY: Duration = Duration::from_mins(1);
+
+/// Whether one more line may be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Line {
+    /// It may, and should say how many before it were left out, if any were.
+    Told {
+        /// How many.
+        left_out: Option<u64>,
+    },
+    /// It is left out, too.
+    LeftOut,
+}
 
 /// The lines of one kind, such as all moves of one lane.
 #[derive(Clone, Copy, Debug)]
@@ -29,26 +41,30 @@ impl Default for Repeats {
 }
 
 impl Repeats {
-    /// Whether a line may be told now. It says how many before it were left out; `None` leaves this one out too.
-    pub fn tell(&mut self, now: Time) -> Option<u64> {
+    /// A line of this kind is at hand.
+    pub fn next(&mut self, now: Time) -> Line {
         self.refill(now);
         if self.left == 0 {
             self.left_out += 1;
-            return None;
+            return Line::LeftOut;
         }
         self.left -= 1;
-        Some(std::mem::take(&mut self.left_out))
+        Line::Told { left_out: self.take() }
     }
 
     /// The number of lines that were left out, once that may be told: so that the last of many, which nothing follows, is not lost.
-    pub fn left_out(&mut self, now: Time) -> Option<NonZeroU64> {
+    pub fn left_out(&mut self, now: Time) -> Option<u64> {
         self.refill(now);
         if self.left == 0 {
             return None;
         }
-        let left_out = NonZeroU64::new(std::mem::take(&mut self.left_out))?;
+        let left_out = self.take()?;
         self.left -= 1;
         Some(left_out)
+    }
+
+    fn take(&mut self) -> Option<u64> {
+        Some(std::mem::take(&mut self.left_out)).filter(|&left_out| left_out > 0)
     }
 
     fn refill(&mut self, now: Time) {
@@ -72,10 +88,14 @@ mod tests {
     #[test]
     fn the_first_ten_are_told_and_then_one_a_minute_with_what_was_left_out() {
         let mut lines = Repeats::default();
-        let told: Vec<_> =
-            (0..3600).filter_map(|second| lines.tell(s(second)).map(|left_out| (second, left_out))).collect();
-        assert_eq!(told[..10], (0..10).map(|second| (second, 0)).collect::<Vec<_>>()[..]);
-        assert_eq!(told[10..13], [(60, 50), (120, 59), (180, 59)]);
+        let told: Vec<_> = (0..3600)
+            .filter_map(|second| match lines.next(s(second)) {
+                Line::Told { left_out } => Some((second, left_out)),
+                Line::LeftOut => None,
+            })
+            .collect();
+        assert_eq!(told[..10], (0..10).map(|second| (second, None)).collect::<Vec<_>>()[..]);
+        assert_eq!(told[10..13], [(60, Some(50)), (120, Some(59)), (180, Some(59))]);
         assert_eq!(told.len(), 10 + 59);
     }
 
@@ -83,17 +103,17 @@ mod tests {
     fn the_last_of_many_is_told_although_nothing_follows_it() {
         let mut lines = Repeats::default();
         for _ in 0..17 {
-            lines.tell(s(1));
+            lines.next(s(1));
         }
         assert_eq!(lines.left_out(s(59)), None, "not yet");
-        assert_eq!(lines.left_out(s(61)).map(NonZeroU64::get), Some(7));
+        assert_eq!(lines.left_out(s(61)), Some(7));
         assert_eq!(lines.left_out(s(200)), None, "nothing new");
-        assert_eq!(lines.tell(s(200)), Some(0));
+        assert_eq!(lines.next(s(200)), Line::Told { left_out: None });
     }
 
     #[test]
     fn a_line_a_day_is_always_told() {
         let mut lines = Repeats::default();
-        assert!((0..1000).all(|day| lines.tell(s(day * 86_400)) == Some(0)));
+        assert!((0..1000).all(|day| lines.next(s(day * 86_400)) == Line::Told { left_out: None }));
     }
 }

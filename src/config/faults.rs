@@ -104,6 +104,14 @@ pub enum Warning {
         /// Parity slots.
         r: usize,
     },
+    /// The configuration is meant for another build.
+    #[error("lane {lane}: device = \"{device}\" needs a build with `--features cuda`; this one will not start with it")]
+    NeedsCuda {
+        /// The first lane that does.
+        lane: u16,
+        /// Its device.
+        device: String,
+    },
     /// A stop may cut off queries that have time left.
     #[error(
         "drain_ms = {drain_ms} is less than deadline_ms = {deadline_ms}: a stop may refuse queries that it had admitted"

@@ -34,7 +34,10 @@ use super::{
     route::{Shared, answer},
     socket::{Socket, linger},
 };
-use crate::{clock::Clock, repeat::Repeats};
+use crate::{
+    clock::Clock,
+    repeat::{Line, Repeats},
+};
 
 /// How long the loop rests after an accept that failed for want of resources.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -150,7 +153,7 @@ async fn accept(
             // The client left while it waited: the next one is not affected.
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
-                if let Some(left_out) = failures.repeats.tell(failures.clock.now()) {
+                if let Line::Told { left_out } = failures.repeats.next(failures.clock.now()) {
                     tracing::warn!(%error, left_out, "cannot accept connections");
                 }
                 tokio::time::sleep(ACCEPT_REST).await;

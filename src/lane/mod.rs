@@ -28,7 +28,7 @@ use crate::{
     config,
     job::{AbortOnPanic, Batch, Completion, Feed, Loss, Work},
     query::LaneId,
-    repeat::Repeats,
+    repeat::{Line, Repeats},
     weights::Bundle,
 };
 
@@ -166,7 +166,7 @@ impl Lane {
                 Attempt { completions: completions.collect(), panicked: false }
             }
             Ok(Err(error)) => {
-                if let Some(left_out) = self.failures.tell(self.spec.clock.now()) {
+                if let Line::Told { left_out } = self.failures.next(self.spec.clock.now()) {
                     tracing::warn!(lane = %self.spec.lane.id, %error, left_out, "job failed");
                 }
                 Attempt { completions: all_lost(Loss::Device), panicked: false }
@@ -181,7 +181,7 @@ impl Lane {
             match catch_unwind(AssertUnwindSafe(|| Executor::open(&self.spec))) {
                 Ok(Ok((executor, _))) => self.executor = Some(executor),
                 Ok(Err(error)) => {
-                    if let Some(left_out) = self.failures.tell(self.spec.clock.now()) {
+                    if let Line::Told { left_out } = self.failures.next(self.spec.clock.now()) {
                         tracing::warn!(lane = %self.id(), %error, left_out, "device did not open again");
                     }
                     return Err(Loss::Device);

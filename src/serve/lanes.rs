@@ -57,7 +57,8 @@ impl Crew {
         }
         for (lane, core) in configured.iter().zip(lane::cores(configured)) {
             let (id, device, role) = (lane.id, &lane.device, lane.role.as_str());
-            tracing::info!(lane = %id, %device, role, core, threads = lane.threads, "lane ready");
+            let pinned_to = core.map_or_else(|| "any".to_owned(), |core| core.to_string());
+            tracing::info!(lane = %id, %device, role, core = pinned_to, threads = lane.threads, "lane ready");
         }
         Ok(Crew { engine: Arc::clone(engine), lanes })
     }

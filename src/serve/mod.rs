@@ -22,7 +22,7 @@ pub use lanes::Crew;
 use crate::{
     clock::Clock,
     code::{Code, Sum},
-    config::{Config, Lanes, PolicyKind, Warning, fault_domains},
+    config::{Config, Device, Lanes, PolicyKind, Warning, fault_domains},
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::{Rules, nvml},
@@ -71,6 +71,14 @@ impl Plan {
             return Err(StartFaults::DefaultPrediction { given: default.len(), outputs });
         }
         Ok(Plan { warnings, code, bundle: Arc::new(bundle), config })
+    }
+
+    /// A warning if a lane's device needs a build that this is not. `serve` refuses such a lane; a configuration may well be checked on
+    /// another machine than the one it is for.
+    pub fn needs_cuda(&self) -> Option<Warning> {
+        let lane = self.config.lanes().iter().find(|lane| lane.device != Device::Cpu)?;
+        let warning = Warning::NeedsCuda { lane: lane.id.0, device: lane.device.to_string() };
+        (!cfg!(feature = "cuda")).then_some(warning)
     }
 
     /// What clients must know; the configuration says under which name and version.

@@ -1,6 +1,6 @@
 //! The lines of a start: what runs, on what, how safe it is, and what to type next.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Plan;
 use crate::{code::Code, config::fault_domains};
@@ -30,11 +30,21 @@ pub(super) fn listening(plan: &Plan, address: SocketAddr) {
     tracing::info!(%address, deployment = deployment.name, version = deployment.version, "listening");
     let example = deployment.weights.join("example.json");
     if example.exists() {
-        let (name, example) = (&deployment.name, example.display());
+        let (name, example, address) = (&deployment.name, example.display(), dialled(address));
         tracing::info!(
             "try: curl -s -H 'Content-Type: application/json' http://{address}/v2/models/{name}/infer -d @{example}"
         );
     }
+}
+
+/// Where a client on this machine reaches an address that was listened on.
+fn dialled(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 /// What may fail, in words: of lanes if each is a fault domain of its own, else of devices.

@@ -38,7 +38,7 @@ fn while_it_drains_the_port_is_open_and_says_that_it_ends() {
 
 #[test]
 fn neither_an_idle_connection_nor_half_a_body_holds_up_the_end() {
-    let port = Port::with(|site| site.limits.drain = Duration::from_secs(60));
+    let port = Port::with(|site| site.limits.drain = Duration::from_mins(1));
     let mut idle = port.connect();
     assert_eq!(idle.ask(request("GET", "/v2", "", "").as_bytes()).status, 200);
     let mut silent = port.connect();

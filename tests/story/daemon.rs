@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -23,6 +23,7 @@ pub(crate) struct Daemon {
     /// `http://127.0.0.1:port`
     pub(crate) url: String,
     agent: Agent,
+    log: Arc<Mutex<Vec<String>>>,
     _folder: TempDir,
 }
 
@@ -72,7 +73,8 @@ impl Daemon {
             .unwrap();
         let stderr = child.stderr.take().expect("piped");
         let agent = agent(Duration::from_secs(5));
-        let mut daemon = Daemon { child, url: String::new(), agent, _folder: folder };
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let mut daemon = Daemon { child, url: String::new(), agent, log: Arc::clone(&log), _folder: folder };
         let (told, bound) = mpsc::sync_channel(1);
         // Reads to the end, so that the daemon never blocks on a full pipe; what it logs shows when a test fails.
         thread::spawn(move || {
@@ -81,6 +83,7 @@ impl Daemon {
                     drop(told.try_send(address));
                 }
                 println!("{line}");
+                log.lock().unwrap().push(line);
             }
         });
         let address = bound.recv_timeout(START).expect("the daemon logs its address");
@@ -143,6 +146,11 @@ impl Daemon {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
         line.trim().trim_end_matches("kB").trim().parse().unwrap()
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
     }
 
     /// Sends it SIGTERM.

@@ -13,6 +13,7 @@ mod drain;
 mod faults;
 mod limits;
 mod load;
+mod log;
 mod parm;
 #[cfg(target_os = "linux")]
 mod systemd;
