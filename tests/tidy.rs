@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "tidy/docs.rs"]
+mod docs;
 #[path = "tidy/rules.rs"]
 mod rules;
 #[path = "tidy/source.rs"]
