@@ -25,6 +25,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
+from urllib.parse import quote
 
 import requests
 
@@ -71,7 +72,7 @@ class Client:
 
         A request is sent `1 + retries` times at most, with pauses of `longest_wait` seconds at most.
         """
-        self._model_url = f"{url.rstrip('/')}/v2/models/{requests.utils.quote(model, safe='')}"
+        self._model_url = f"{url.rstrip('/')}/v2/models/{quote(model, safe='')}"
         self._timeout = timeout
         self._retries = retries
         self._longest_wait = longest_wait
@@ -84,7 +85,7 @@ class Client:
             self._metadata = self._call("GET", self._model_url, None)
         return self._metadata
 
-    def infer(self, rows: Sequence[Sequence[float]], allow_reconstructed: bool = True) -> list[Prediction]:
+    def infer(self, rows: Sequence[Sequence[float]], *, allow_reconstructed: bool = True) -> list[Prediction]:
         """One prediction a row, in order. Raises ParitydError if any row has none.
 
         Each row holds all values of one input, one after the other: 784 pixels in 0..1 for Fashion-MNIST.
@@ -126,9 +127,8 @@ class Client:
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 # Down, or restarting: the old connection is of no use, so the next try opens a new one.
                 self._session.close()
-                wait, failure = 1.0, ParitydError(
-                    f"no connection to {url}: {error}", status=None, reason="no_connection", retryable=True
-                )
+                wait: float | None = 1.0
+                failure = ParitydError(f"no connection to {url}: {error}", status=None, reason="no_connection", retryable=True)
             except requests.Timeout as error:
                 # The daemon answers every query by its deadline. Asking again would add load to whatever is stuck.
                 self._session.close()
@@ -137,7 +137,8 @@ class Client:
                 ) from error
             else:
                 if reply.ok:
-                    return reply.json()
+                    told: dict[str, Any] = reply.json()
+                    return told
                 wait, failure = _wait(reply), _failure(reply)
             if wait is None or tries_left == 0:
                 raise failure
