@@ -1,4 +1,4 @@
-//! What builds and checks a clone fits the clone: the container's files, CI's toolchain. Not part of the packaged crate.
+//! What packages and checks parityd fits it: the container's files, the toolchain of CI and container.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
