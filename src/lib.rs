@@ -3,6 +3,9 @@
 //! The path of a query is `http → admission → dispatch → lane → stripe → reply`; the modules below stand in that order, from the edge
 //! inwards. ARCHITECTURE.md draws the path and lists what each layer does not know.
 
+#[cfg(not(unix))]
+compile_error!("parityd ends on Unix signals and runs on Linux and macOS; on Windows, build and run it inside WSL2");
+
 pub mod serve;
 
 pub mod http;

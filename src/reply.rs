@@ -12,7 +12,8 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
 };
 
 use atomic_waker::AtomicWaker;
@@ -172,6 +173,30 @@ impl Drop for Admitted {
 #[derive(Debug)]
 pub struct Pending(Arc<Board>);
 
+impl Pending {
+    /// Blocks the calling thread until the last row has its answer, which is by the deadline. For programs without an executor.
+    pub fn wait(mut self) -> Vec<Answer> {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            // A wake-up between the look and the park is not lost: the next park returns at once.
+            match Pin::new(&mut self).poll(&mut context) {
+                Poll::Ready(answers) => return answers,
+                Poll::Pending => thread::park(),
+            }
+        }
+    }
+}
+
+/// Wakes the thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
 impl Future for Pending {
     type Output = Vec<Answer>;
 
@@ -221,7 +246,7 @@ mod tests {
         let (admitted, mut pending) = Admitted::request(vec![query(), query()], permits);
         assert_eq!(admitted[0].answer(Ok(direct(1.0))), Ok(()));
         assert_eq!(admitted[0].answer(Err(Failure::Deadline)), Err(Late));
-        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut context = Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut pending).poll(&mut context).is_pending());
         assert_eq!(admitted[1].answer(Err(Failure::Deadline)), Ok(()));
         let Poll::Ready(answers) = Pin::new(&mut pending).poll(&mut context) else {
@@ -229,6 +254,19 @@ mod tests {
         };
         assert_eq!(answers[0].as_ref().unwrap().values[..], [1.0]);
         assert_eq!(answers[1].as_ref().unwrap_err(), &Failure::Deadline);
+    }
+
+    #[test]
+    fn a_thread_can_wait_without_an_executor() {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let permits = Permit::acquire(&taken, 2, 2).expect("two places");
+        let (admitted, pending) = Admitted::request(vec![query(), query()], permits);
+        let waiting = thread::spawn(|| pending.wait());
+        assert_eq!(admitted[1].answer(Ok(direct(2.0))), Ok(()));
+        assert_eq!(admitted[0].answer(Ok(direct(1.0))), Ok(()));
+        let answers = waiting.join().unwrap();
+        let values = |answer: &Answer| answer.as_ref().unwrap().values[0].to_bits();
+        assert_eq!(answers.iter().map(values).collect::<Vec<_>>(), [1.0_f32.to_bits(), 2.0_f32.to_bits()]);
     }
 
     #[test]
@@ -243,7 +281,7 @@ mod tests {
         assert_eq!(admitted[0].answer(Ok(direct(1.0))), Ok(()));
         assert_eq!(taken.load(Ordering::Relaxed), 1, "over, although somebody still holds the query");
         drop(admitted.pop());
-        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut context = Context::from_waker(Waker::noop());
         let Poll::Ready(answers) = Pin::new(&mut pending).poll(&mut context) else {
             unreachable!("a query that everybody has let go of is answered")
         };

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
-use parityd::config::{Config, Grace, Placement, PolicyKind, Rerun};
+use parityd::config::{Config, Grace, Placement, PolicyKind, Rerun, fault_domains};
 
-const SHIPPED: [&str; 2] = ["config.toml", "examples/parm.toml"];
+const SHIPPED: [&str; 3] = ["config.toml", "examples/parm.toml", "examples/four-gpus.toml"];
 
 fn path(file: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
@@ -93,6 +93,41 @@ fn parm_toml_is_the_papers_baseline() {
     assert_eq!((policy.kind, policy.placement), (PolicyKind::Coded, Placement::Dedicated));
     assert_eq!((policy.health, policy.grace, policy.rerun), (false, Grace::None, Rerun::AfterDecode));
     assert_eq!(policy.default_prediction, None);
+}
+
+/// Both placements that the file describes are valid, and are what it says: pooled by uncommenting five lines, each in place of the
+/// line above it.
+#[test]
+fn four_gpus_toml_holds_two_placements() {
+    let roles = |config: &Config| config.lanes().iter().map(|lane| lane.role.as_str()).collect::<Vec<_>>();
+    let dedicated = load("examples/four-gpus.toml");
+    assert_eq!(roles(&dedicated), ["base", "base", "base", "parity"]);
+    assert_eq!(dedicated.deployment.policy.placement, Placement::Dedicated);
+
+    let text = fs::read_to_string(path("examples/four-gpus.toml")).unwrap();
+    let mut lines: Vec<&str> = Vec::new();
+    let mut swapped = 0;
+    for line in text.lines() {
+        match line.strip_prefix("# ").filter(|rest| rest.starts_with("role = ") || rest.starts_with("placement = ")) {
+            Some(alternative) => {
+                let replaced = lines.pop().expect("an alternative follows what it replaces");
+                assert_eq!(replaced.split(" = ").next(), alternative.split(" = ").next(), "{line}");
+                lines.push(alternative);
+                swapped += 1;
+            }
+            None => lines.push(line),
+        }
+    }
+    assert_eq!(swapped, 5);
+    let pooled = Config::parse(&lines.join("\n"), &path("examples"), "pooled").map_err(|faults| faults.to_string());
+    let pooled = pooled.expect("the alternative is valid");
+    assert_eq!(roles(&pooled), ["both"; 4]);
+    assert_eq!(pooled.deployment.policy.placement, Placement::Pooled);
+    for config in [dedicated, pooled] {
+        assert_eq!(config.warnings(), []);
+        let domains: BTreeSet<_> = fault_domains(config.lanes()).iter().map(|domain| domain.0).collect();
+        assert_eq!(domains.len(), 4, "each GPU is a fault domain of its own");
+    }
 }
 
 #[test]

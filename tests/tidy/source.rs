@@ -49,10 +49,10 @@ pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Rust file of `src` and `tests`.
+/// Every Rust file of `src`, `tests` and `examples`.
 pub(crate) fn sources() -> Vec<Source> {
     let rust = files().into_iter().filter(|path| {
-        let ours = path.starts_with("src/") || path.starts_with("tests/");
+        let ours = ["src/", "tests/", "examples/"].iter().any(|folder| path.starts_with(folder));
         ours && Path::new(path).extension().is_some_and(|extension| extension == "rs")
     });
     let found: Vec<_> = rust.map(|path| Source::new(&path, &fs::read_to_string(root().join(&path)).unwrap())).collect();
