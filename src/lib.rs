@@ -31,6 +31,7 @@ pub mod query;
 
 pub mod config;
 
+pub mod bench;
 pub mod data;
 pub mod eval;
 pub mod sim;
