@@ -35,6 +35,7 @@ pub mod repeat;
 
 pub mod config;
 
+pub mod bench;
 pub mod data;
 pub mod eval;
 pub mod sim;

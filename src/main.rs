@@ -1,21 +1,25 @@
 //! The `parityd` command: reads the command line, starts the log, runs one subcommand, turns its outcome into an exit code.
 //!
-//! Exit codes: 0 ok, 2 usage, 70 a bug, 78 cannot start (configuration, weights, device, data). Errors are typed in the library; here,
-//! at the rim, they are told apart and printed. Output goes to standard output, the log and the progress bar to standard error.
+//! Exit codes: 0 ok, 2 usage, 65 measured but void, 70 a bug, 78 cannot start (configuration, weights, device, data, server), 130 a
+//! measurement that Ctrl-C ended. Errors are typed in the library; here, at the rim, they are told apart and printed. Output goes to
+//! standard output, the log and the progress bar to standard error.
 
 mod cli;
 mod log;
 
 use std::{
+    env,
     io::{self, Write},
     panic,
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use parityd::{
+    bench::{self, BenchError, CompareOptions, HttpOptions, Load},
     code::Sum,
     data,
     eval::{self, EvalError},
@@ -23,7 +27,13 @@ use parityd::{
     train::{self, BaseOptions, ParityOptions, Settings, TrainError},
 };
 
-use cli::{Cli, Command, Eval, Train, TrainBase, TrainParity, TrainRun};
+use cli::{Bench, BenchCompare, BenchHttp, Cli, Command, Eval, Train, TrainBase, TrainParity, TrainRun};
+
+/// What was measured is printed, but nothing should be concluded from it. `EX_DATAERR` of sysexits.
+const VOID: u8 = 65;
+
+/// Ctrl-C ended a measurement: 128 + SIGINT, as shells have it.
+const INTERRUPTED: u8 = 130;
 
 /// A bug: a panic, or arithmetic that failed although everything was checked.
 const BUG: u8 = 70;
@@ -59,6 +69,8 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Train(Train::Base(options))) => train_base(options),
         Some(Command::Train(Train::Parity(options))) => train_parity(options),
         Some(Command::Eval(options)) => evaluate(options),
+        Some(Command::Bench(Bench::Http(options))) => bench_http(options),
+        Some(Command::Bench(Bench::Compare(options))) => bench_compare(options),
     }
 }
 
@@ -80,8 +92,13 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Who has to act: the operator (78), or us (70).
+/// Who has to act: the operator (78), whoever measures (65), or us (70).
 fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(BenchError::Void { .. }) => return VOID,
+        Some(BenchError::Interrupted) => return INTERRUPTED,
+        Some(_) | None => {}
+    }
     let training = matches!(error.downcast_ref(), Some(TrainError::Tensor(_) | TrainError::Diverged { .. }));
     let measuring = matches!(error.downcast_ref(), Some(EvalError::Tensor(_)));
     if training || measuring { BUG } else { CANNOT_START }
@@ -143,4 +160,42 @@ fn evaluate(options: &Eval) -> Result<()> {
     }
     let text = if options.json { eval::json(&rows) } else { eval::table(&rows) };
     print(&text)
+}
+
+fn bench_http(options: &BenchHttp) -> Result<()> {
+    let wrong = |message: String| -> ! { Cli::command().error(ErrorKind::ValueValidation, message).exit() };
+    if options.rate * options.seconds > bench::REQUESTS_MAX {
+        wrong(format!("--rate times --seconds is more than {} requests", bench::REQUESTS_MAX));
+    }
+    let end = Duration::from_secs_f64(options.seconds);
+    if let Some(fault) = options.faults.iter().find(|fault| fault.at >= end) {
+        wrong(format!("--fault {fault}: the load ends after {} s; raise --seconds", options.seconds));
+    }
+    let report = bench::http(&HttpOptions {
+        url: options.url.clone(),
+        model: options.model.clone(),
+        load: Load {
+            rate: options.rate,
+            seconds: options.seconds,
+            seed: options.seed,
+            arrivals: options.arrivals,
+            rows: options.rows,
+            deadline: Duration::from_millis(options.deadline_ms),
+            allow_reconstructed: !options.no_reconstructed,
+        },
+        data: options.data.clone(),
+        faults: options.faults.clone(),
+        command: env::args().collect::<Vec<_>>().join(" "),
+    })?;
+    print(&if options.json { report.json() } else { report.table() })?;
+    match report.void_reason {
+        Some(reason) => Err(BenchError::Void { reason }.into()),
+        None => Ok(()),
+    }
+}
+
+fn bench_compare(options: &BenchCompare) -> Result<()> {
+    let BenchCompare { a, b, anyway, seed, json } = options;
+    let comparison = bench::compare(&CompareOptions { a: a.clone(), b: b.clone(), anyway: *anyway, seed: *seed })?;
+    print(&if *json { comparison.json() } else { comparison.table() })
 }

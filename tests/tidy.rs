@@ -86,6 +86,8 @@ const LAYERS: &Layers = &[
     ("data", &[]),
     ("eval", &["data", "model", "weights", "code"]),
     ("train", &["eval", "data", "model", "weights", "code", "clock"]),
+    // A client: it knows the daemon by its port alone, as any client does.
+    ("bench", &["data", "health", "clock"]),
     ("sim", &["dispatch", "stripe", "health", "config", "code", "job", "queue", "reply", "query", "metrics", "clock"]),
     // The binary: reaches the crate by its public name.
     ("log", &[]),
@@ -99,20 +101,20 @@ const OWNERS: &[(&str, &[&str])] = &[
     // Tensors never leave the modules that know devices, so that another backend is a change in one place.
     ("candle_core", &["model", "lane", "weights", "train", "eval"]),
     ("candle_nn", &["model", "lane", "weights", "train", "eval"]),
-    // Only http knows the wire; the rest would be the same behind another protocol.
-    ("hyper", &["http"]),
-    ("hyper_util", &["http"]),
-    ("http_body_util", &["http"]),
+    // Only http knows the wire, and bench, its client; the rest would be the same behind another protocol.
+    ("hyper", &["http", "bench"]),
+    ("hyper_util", &["http", "bench"]),
+    ("http_body_util", &["http", "bench"]),
     // Every queue is bounded because there is one place that makes them.
     ("crossbeam", &["queue"]),
     // A driver call may never return: whoever makes one must be prepared for that.
     ("nvml_wrapper", &["health"]),
     // Candle's parallel loops run in the pool of whoever calls them; the core must not have one.
     ("rayon", &["lane", "train", "eval"]),
-    // An executor that the core depended on could not be replaced by the simulator.
-    ("tokio", &["http", "serve", "main"]),
-    ("async", &["http", "serve", "main"]),
-    (".await", &["http", "serve", "main"]),
+    // An executor that the core depended on could not be replaced by the simulator. bench is a program of its own, with its own sockets.
+    ("tokio", &["http", "serve", "bench", "main"]),
+    ("async", &["http", "serve", "bench", "main"]),
+    (".await", &["http", "serve", "bench", "main"]),
     // One clock: everything else is told the time, so that tests and the simulator control it.
     ("Instant::now", &["clock"]),
     ("SystemTime", &[]),

@@ -1,0 +1,132 @@
+//! Why nothing was measured or compared: a sentence for the operator, with the next step.
+
+use std::{io, path::PathBuf};
+
+use super::ServerUrl;
+use crate::data::DataError;
+
+/// Why a bench ended without a valid result.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// Nobody listens there, or not a server.
+    #[error(
+        "no server answers at {url} ({problem}): is the daemon running? Start it with `cargo run --release`, or name another with --url"
+    )]
+    Unreachable {
+        /// Where it was looked for.
+        url: ServerUrl,
+        /// What happened instead.
+        problem: String,
+    },
+    /// The server does not know the model.
+    #[error("{url} does not serve {model:?}; it says: {told}. Name a model that it serves with --model")]
+    UnknownModel {
+        /// The server.
+        url: ServerUrl,
+        /// What was asked for.
+        model: String,
+        /// Its error.
+        told: String,
+    },
+    /// The model's metadata cannot be turned into requests.
+    #[error("{model} cannot be sent rows: {problem}; name another model with --model")]
+    Metadata {
+        /// The model.
+        model: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The model takes a fixed number of rows.
+    #[error("{model} takes exactly {taken} rows a request, not {asked}: say --rows {taken}")]
+    Rows {
+        /// The model.
+        model: String,
+        /// What it takes.
+        taken: u64,
+        /// What was asked for.
+        asked: u32,
+    },
+    /// The folder that was named holds no data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The images of the folder that was named do not fit the model.
+    #[error(
+        "the images of --data have {width} pixels and 10 classes, which does not fit {model}; leave --data out to send random rows"
+    )]
+    OtherData {
+        /// The model.
+        model: String,
+        /// Pixels of an image.
+        width: usize,
+    },
+    /// Faults are asked for, and the server has no admin routes.
+    #[error(
+        "{url} lets nobody inject faults: set `faults = true` under [admin] in its configuration and start it again"
+    )]
+    AdminOff {
+        /// The server.
+        url: ServerUrl,
+    },
+    /// A fault for a lane that is not there.
+    #[error("{fault}: {url} has {lanes} lanes, numbered from 0; name one of them")]
+    NoLane {
+        /// As on the command line.
+        fault: String,
+        /// The server.
+        url: ServerUrl,
+        /// How many it has.
+        lanes: usize,
+    },
+    /// A fault was refused while the load ran.
+    #[error(
+        "the server refused the fault {fault} ({problem}), so the run was ended; its lanes are listed by GET /admin/lanes"
+    )]
+    FaultRefused {
+        /// As on the command line.
+        fault: String,
+        /// Status and text, or why there was no reply.
+        problem: String,
+    },
+    /// The drawn schedule is empty.
+    #[error("no request falls into {seconds} s at {rate} a second: raise --rate or --seconds")]
+    Nothing {
+        /// Asked rate.
+        rate: f64,
+        /// Asked length.
+        seconds: f64,
+    },
+    /// Ctrl-C.
+    #[error("interrupted: nothing is reported; faults that were injected are cleared")]
+    Interrupted,
+    /// No thread, runtime or signal.
+    #[error("cannot start the client: {0}; end other programs and try again")]
+    Start(#[source] io::Error),
+    /// The load was not what was asked for.
+    #[error("this run is void: {reason}")]
+    Void {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A result could not be read.
+    #[error("{}: {error}; name a file that `parityd bench http --json` wrote", file.display())]
+    Unread {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A file that holds something else.
+    #[error("{} is no result of `parityd bench http --json`: {problem}", file.display())]
+    NoResult {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        problem: String,
+    },
+    /// Two results that must not be compared.
+    #[error("these runs cannot be compared: {}; measure both anew, or compare them with --anyway", .faults.join("; "))]
+    Unlike {
+        /// Each difference with both values, and each void run.
+        faults: Vec<String>,
+    },
+}

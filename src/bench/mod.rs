@@ -1,0 +1,101 @@
+//! `bench`: how fast and how right a server answers, and whether two such measurements differ.
+//!
+//! [`http`] is an open-loop client of any server of the Open Inference Protocol v2; [`compare()`] sets two of its results side by side.
+//! It knows nothing of the daemon's insides, only its port, so the same client measures another server the same way. Latency counts
+//! from the intended time of a request, never from when the client got round to it. `docs/method.md` says what that can show.
+//!
+//! `load` draws the schedule, `target` asks what the server is, `rows` makes bodies, `run` sends, `tally` counts, `report` tells.
+
+mod compare;
+mod env;
+mod error;
+mod fault;
+mod load;
+mod progress;
+mod report;
+mod rows;
+mod run;
+mod table;
+mod tally;
+mod target;
+mod wire;
+
+use std::{path::PathBuf, sync::Arc};
+
+pub use compare::{CompareOptions, Comparison, Ratio, compare};
+pub use env::Env;
+pub use error::BenchError;
+pub use fault::FaultAt;
+pub use load::{Arrivals, Load};
+pub use report::{FaultReport, LoadReport, Percentiles, Report, ServerReport};
+pub use tally::Window;
+pub use wire::ServerUrl;
+
+use report::Context;
+use rows::{Bodies, Source};
+use run::Plan;
+use wire::Server;
+
+/// Threads of the sockets. Two, as in the daemon: reading replies must not wait for a body that is being written.
+const WORKERS: usize = 2;
+
+/// Requests of one run at most: their times and rows are held in memory.
+pub const REQUESTS_MAX: f64 = 1e7;
+
+/// What [`http`] does.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HttpOptions {
+    /// The server.
+    pub url: ServerUrl,
+    /// The model to ask.
+    pub model: String,
+    /// What to send, and when.
+    pub load: Load,
+    /// The folder of images that was named, if one was.
+    pub data: Option<PathBuf>,
+    /// Faults to inject.
+    pub faults: Vec<FaultAt>,
+    /// The command line, for the result.
+    pub command: String,
+}
+
+/// Measures a server. Every lane that was given a fault is cleared before this returns.
+pub fn http(options: &HttpOptions) -> Result<Report, BenchError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(WORKERS).enable_all().thread_name("sockets").build();
+    let runtime = runtime.map_err(BenchError::Start)?;
+    let plan = Arc::new(runtime.block_on(prepare(options))?);
+    let server = runtime.block_on(target::server_names(&plan.server));
+    let before = runtime.block_on(target::jobs(&plan.server));
+    let counted = run::run(&runtime, &plan);
+    let after = runtime.block_on(target::jobs(&plan.server));
+    runtime.block_on(run::clear(&plan));
+    let tally = counted?;
+    let context = Context {
+        options,
+        faults: &plan.faults,
+        version: plan.target.version.clone(),
+        server,
+        is_labelled: plan.source.is_labelled(),
+        jobs: before.zip(after).map(|(before, after)| after.saturating_sub(before)),
+    };
+    Ok(Report::new(&tally, context))
+}
+
+/// All that can be known, drawn or refused before the first request.
+async fn prepare(options: &HttpOptions) -> Result<Plan, BenchError> {
+    let load = options.load;
+    let times = load.times();
+    if times.is_empty() {
+        return Err(BenchError::Nothing { rate: load.rate, seconds: load.seconds });
+    }
+    let server = Server::find(&options.url).await?;
+    let target = target::model(&server, &options.model, load.rows).await?;
+    target::check_lanes(&server, &options.faults).await?;
+    let source = Source::open(options.data.as_deref(), &options.model, &target, load.seed)?;
+    let picks = load.picks(times.len(), source.count());
+    let bodies = Bodies::new(&load, &target, &source, &picks);
+    let mut faults = options.faults.clone();
+    faults.sort_by_key(|fault| fault.at);
+    Ok(Plan { server, load, target, source, times, picks, bodies, faults })
+}
