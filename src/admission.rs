@@ -18,7 +18,7 @@ pub struct Terms {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
     /// Too many admitted rows: retry later.
-    #[error("the queue is full")]
+    #[error("the queue is full: as many rows are admitted as queue_max allows")]
     Full,
     /// More rows than could ever be admitted at once.
     #[error("more than {queue_max} rows in one request")]

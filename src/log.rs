@@ -6,6 +6,7 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    collections::BTreeMap,
     io::{self, IsTerminal, Write},
     panic::{self, PanicHookInfo},
     sync::{Mutex, PoisonError},
@@ -35,8 +36,7 @@ pub(crate) struct Log(#[expect(dead_code, reason = "held for its drop")] WorkerG
 
 /// Starts the log on standard error. The message of a failure is for the user of `--log`.
 pub(crate) fn start(filter: &str, format: Format) -> Result<Log, String> {
-    let parsed = EnvFilter::try_new(filter);
-    let filter = parsed.map_err(|error| format!("{error}; use error, warn, info, debug or trace"))?;
+    let filter = parse(filter)?;
     let (writer, guard) = tracing_appender::non_blocking(io::stderr());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
@@ -47,12 +47,42 @@ pub(crate) fn start(filter: &str, format: Format) -> Result<Log, String> {
     Ok(Log(guard))
 }
 
+/// The filter of `--log`: a level, filters for parts of the program, or both. Parts that are not named keep `info`, and a word that is no
+/// level is refused: it would be taken for a part of that name, and everything else would be silent.
+fn parse(text: &str) -> Result<EnvFilter, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    // A variable that is set to nothing is not set.
+    let text = if text.trim().is_empty() { "info" } else { text };
+    let directives = || text.split(',').map(str::trim);
+    let is_level = |word: &str| LEVELS.contains(&word.to_ascii_lowercase().as_str());
+    let is_filter = |word: &str| word.contains(['=', '[']);
+    if let Some(word) = directives().find(|word| !is_level(word) && !is_filter(word)) {
+        return Err(format!(
+            "{word:?} is no level; use error, warn, info, debug, trace, or a filter such as parityd::lane=debug"
+        ));
+    }
+    let general = if directives().any(is_level) { "" } else { "info," };
+    EnvFilter::try_new(format!("{general}{text}")).map_err(|error| error.to_string())
+}
+
+/// Says why the process ends, although the log may have been told to say nothing.
+pub(crate) fn fatal(error: &anyhow::Error) {
+    if tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!("{error}");
+    } else {
+        // Nobody is left to be told that standard error is closed.
+        drop(writeln!(io::stderr(), "parityd: {error}"));
+    }
+}
+
 /// A lane whose device panics in every canary is told like any other line that repeats.
 fn tell_panics(format: Format) {
-    let (clock, repeats) = (Clock::start(), Mutex::new(Repeats::default()));
+    // One for each place: what breaks all the time must not hide what breaks once, and ends the process.
+    let (clock, places) = (Clock::start(), Mutex::new(BTreeMap::<String, Repeats>::new()));
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        let next = repeats.lock().unwrap_or_else(PoisonError::into_inner).next(clock.now());
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let next = places.lock().unwrap_or_else(PoisonError::into_inner).entry(place).or_default().next(clock.now());
         match (next, format) {
             (Line::LeftOut, _) => {}
             (Line::Told { .. }, Format::Human) => usual(panic),
@@ -80,4 +110,20 @@ fn line(panic: &PanicHookInfo<'_>, left_out: Option<u64>) -> serde_json::Value {
         },
         "target": "parityd",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_and_the_rest_keeps_info() {
+        for wrong in ["nonsense", "info,loud", "parityd::lane"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        for right in ["", "info", "OFF", "warn,parityd::lane=debug"] {
+            assert!(parse(right).is_ok(), "{right}");
+        }
+        assert!(parse("parityd::lane=debug").expect("a filter").to_string().contains("info"));
+    }
 }

@@ -13,6 +13,8 @@ use crate::clock::Time;
 const BURST: u32 = 10;
 /// How often one more may be told.
 const EVERY: Duration = Duration::from_mins(1);
+/// Silence after which the number of lines left out is told at once: the story is over, and its end must not wait.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// Whether one more line may be told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,11 +34,15 @@ pub struct Repeats {
     left: u32,
     refilled: Time,
     left_out: u64,
+    /// When the last line was at hand.
+    last: Time,
+    /// When a number was told because it was quiet; that may be once in [`EVERY`], too.
+    settled: Option<Time>,
 }
 
 impl Default for Repeats {
     fn default() -> Self {
-        Repeats { left: BURST, refilled: Time::ZERO, left_out: 0 }
+        Repeats { left: BURST, refilled: Time::ZERO, left_out: 0, last: Time::ZERO, settled: None }
     }
 }
 
@@ -44,6 +50,7 @@ impl Repeats {
     /// A line of this kind is at hand.
     pub fn next(&mut self, now: Time) -> Line {
         self.refill(now);
+        self.last = now;
         if self.left == 0 {
             self.left_out += 1;
             return Line::LeftOut;
@@ -52,11 +59,17 @@ impl Repeats {
         Line::Told { left_out: self.take() }
     }
 
-    /// The number of lines that were left out, once that may be told: so that the last of many, which nothing follows, is not lost.
+    /// The number of lines that were left out, once that may be told: when it has been quiet for a moment, or a minute is over.
     pub fn left_out(&mut self, now: Time) -> Option<u64> {
         self.refill(now);
         if self.left == 0 {
-            return None;
+            let rested = self.settled.is_none_or(|told| now.since(told) >= EVERY);
+            if now.since(self.last) < SETTLED || !rested {
+                return None;
+            }
+            let left_out = self.take()?;
+            self.settled = Some(now);
+            return Some(left_out);
         }
         let left_out = self.take()?;
         self.left -= 1;
@@ -105,10 +118,24 @@ mod tests {
         for _ in 0..17 {
             lines.next(s(1));
         }
-        assert_eq!(lines.left_out(s(59)), None, "not yet");
-        assert_eq!(lines.left_out(s(61)), Some(7));
+        assert_eq!(lines.left_out(s(3)), None, "there may be more");
+        assert_eq!(lines.left_out(s(4)), Some(7), "it has been quiet");
         assert_eq!(lines.left_out(s(200)), None, "nothing new");
         assert_eq!(lines.next(s(200)), Line::Told { left_out: None });
+    }
+
+    /// A dead device: two moves with every canary, five seconds apart, and silence in between.
+    #[test]
+    fn a_story_that_never_ends_is_told_twice_a_minute_at_most() {
+        let mut lines = Repeats::default();
+        let mut told = 0;
+        for second in 0..3600 {
+            for _ in 0..if second % 5 == 0 { 2 } else { 0 } {
+                told += u32::from(lines.next(s(second)) != Line::LeftOut);
+            }
+            told += u32::from(lines.left_out(s(second)).is_some());
+        }
+        assert!((60..=10 + 120).contains(&told), "{told} lines in an hour");
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Drop for Admitted {
 pub struct Pending(Arc<Board>);
 
 impl Pending {
-    /// Blocks the calling thread until the last row has its answer, which is by the deadline. For programs without an executor.
+    /// Blocks the calling thread until the last row has its answer, which is by the deadline as long as the engine runs. For programs without an executor.
     pub fn wait(mut self) -> Vec<Answer> {
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
         let mut context = Context::from_waker(&waker);

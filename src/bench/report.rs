@@ -259,6 +259,9 @@ fn void_reason(tally: &Tally, latency: &Percentiles, lateness: &Percentiles) -> 
         let (count, reason) = (tally.unsendable, "this client had no descriptor or port left");
         return Some(format!("{count} requests were not sent, because {reason}; raise `ulimit -n` or lower --rate"));
     }
+    if tally.answered == 0 {
+        return Some("no request was answered: there is no latency to speak of".to_owned());
+    }
     if p99 > LATENESS_P99_MAX_MS {
         return Some(format!(
             "one request in a hundred left {p99} ms late or later, and {LATENESS_P99_MAX_MS} ms is the most at which the schedule is still \

@@ -19,6 +19,7 @@ use super::{
     route::{Asked, Shared},
 };
 use crate::{
+    admission::Refusal,
     job::{Fault, LaneReport},
     query::LaneId,
 };
@@ -84,7 +85,11 @@ pub(super) async fn fault(shared: &Shared, asked: &mut Asked, lanes: &dyn Lanes,
     }
     let timeout = shared.site.limits.body_timeout;
     let allowance = Allowance { bytes_max: FAULT_BYTES_MAX, timeout, budget: &shared.budget };
-    let body = asked.body.read(headers, allowance).await?;
+    let body = tokio::select! {
+        biased;
+        read = asked.body.read(headers, allowance) => read?,
+        () = shared.drain.begun() => return Err(Refusal::Draining.into()),
+    };
     let id = lane.parse().map(LaneId).map_err(|_| ClientError::from(UnknownLane))?;
     lanes.set_fault(id, parse(body.as_ref())?).map_err(ClientError::from)?;
     Ok(respond::nothing())

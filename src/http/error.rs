@@ -76,13 +76,15 @@ pub enum ClientError {
         bytes_max: usize,
     },
     /// More rows than could ever be admitted at once.
-    #[error("inputs[0].shape: more than {queue_max} rows in one request")]
+    #[error(
+        "inputs[0].shape: more than {queue_max} rows in one request, which is the deployment's queue_max; send fewer at once"
+    )]
     TooManyRows {
         /// The limit.
         queue_max: usize,
     },
     /// Neither of the accepted content types.
-    #[error("the body must be {expected}")]
+    #[error("the body must be {expected}; with curl, add -H 'Content-Type: application/json'")]
     WrongType {
         /// What it must be.
         expected: &'static str,

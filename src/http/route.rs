@@ -37,6 +37,7 @@ pub(super) struct Asked {
 /// What a path stands for.
 #[derive(PartialEq, Eq, Debug)]
 enum Target {
+    Root,
     Server,
     Live,
     Ready,
@@ -95,6 +96,7 @@ async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
     let reads = || verb(&asked.parts.method, &[Method::GET, Method::HEAD], "GET, HEAD");
     let posts = || verb(&asked.parts.method, &[Method::POST], "POST");
     match target {
+        Target::Root => reads().map(|()| root(site)),
         Target::Server => reads().map(|()| server()),
         Target::Live => reads().map(|()| respond::json(StatusCode::OK, &json!({"live": true}))),
         Target::Ready => reads().map(|()| ready(site, None)),
@@ -123,6 +125,7 @@ fn target(path: &str) -> Option<Target> {
     let model = |name: &str| Model { name: name.to_owned(), version: None };
     let at = |name: &str, version: &str| Model { name: name.to_owned(), version: Some(version.to_owned()) };
     Some(match words[..] {
+        [""] => Target::Root,
         ["v2"] => Target::Server,
         ["v2", "health", "live"] => Target::Live,
         ["v2", "health", "ready"] => Target::Ready,
@@ -172,6 +175,16 @@ fn served(site: &Site, model: &Model) -> Result<(), Error> {
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// What a person sees who opens the port in a browser.
+fn root(site: &Site) -> Reply {
+    let model = format!("/v2/models/{}", site.signature.name);
+    let body = json!({
+        "name": "parityd",
+        "routes": ["/v2", "/v2/health/live", "/v2/health/ready", model, format!("{model}/infer"), "/metrics"],
+    });
+    respond::json(StatusCode::OK, &body)
 }
 
 fn server() -> Reply {
@@ -225,8 +238,7 @@ mod tests {
     fn names_are_decoded_after_the_path_is_cut() {
         let model = Model { name: "a/b é".into(), version: Some("1".into()) };
         assert_eq!(target("/v2/models/a%2Fb%20%C3%A9/versions/1/infer"), Some(Target::Infer(model)));
-        for path in ["", "*", "/", "v2", "/v2/", "//v2", "/v2/models/", "/v2/models", "/v2/models/%zz", "/v2/models/%4"]
-        {
+        for path in ["", "*", "v2", "/v2/", "//v2", "/v2/models/", "/v2/models", "/v2/models/%zz", "/v2/models/%4"] {
             let found = target(path);
             let empty = Target::Model(Model { name: String::new(), version: None });
             assert!(found.is_none() || found == Some(empty), "{path}");

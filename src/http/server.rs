@@ -51,8 +51,9 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Serves `site` until `shutdown` resolves; then drains.
 ///
 /// By the time `shutdown` resolves, admission refuses. The port stays open until every admitted query is answered, at most for
-/// `limits.drain`; queries that are not answered by then get a 503. Then it closes, and returns once the last replies are written.
-pub async fn serve(listener: TcpListener, site: Arc<Site>, shutdown: impl Future<Output = ()>) {
+/// `limits.drain`; requests that are not answered by then get a 503. Then it closes, and returns their number once the last replies are
+/// written.
+pub async fn serve(listener: TcpListener, site: Arc<Site>, shutdown: impl Future<Output = ()>) -> usize {
     let limits = site.limits;
     let budget = Budget::new(limits.bodies_bytes_max.max(site.body_bytes_max()));
     let shared = Arc::new(Shared { site, budget, drain: Drain::new() });
@@ -67,8 +68,10 @@ pub async fn serve(listener: TcpListener, site: Arc<Site>, shutdown: impl Future
     };
     port.accept_until(shutdown).await;
     shared.drain.begin();
+    let mut unanswered = 0;
     if tokio::time::timeout(limits.drain, port.accept_until(shared.drain.settled())).await.is_err() {
-        tracing::warn!(requests = shared.drain.waiting(), "drain_ms is over: requests that are not answered get a 503");
+        unanswered = shared.drain.waiting();
+        tracing::warn!(requests = unanswered, "drain_ms is over: requests that are not answered get a 503");
     }
     shared.drain.end();
     let mut connections = port.close();
@@ -78,6 +81,7 @@ pub async fn serve(listener: TcpListener, site: Arc<Site>, shutdown: impl Future
         tracing::warn!(connections = connections.len(), "connections are closed before their replies were read");
         connections.shutdown().await;
     }
+    unanswered
 }
 
 /// The port and the connections that came through it.
@@ -146,6 +150,11 @@ async fn accept(
     places: &Arc<Semaphore>,
     failures: &mut Failures,
 ) -> (TcpStream, OwnedSemaphorePermit) {
+    if places.available_permits() == 0
+        && let Line::Told { left_out } = failures.repeats.next(failures.clock.now())
+    {
+        tracing::warn!(left_out, "every connection is in use: new ones wait until one closes");
+    }
     let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
     loop {
         match listener.accept().await {

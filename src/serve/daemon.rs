@@ -1,10 +1,11 @@
 //! The daemon around a running engine: port, signals, systemd.
 //!
-//! The end, in order: the first SIGTERM or SIGINT turns readiness red and makes admission refuse; the port stays open and says so;
+//! The end, in order: the first SIGTERM, SIGINT or SIGHUP turns readiness red and makes admission refuse; the port stays open and says so;
 //! admitted queries are answered, for at most `drain_ms`; the port closes; the process ends with 0. Lanes that hang are left where they
 //! are, and end with the process. A second signal ends it at once.
 
 use std::{
+    fs,
     net::{SocketAddr, TcpListener},
     sync::Arc,
 };
@@ -24,7 +25,7 @@ use crate::{
 /// Threads that carry sockets; parsing a request is their heaviest work.
 const HTTP_THREADS: usize = 2;
 
-/// Serves until SIGINT or SIGTERM, and through the drain.
+/// Serves until SIGTERM, SIGINT or SIGHUP, and through the drain.
 pub fn run(plan: &Plan) -> Result<(), ServeError> {
     let (listener, address) = bind(plan.config.http.listen)?;
     start_log::starting(plan);
@@ -32,8 +33,8 @@ pub fn run(plan: &Plan) -> Result<(), ServeError> {
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
     let runtime = threads.map_err(ServeError::Thread)?;
-    runtime.block_on(serve(plan, &running, listener, address))?;
-    tracing::info!(unanswered = running.engine.admitted(), "stopped");
+    let unanswered = runtime.block_on(serve(plan, &running, listener, address))?;
+    tracing::info!(unanswered, "stopped");
     Ok(())
 }
 
@@ -46,7 +47,13 @@ fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
     Ok((listener, address))
 }
 
-async fn serve(plan: &Plan, running: &Running, listener: TcpListener, address: SocketAddr) -> Result<(), ServeError> {
+/// Serves to the end; gives the number of requests that got no answer of their own.
+async fn serve(
+    plan: &Plan,
+    running: &Running,
+    listener: TcpListener,
+    address: SocketAddr,
+) -> Result<usize, ServeError> {
     let listen = plan.config.http.listen;
     let listener =
         tokio::net::TcpListener::from_std(listener).map_err(|source| ServeError::Listen { listen, source })?;
@@ -55,20 +62,19 @@ async fn serve(plan: &Plan, running: &Running, listener: TcpListener, address: S
     let (draining, drains) = oneshot::channel::<()>();
     let stopping = async move {
         signals.next().await;
-        let admitted = running.engine.admitted();
         running.engine.drain();
         notify::stopping();
-        tracing::info!(admitted, "stopping: new queries are refused, admitted ones are answered");
+        tracing::info!("stopping: new queries are refused, admitted ones are answered");
         drop(draining);
         signals.next().await;
-        tracing::warn!(unanswered = running.engine.admitted(), "a second signal: stopping at once");
+        tracing::warn!("a second signal: stopping at once");
     };
+    let port = http::serve(listener, Arc::new(site(plan, running)), async { drop(drains.await) });
     tokio::select! {
-        () = http::serve(listener, Arc::new(site(plan, running)), async { drop(drains.await) }) => {}
-        () = stopping => {}
-        () = notify::report(running) => {}
+        unanswered = port => Ok(unanswered),
+        () = stopping => Ok(running.engine.admitted()),
+        () = notify::report(running) => Ok(0),
     }
-    Ok(())
 }
 
 /// What the port serves.
@@ -86,18 +92,33 @@ fn site(plan: &Plan, running: &Running) -> Site {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// The terminal that it was started from is gone; `None` if it was started by `nohup`, which asks to live on.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     fn new() -> Result<Self, ServeError> {
         let of = |kind| signal(kind).map_err(ServeError::Signal);
-        Ok(Signals { interrupt: of(SignalKind::interrupt())?, terminate: of(SignalKind::terminate())? })
+        Ok(Signals {
+            interrupt: of(SignalKind::interrupt())?,
+            terminate: of(SignalKind::terminate())?,
+            hangup: (!ignores_hangup()).then(|| of(SignalKind::hangup())).transpose()?,
+        })
     }
 
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            Some(()) = async { self.hangup.as_mut()?.recv().await } => {}
         }
     }
+}
+
+/// Whether SIGHUP was ignored when the process began, as `nohup` arranges it. Where the system does not tell, it was not.
+fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or("0").trim();
+    // SIGHUP is signal 1: the lowest bit.
+    u64::from_str_radix(ignored, 16).is_ok_and(|ignored| ignored & 1 == 1)
 }

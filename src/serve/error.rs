@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use crate::{code::CoefficientsError, config::ConfigFaults, lane::OpenError, query::LaneId, weights::WeightsError};
+use crate::{code::CodeError, config::ConfigFaults, lane::OpenError, query::LaneId, weights::WeightsError};
 
 /// What configuration and weights are refused for.
 #[derive(Debug, thiserror::Error)]
@@ -10,9 +10,9 @@ pub enum StartFaults {
     /// The configuration.
     #[error("{0}")]
     Config(ConfigFaults),
-    /// The code's coefficients.
+    /// There is no such code for such rows.
     #[error("[deployment.code] {0}")]
-    Code(#[from] CoefficientsError),
+    Code(#[from] CodeError),
     /// The weights.
     #[error("{0}")]
     Weights(WeightsError),
@@ -24,6 +24,19 @@ pub enum StartFaults {
         /// Values of one output row.
         outputs: usize,
     },
+}
+
+impl ServeError {
+    /// Whether a device failed that is there by configuration: another process, or time, may mend that, and an unattended machine must try.
+    pub const fn is_of_a_device(&self) -> bool {
+        match self {
+            ServeError::Lane { source, .. } => match source {
+                OpenError::Device { .. } | OpenError::WarmUp(_) => true,
+                OpenError::Pool(_) | OpenError::NoCuda { .. } | OpenError::Weights(_) | OpenError::Canary(_) => false,
+            },
+            ServeError::Listen { .. } | ServeError::LaneEnded | ServeError::Thread(_) | ServeError::Signal(_) => false,
+        }
+    }
 }
 
 /// Why serving ended before it began.

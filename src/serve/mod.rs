@@ -21,14 +21,14 @@ pub use lanes::Crew;
 
 use crate::{
     clock::Clock,
-    code::{Code, Sum},
+    code::Code,
     config::{Config, Device, Lanes, PolicyKind, Warning, fault_domains},
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::{Rules, nvml},
     metrics::Metrics,
     query::Signature,
-    weights::Bundle,
+    weights::{Bundle, Manifest},
 };
 
 /// A configuration whose weights have been checked too: what `check` vouches for and `serve` starts.
@@ -38,7 +38,7 @@ pub struct Plan {
     pub config: Config,
     /// What may disappoint.
     pub warnings: Vec<Warning>,
-    code: Option<Sum>,
+    code: Option<Arc<dyn Code>>,
     bundle: Arc<Bundle>,
 }
 
@@ -59,12 +59,15 @@ impl Plan {
         let mut warnings = config.warnings();
         warnings.extend(fewer);
         let deployment = &config.deployment;
-        let code = match (deployment.policy.kind, &deployment.code.coefficients) {
-            (PolicyKind::None, _) => None,
-            (PolicyKind::Coded, Some(coefficients)) => Some(Sum::new(coefficients.clone())?),
-            (PolicyKind::Coded, None) => Some(Sum::with_defaults(deployment.code.k, deployment.code.r)?),
+        let code = match deployment.policy.kind {
+            PolicyKind::None => None,
+            PolicyKind::Coded => {
+                let manifest =
+                    Manifest::read(&deployment.weights).map_err(|fault| StartFaults::Weights(fault.into()))?;
+                Some(deployment.code.spec().build(&manifest.input.shape)?)
+            }
         };
-        let bundle = Bundle::load(&deployment.weights, code.as_ref()).map_err(StartFaults::Weights)?;
+        let bundle = Bundle::load(&deployment.weights, code.as_deref()).map_err(StartFaults::Weights)?;
         let outputs = bundle.signature().output.width();
         if let Some(default) = deployment.policy.default_prediction.as_ref().filter(|default| default.len() != outputs)
         {
@@ -73,8 +76,7 @@ impl Plan {
         Ok(Plan { warnings, code, bundle: Arc::new(bundle), config })
     }
 
-    /// A warning if a lane's device needs a build that this is not. `serve` refuses such a lane; a configuration may well be checked on
-    /// another machine than the one it is for.
+    /// What `check` must refuse because `serve` would: a lane's device needs a build that this is not.
     pub fn needs_cuda(&self) -> Option<Warning> {
         let lane = self.config.lanes().iter().find(|lane| lane.device != Device::Cpu)?;
         let warning = Warning::NeedsCuda { lane: lane.id.0, device: lane.device.to_string() };
@@ -128,7 +130,7 @@ impl Running {
     /// Starts lanes and timer; returns once every lane has loaded its models and passed its canary.
     pub fn start(plan: &Plan) -> Result<Self, ServeError> {
         let clock = Clock::start();
-        let code = plan.code.clone().map(|sum| Arc::new(sum) as Arc<dyn Code>);
+        let code = plan.code.clone();
         let metrics = Arc::new(Metrics::new(&plan.config.deployment.name, plan.config.lanes().len()));
         let limits = Limits {
             queue_max: plan.config.deployment.queue_max,

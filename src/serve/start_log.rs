@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Plan;
-use crate::{code::Code, config::fault_domains};
+use crate::config::fault_domains;
 
 /// Before anything slow.
 pub(super) fn starting(plan: &Plan) {
@@ -67,7 +67,9 @@ fn protection(plan: &Plan) -> String {
         None => format!("none is decoded; {exact} ({all} {unit})"),
         Some(code) => {
             let words = ["none", "any one", "any two", "any three"];
-            let some = words.get(code.r()).map_or_else(|| format!("any {}", code.r()), |&word| word.to_owned());
+            let some = words
+                .get(code.losses_max())
+                .map_or_else(|| format!("any {}", code.losses_max()), |&word| word.to_owned());
             format!("{some} of {all} {unit} may fail or be late, and predictions are decoded in time; {exact}")
         }
     }

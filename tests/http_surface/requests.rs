@@ -101,7 +101,7 @@ fn verbs_and_paths_that_are_not_served_are_told_apart() {
         assert_eq!(reply.header("allow"), Some(allow), "{verb} {path}");
     }
     for (path, reason) in [
-        ("/", "unknown_route"),
+        ("//", "unknown_route"),
         ("/v1/models/adder", "unknown_route"),
         ("/v2/", "unknown_route"),
         ("/v2/models/adder/config", "unknown_route"),
@@ -114,6 +114,9 @@ fn verbs_and_paths_that_are_not_served_are_told_apart() {
     ] {
         port.get(path).refused(404, reason);
     }
+    let told = port.get("/").json();
+    let routes = told["routes"].as_array().unwrap();
+    assert!(routes.contains(&json!(INFER)), "who opens the port in a browser finds the way: {told}");
     let other = request("POST", "/v2/models/other/infer", "", &rows(&[ROW]));
     port.ask(other.as_bytes()).refused(404, "unknown_model");
 }
@@ -156,7 +159,7 @@ fn content_types_and_encodings_are_checked() {
 fn wrong_bodies_are_a_400_that_names_the_field() {
     let port = Port::open();
     for (body, word) in
-        [("", "EOF"), ("{\"inputs\": \"", "inputs"), ("[]", "object"), ("{}", "inputs"), ("\u{0}\u{1}", "value")]
+        [("", "empty"), ("{\"inputs\": \"", "inputs"), ("[]", "object"), ("{}", "inputs"), ("\u{0}\u{1}", "value")]
     {
         let reply = port.infer(body);
         assert_eq!(reply.status, 400, "{body}: {reply:?}");

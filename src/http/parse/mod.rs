@@ -41,6 +41,10 @@ pub struct Call {
 /// # Errors
 /// What the client did wrong, by its field.
 pub fn parse(body: &[u8], signature: &Signature, queue_max: usize) -> Result<Call, ClientError> {
+    if body.is_empty() {
+        let problem = "the body is empty; send a JSON object with `inputs`";
+        return Err(ClientError::Json(problem.to_owned()));
+    }
     let expected = Expected {
         input: &signature.input,
         output: &signature.output,
