@@ -4,11 +4,12 @@
 
 #![expect(clippy::doc_markdown, reason = "clap shows these comments as help, where backticks are noise")]
 
-use std::path::PathBuf;
+use std::{num::ParseFloatError, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand};
 use parityd::{
     bench::{Arrivals, FaultAt, ServerUrl},
+    code::{Coefficients, Kind},
     model::Architecture,
     train::Preset,
 };
@@ -81,23 +82,44 @@ pub(crate) struct TrainBase {
     pub(crate) run: TrainRun,
 }
 
+/// The value of `--coefficients`.
+#[derive(Clone, Debug)]
+pub(crate) struct CoefficientRows(pub(crate) Coefficients);
+
+impl FromStr for CoefficientRows {
+    type Err = ParseFloatError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let row = |row: &str| row.split(',').map(|number| number.trim().parse()).collect();
+        text.split('/').map(row).collect::<Result<_, _>>().map(CoefficientRows)
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct TrainParity {
     /// Folder of weights that holds the base model
     #[arg(long, value_name = "DIR")]
     pub(crate) weights: PathBuf,
 
-    /// Kind of the code
-    #[arg(long, default_value = "sum", value_parser = ["sum"])]
-    pub(crate) kind: String,
+    /// Kind of the code: sum, concat, mux or compact
+    #[arg(long, default_value = "sum")]
+    pub(crate) kind: Kind,
 
     /// Data slots of a stripe
     #[arg(short)]
     pub(crate) k: usize,
 
-    /// Parity slots of a stripe
-    #[arg(short, default_value_t = 1)]
-    pub(crate) r: usize,
+    /// Parity slots of a stripe [default: 1]
+    #[arg(short)]
+    pub(crate) r: Option<usize>,
+
+    /// Coefficients of sum, rows apart by slashes: 1,1/1,-1 [default: those of the kind]
+    #[arg(long, value_name = "ROWS", allow_hyphen_values = true)]
+    pub(crate) coefficients: Option<CoefficientRows>,
+
+    /// Network of the parity models [default: one that costs about as much a job as the base model]
+    #[arg(long)]
+    pub(crate) arch: Option<Architecture>,
 
     /// Parity row to train, from 0; may be repeated [default: all]
     #[arg(long = "row")]
@@ -114,6 +136,10 @@ pub(crate) struct TrainRun {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) epochs: u32,
 
+    /// End early after so many epochs without a better validation score
+    #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) patience: Option<u32>,
+
     /// Inputs (images or stripes) of one step [default: 64; 32 for k > 2]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch: Option<u32>,
@@ -122,7 +148,7 @@ pub(crate) struct TrainRun {
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
 
-    /// Settings: parm (the papers') or one_cycle (the rate rises and falls)
+    /// Settings: parm (the papers'), one_cycle (the rate rises and falls) or best (ours; see docs/codes.md)
     #[arg(long, default_value = "parm")]
     pub(crate) preset: Preset,
 
@@ -136,6 +162,7 @@ pub(crate) struct TrainRun {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Eval {
     /// Folder of weights to measure
     #[arg(long, value_name = "DIR", required_unless_present = "all", conflicts_with = "all")]
@@ -152,6 +179,10 @@ pub(crate) struct Eval {
     /// JSON alone on standard output
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// The page docs/accuracy.md on standard output: what was measured beside what the papers report
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) markdown: bool,
 
     /// How many permutations of the test images to measure, seeded from 0
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]

@@ -1,6 +1,6 @@
 //! The `parityd` command: reads the command line, starts the log, runs one subcommand, turns its outcome into an exit code.
 //!
-//! Exit codes: 0 ok, 2 usage, 65 measured but void, 70 a bug, 78 cannot start (configuration, weights, device, data, server), 130 a
+//! Exit codes: 0 ok, 2 usage, 65 measured but void, 70 a bug, 75 a device did not open, 78 cannot start (configuration, weights, device, data, server), 130 a
 //! measurement that Ctrl-C ended. Errors are typed in the library; here, at the rim, they are told apart and printed. Output goes to
 //! standard output, the log and the progress bar to standard error.
 
@@ -20,10 +20,10 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use parityd::{
     bench::{self, BenchError, CompareOptions, HttpOptions, Load},
-    code::Sum,
+    code::{Kind, Spec},
     data,
     eval::{self, EvalError},
-    serve::{self, Plan},
+    serve::{self, Plan, ServeError},
     train::{self, BaseOptions, ParityOptions, Settings, TrainError},
 };
 
@@ -38,7 +38,10 @@ const INTERRUPTED: u8 = 130;
 /// A bug: a panic, or arithmetic that failed although everything was checked.
 const BUG: u8 = 70;
 
-/// Configuration, weights, device or data do not allow it.
+/// A device did not open, or is not what it was: a later process may find it well again.
+const NEW_PROCESS: u8 = 75;
+
+/// Configuration, weights, port or data do not allow it.
 const CANNOT_START: u8 = 78;
 
 fn main() -> ExitCode {
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
     let code = match ended {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            tracing::error!("{error}");
+            log::fatal(&error);
             ExitCode::from(exit_code(&error))
         }
         // The panic's message is already on standard error.
@@ -76,8 +79,11 @@ fn run(cli: &Cli) -> Result<()> {
 
 /// Prints the configuration in force. Loading it has checked it, and the weights.
 fn check(plan: &Plan) -> Result<()> {
-    for warning in plan.warnings.iter().chain(&plan.needs_cuda()) {
+    for warning in &plan.warnings {
         tracing::warn!("{warning}");
+    }
+    if let Some(fault) = plan.needs_cuda() {
+        anyhow::bail!("{fault}");
     }
     print(&plan.config.to_string())
 }
@@ -99,6 +105,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(BenchError::Interrupted) => return INTERRUPTED,
         Some(_) | None => {}
     }
+    if error.downcast_ref().is_some_and(ServeError::is_of_a_device) {
+        return NEW_PROCESS;
+    }
     let training = matches!(error.downcast_ref(), Some(TrainError::Tensor(_) | TrainError::Diverged { .. }));
     let measuring = matches!(error.downcast_ref(), Some(EvalError::Tensor(_)));
     if training || measuring { BUG } else { CANNOT_START }
@@ -118,13 +127,16 @@ fn train_base(options: &TrainBase) -> Result<()> {
 }
 
 fn train_parity(options: &TrainParity) -> Result<()> {
-    let TrainParity { weights, k, r, rows, run, .. } = options;
-    let code = Sum::with_defaults(*k, *r).unwrap_or_else(|error| {
-        Cli::command().error(ErrorKind::InvalidValue, format!("-k {k} -r {r}: {error}")).exit()
-    });
+    let TrainParity { weights, kind, k, r, coefficients, arch, rows, run } = options;
+    let coefficients = coefficients.as_ref().map(|rows| rows.0.clone());
+    let code = Spec { kind: *kind, k: *k, r: r.unwrap_or(if *kind == Kind::Replica { *k } else { 1 }), coefficients };
+    if let Err(error) = code.check() {
+        Cli::command().error(ErrorKind::InvalidValue, error).exit();
+    }
     let options = ParityOptions {
         weights: weights.clone(),
         code,
+        architecture: *arch,
         rows: rows.clone(),
         data: data::locate(run.data.as_deref()),
         // The papers' batches.
@@ -139,6 +151,7 @@ fn settings(run: &TrainRun, batch: u32) -> Settings {
         seed: run.seed,
         batch: run.batch.unwrap_or(batch) as usize,
         epochs: run.epochs as usize,
+        patience: run.patience.map(|epochs| epochs as usize),
         resume: run.resume,
     }
 }
@@ -158,7 +171,11 @@ fn evaluate(options: &Eval) -> Result<()> {
         }
         rows.extend(measured);
     }
-    let text = if options.json { eval::json(&rows) } else { eval::table(&rows) };
+    let text = match options {
+        Eval { json: true, .. } => eval::json(&rows),
+        Eval { markdown: true, .. } => eval::markdown(&rows),
+        Eval { .. } => eval::table(&rows),
+    };
     print(&text)
 }
 

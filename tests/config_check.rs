@@ -51,7 +51,8 @@ fn the_effective_configuration_reads_back_as_itself() {
 #[test]
 fn config_toml_states_the_defaults() {
     let text = fs::read_to_string(path("config.toml")).unwrap();
-    let required = ["device", "role", "name", "weights"];
+    // The kind of the code is the one choice that the file makes for its reader.
+    let required = ["device", "role", "name", "weights", "kind"];
     let kept = |line: &&str| line.split_once(" = ").is_none_or(|(key, _)| required.contains(&key));
     let bare = text.lines().filter(kept).collect::<Vec<_>>().join("\n");
     let folder = path("");
@@ -147,7 +148,7 @@ device = "cpu"
 name = "fashion mnist"
 batch_max = 8.5
 [deployment.code]
-kind = "concat"
+kind = "berrut"
 k = 1
 [deployment.policy]
 helth = "on"
@@ -168,7 +169,7 @@ helth = "on"
         "13: deployment.name = \"fashion mnist\": must be 1 to 64 of the characters A-Z a-z 0-9 - _ . and start with a letter \
          or digit",
         "14: deployment.batch_max = 8.5: must be a whole number from 1 to 1024",
-        "16: deployment.code.kind = \"concat\": not served yet: known kinds are sum",
+        "16: deployment.code.kind = \"berrut\": not served yet: known kinds are sum, concat, mux, compact, replica",
         "17: deployment.code.k = 1: must be a whole number from 2 to 15",
         "19: deployment.policy.helth: unknown key; did you mean `health`?",
     ];

@@ -61,16 +61,27 @@ fn a_seed_gives_the_same_weights_however_often_it_is_interrupted() {
     }
 }
 
+/// Rows without what differs between two runs.
+fn untimed(json: &str) -> serde_json::Value {
+    let mut rows: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    for row in rows.as_array_mut().expect("a list") {
+        let row = row.as_object_mut().expect("an object");
+        assert!(row.remove("parity_time").is_some());
+    }
+    rows
+}
+
 #[test]
 fn a_trained_folder_is_measured_and_recorded() {
     let dir = data();
     run("train base --arch mlp --out weights/tiny/1 --name tiny --data . --epochs 3 --preset one_cycle", dir.path());
     run("train parity --weights weights/tiny/1 --kind sum -k 2 -r 2 --data . --epochs 2", dir.path());
     run("train parity --weights weights/tiny/1 -k 4 --row 0 --data . --epochs 1", dir.path());
+    run("train parity --weights weights/tiny/1 --kind compact -k 2 --data . --epochs 4 --preset best", dir.path());
     let json = run("eval --all --data . --seeds 2 --json --record", dir.path());
     let rows: serde_json::Value = serde_json::from_str(&json).unwrap();
     let rows = rows.as_array().unwrap();
-    assert_eq!(rows.len(), 2);
+    assert_eq!(rows.len(), 3);
     let patterns = rows[0]["a_d_by_pattern"].as_object().unwrap();
     assert_eq!(patterns.keys().collect::<Vec<_>>(), ["0", "0,1", "1"]);
     for row in rows {
@@ -79,13 +90,15 @@ fn a_trained_folder_is_measured_and_recorded() {
             let value = row[share].as_f64().unwrap();
             assert!((0.1..=1.0).contains(&value), "{share} is {value}, no better than chance");
         }
-        assert!(row["parity_flops"].as_u64() > row["base_flops"].as_u64());
+        let costs_more = row["parity_flops"].as_u64() > row["base_flops"].as_u64();
+        assert_eq!(costs_more, row["code"] == "sum", "an encoder costs something, a compact model less");
     }
     let manifest = fs::read_to_string(dir.path().join("weights/tiny/1/manifest.toml")).unwrap();
-    assert_eq!(manifest.matches("[[parity]]").count(), 3);
-    assert_eq!(manifest.matches("[[measured]]").count(), 2);
+    assert_eq!(manifest.matches("[[parity]]").count(), 4);
+    assert_eq!(manifest.matches("[[measured]]").count(), 3);
     assert!(manifest.contains("parityd train parity --weights weights/tiny/1 --kind sum -k 2 -r 2 --row 1"));
-    assert_eq!(json, run("eval --weights weights/tiny/1 --data . --seeds 2 --json", dir.path()));
+    let again = run("eval --weights weights/tiny/1 --data . --seeds 2 --json", dir.path());
+    assert_eq!(untimed(&json), untimed(&again), "only time is measured anew");
     assert!(run("eval --all --data . --seeds 1", dir.path()).contains("A_d"));
 
     // A new base leaves no parity model behind that learned from the old one.

@@ -5,12 +5,21 @@
 //! nothing is decoded outside that. An erasure code does not *detect* errors: a wrong output that is called present spoils what is
 //! decoded from it, which is why lanes check that outputs are finite before a slot becomes present.
 
+mod concat;
 mod matrix;
+mod replica;
+mod spec;
+mod stacked;
 mod sum;
 
 use std::fmt::Debug;
 
-pub use sum::{Coefficients, CoefficientsError, Sum};
+use crate::query::Provenance;
+pub use concat::Concat;
+pub use replica::Replica;
+pub use spec::{CodeError, Kind, Spec};
+pub use stacked::Stacked;
+pub use sum::{Coefficients, Sum};
 
 /// Slots of one stripe, at most; data and parity together.
 pub const SLOTS_MAX: usize = 16;
@@ -84,24 +93,107 @@ impl SlotSet {
     }
 }
 
+/// What parity queries run on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunsOn {
+    /// A parity model, trained for its parity row.
+    ParityModel,
+    /// The base model itself.
+    Base,
+}
+
+/// How the model that runs a parity query reads it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reading {
+    /// As one row of the base model's shape; it gives one output row.
+    Row,
+    /// As one row with k times the channels; it gives k output rows, one after the other.
+    Channels,
+    /// As k rows of the base model's shape, one after the other; it gives one output row for each.
+    Rows,
+}
+
 /// An encoder and a decoder over k data and r parity slots.
 pub trait Code: Send + Sync + Debug {
+    /// Its kind.
+    fn kind(&self) -> Kind;
+
     /// Data slots.
     fn k(&self) -> usize;
 
     /// Parity slots.
     fn r(&self) -> usize;
 
+    /// What its parity queries run on.
+    fn runs_on(&self) -> RunsOn {
+        RunsOn::ParityModel
+    }
+
+    /// How that model reads them.
+    fn reading(&self) -> Reading;
+
+    /// How many slots may be lost, whichever they are, and all data slots still be had.
+    fn losses_max(&self) -> usize {
+        1
+    }
+
+    /// What its decoded predictions are.
+    fn provenance(&self) -> Provenance {
+        Provenance::Reconstructed
+    }
+
+    /// The coefficients of parity row `parity` (`0..r`), which its parity model was trained for; empty if the kind has none.
+    fn coefficients(&self, _parity: usize) -> &[f32] {
+        &[]
+    }
+
+    /// How many raw rows' worth of mean a value of parity query `parity` holds: the sum of the coefficients, 1 if the kind has none.
+    fn weight(&self, _parity: usize) -> f64 {
+        1.0
+    }
+
+    /// Values in a parity query of rows of `width` values.
+    fn query_width(&self, width: usize) -> usize {
+        match self.reading() {
+            Reading::Row => width,
+            Reading::Channels | Reading::Rows => self.k() * width,
+        }
+    }
+
+    /// Values in a parity output, where the base model gives `outputs` values a row.
+    fn output_width(&self, outputs: usize) -> usize {
+        match self.reading() {
+            Reading::Row => outputs,
+            Reading::Channels | Reading::Rows => self.k() * outputs,
+        }
+    }
+
     /// Writes parity query `parity` (`0..r`) of `rows` into `parity_query`.
     ///
-    /// Exactly k rows, all as long as `parity_query`, in slot order.
+    /// Exactly k rows, equally long, in slot order; `parity_query` has [`Code::query_width`] values.
     fn encode(&self, parity: usize, rows: &[&[f32]], parity_query: &mut [f32]);
+
+    /// Writes into `target` what the model must make of parity query `parity`, given the base model's `outputs` for the same rows.
+    ///
+    /// Exactly k outputs, equally long, in slot order; `target` has [`Code::output_width`] values. The trainer's side of
+    /// [`Code::decode`]: from these targets and any recoverable set of outputs, decoding gives the base model's outputs.
+    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]);
 
     /// The absent data slots that can be decoded when exactly `present` is at hand.
     fn recoverable(&self, present: SlotSet) -> SlotSet;
 
-    /// Decodes the output of data slot `slot` from the outputs at hand (`None` = absent), one entry a slot, all equally long.
+    /// Decodes the output of data slot `slot` from the outputs at hand (`None` = absent), one entry a slot; those of data slots are equally
+    /// long, those of parity slots have [`Code::output_width`] values.
     ///
     /// `None` when `slot` is not in [`Code::recoverable`] of the present set.
     fn decode(&self, slot: usize, outputs: &[Option<&[f32]>]) -> Option<Vec<f32>>;
 }
+
+/// The slots at hand.
+fn present(outputs: &[Option<&[f32]>]) -> SlotSet {
+    let there = outputs.iter().enumerate().filter(|(_, output)| output.is_some());
+    there.fold(SlotSet::EMPTY, |set, (slot, _)| set.with(SlotSet::only(slot)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,41 +6,13 @@
 //! decoder solves the least-squares problem over all of them rather than choosing some.
 
 use super::{
-    Code, SLOTS_MAX, SlotSet,
+    Code, CodeError, Kind, Reading, SlotSet,
     matrix::{pseudo_inverse, solve},
+    present, spec,
 };
 
 /// Coefficients cⱼᵢ: r rows of k.
 pub type Coefficients = Vec<Vec<f32>>;
-
-/// Why coefficients make no code.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum CoefficientsError {
-    /// k, r or their sum is out of range.
-    #[error("k = {k} and r = {r}: need k >= 2, r >= 1 and k + r <= {SLOTS_MAX}")]
-    Size {
-        /// Data slots.
-        k: usize,
-        /// Parity slots.
-        r: usize,
-    },
-    /// The rows are not r rows of k finite numbers.
-    #[error("need {r} rows of {k} finite coefficients")]
-    Shape {
-        /// Data slots.
-        k: usize,
-        /// Parity slots.
-        r: usize,
-    },
-    /// Some loss pattern could not be decoded.
-    #[error("parity rows {rows:?} cannot tell data slots {slots:?} apart: that square of coefficients is singular")]
-    Singular {
-        /// Parity rows of the singular square.
-        rows: Vec<usize>,
-        /// Data slots of the singular square.
-        slots: Vec<usize>,
-    },
-}
 
 /// The additive code.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,32 +23,28 @@ pub struct Sum {
 
 impl Sum {
     /// A code with the given coefficients (r rows of k), refused unless every k of the k + r slots suffice.
-    pub fn new(coefficients: Coefficients) -> Result<Self, CoefficientsError> {
+    pub fn new(coefficients: Coefficients) -> Result<Self, CodeError> {
         let (r, k) = (coefficients.len(), coefficients.first().map_or(0, Vec::len));
-        if k < 2 || r < 1 || k + r > SLOTS_MAX {
-            return Err(CoefficientsError::Size { k, r });
-        }
+        spec::check_size(k, r)?;
         let complete = |row: &Vec<f32>| row.len() == k && row.iter().all(|value| value.is_finite());
         if !coefficients.iter().all(complete) {
-            return Err(CoefficientsError::Shape { k, r });
+            return Err(CodeError::Shape { k, r });
         }
         let sum = Sum { k, coefficients };
         match sum.singular_square() {
-            Some((rows, slots)) => Err(CoefficientsError::Singular { rows, slots }),
+            Some((rows, slots)) => Err(CodeError::Singular { rows, slots }),
             None => Ok(sum),
         }
     }
 
     /// The code with the default coefficients for k and r.
-    pub fn with_defaults(k: usize, r: usize) -> Result<Self, CoefficientsError> {
-        if k < 2 || r < 1 || k + r > SLOTS_MAX {
-            return Err(CoefficientsError::Size { k, r });
-        }
+    pub fn with_defaults(k: usize, r: usize) -> Result<Self, CodeError> {
+        spec::check_size(k, r)?;
         Sum::new(default_coefficients(k, r))
     }
 
     /// The coefficients, r rows of k.
-    pub fn coefficients(&self) -> &[Vec<f32>] {
+    pub fn rows(&self) -> &[Vec<f32>] {
         &self.coefficients
     }
 
@@ -107,6 +75,26 @@ impl Sum {
 }
 
 impl Code for Sum {
+    fn kind(&self) -> Kind {
+        Kind::Sum
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::Row
+    }
+
+    fn losses_max(&self) -> usize {
+        self.coefficients.len()
+    }
+
+    fn coefficients(&self, parity: usize) -> &[f32] {
+        &self.coefficients[parity]
+    }
+
+    fn weight(&self, parity: usize) -> f64 {
+        self.coefficients[parity].iter().copied().map(f64::from).sum()
+    }
+
     fn k(&self) -> usize {
         self.k
     }
@@ -126,6 +114,10 @@ impl Code for Sum {
         }
     }
 
+    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]) {
+        self.encode(parity, outputs, target);
+    }
+
     fn recoverable(&self, present: SlotSet) -> SlotSet {
         let (missing, parities) = self.split(present);
         if missing.count() <= parities.count() { missing } else { SlotSet::EMPTY }
@@ -133,11 +125,7 @@ impl Code for Sum {
 
     fn decode(&self, slot: usize, outputs: &[Option<&[f32]>]) -> Option<Vec<f32>> {
         assert_eq!(outputs.len(), self.k + self.r(), "one entry a slot");
-        let present = outputs
-            .iter()
-            .enumerate()
-            .filter(|(_, output)| output.is_some())
-            .fold(SlotSet::EMPTY, |set, (slot, _)| set.with(SlotSet::only(slot)));
+        let present = present(outputs);
         if !self.recoverable(present).has(slot) {
             return None;
         }

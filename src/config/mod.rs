@@ -18,7 +18,11 @@ use std::{
     time::Duration,
 };
 
-use crate::{code::Coefficients, job::Role, query::LaneId};
+use crate::{
+    code::{Coefficients, Kind, Spec},
+    job::Role,
+    query::LaneId,
+};
 
 pub use faults::{ConfigFault, ConfigFaults, Warning};
 pub use lanes::{LANES_MAX, fault_domains, lanes_for};
@@ -166,30 +170,21 @@ pub struct Deployment {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CodeSpec {
     /// `kind`
-    pub kind: CodeKind,
+    pub kind: Kind,
     /// `k`: data slots of a stripe.
     pub k: usize,
     /// `r`: parity slots of a stripe.
     pub r: usize,
-    /// `coefficients`: r rows of k numbers; the defaults of the kind if absent.
+    /// `coefficients` (kind `sum`): r rows of k numbers; the defaults if absent.
     pub coefficients: Option<Coefficients>,
     /// `stripe_fill_ms`: how long a stripe may stay short.
     pub stripe_fill: Duration,
 }
 
-/// `kind` of a code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CodeKind {
-    /// The paper's addition encoder and subtraction decoder.
-    Sum,
-}
-
-impl CodeKind {
-    /// The word used in configuration, manifests and folder names.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            CodeKind::Sum => "sum",
-        }
+impl CodeSpec {
+    /// What the code is built from.
+    pub fn spec(&self) -> Spec {
+        Spec { kind: self.kind, k: self.k, r: self.r, coefficients: self.coefficients.clone() }
     }
 }
 

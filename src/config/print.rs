@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use toml::Value;
 
-use crate::code::Sum;
+use crate::code::{Kind, Sum};
 
 use super::{CodeSpec, Config, Device, Grace, Lane, Lanes, Placement, Policy, PolicyKind, Rerun};
 
@@ -52,10 +52,10 @@ fn code(f: &mut fmt::Formatter<'_>, code: &CodeSpec) -> fmt::Result {
     writeln!(f, "\n[deployment.code]\nkind = {}\nk = {}\nr = {}", text(code.kind.as_str()), code.k, code.r)?;
     match (&code.coefficients, Sum::with_defaults(code.k, code.r)) {
         (Some(rows), _) => writeln!(f, "coefficients = {}", number_rows(rows))?,
-        (None, Ok(sum)) => {
-            writeln!(f, "# coefficients: the code's own, {}", number_rows(sum.coefficients()))?;
+        (None, Ok(sum)) if code.kind == Kind::Sum => {
+            writeln!(f, "# coefficients: the code's own, {}", number_rows(sum.rows()))?;
         }
-        (None, Err(_)) => {}
+        (None, _) => {}
     }
     writeln!(f, "stripe_fill_ms = {}", millis(code.stripe_fill))
 }

@@ -9,11 +9,15 @@ use std::{
     time::Duration,
 };
 
-use crate::{code::SLOTS_MAX, job::Role, query::LaneId};
+use crate::{
+    code::{Kind, SLOTS_MAX},
+    job::Role,
+    query::LaneId,
+};
 
 use super::{
-    Admin, CodeKind, CodeSpec, Config, Deployment, Device, Grace, Health, Http, Lane, Lanes, Placement, Policy,
-    PolicyKind, Rerun,
+    Admin, CodeSpec, Config, Deployment, Device, Grace, Health, Http, Lane, Lanes, Placement, Policy, PolicyKind,
+    Rerun,
     lanes::LANES_MAX,
     rules,
     section::Section,
@@ -127,10 +131,10 @@ fn place(folder: &Path, path: &str) -> PathBuf {
 }
 
 fn code(table: &mut Section<'_, '_>) -> CodeSpec {
-    let later = ["concat", "mux", "compact", "learned", "berrut", "replica"];
-    let found = table.get("kind", |value| kind(value, &[("sum", CodeKind::Sum)], &later));
+    let served = Kind::ALL.map(|kind| (kind.as_str(), kind));
+    let found = table.get("kind", |value| kind(value, &served, &["learned", "berrut"]));
     CodeSpec {
-        kind: found.unwrap_or(CodeKind::Sum),
+        kind: found.unwrap_or(Kind::Sum),
         k: table.get("k", |value| whole(value, 2..=SLOTS_MAX - 1)).unwrap_or(2),
         r: table.get("r", |value| whole(value, 1..=SLOTS_MAX - 2)).unwrap_or(1),
         coefficients: table.get("coefficients", number_rows),

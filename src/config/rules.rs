@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    code::{SLOTS_MAX, Sum},
+    code::{Kind, SLOTS_MAX},
     job::Role,
 };
 
@@ -83,11 +83,10 @@ fn code(code: &CodeSpec, root: &mut Section<'_, '_>) {
         return;
     }
     let built = match &code.coefficients {
-        Some(rows) if rows.len() != r || rows.iter().any(|row| row.len() != k) => {
+        Some(rows) if code.kind == Kind::Sum && (rows.len() != r || rows.iter().any(|row| row.len() != k)) => {
             return root.fault(key_rows, format!("must be r = {r} rows of k = {k} numbers"));
         }
-        Some(rows) => Sum::new(rows.clone()),
-        None => Sum::with_defaults(k, r),
+        Some(_) | None => code.spec().check(),
     };
     if let Err(error) = built {
         rule(root, &[key_r, key_k, key_rows], false, || error.to_string());

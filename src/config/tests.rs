@@ -112,9 +112,12 @@ fn values_are_refused_with_their_rule() {
     wrong("[health]\nhang_ms = 0", &format!("health.hang_ms = 0: {millis}"));
     wrong("[health]\nhang_ms = nan", &format!("health.hang_ms = nan: {millis}"));
     wrong("[health]\nhang_ms = \"5\"", &format!("health.hang_ms = \"5\": {millis}"));
-    let served = "not served yet: known kinds are sum";
-    wrong("[deployment.code]\nkind = \"concat\"", &format!("deployment.code.kind = \"concat\": {served}"));
-    wrong("[deployment.code]\nkind = \"xor\"", "deployment.code.kind = \"xor\": must be \"sum\"");
+    let served = "not served yet: known kinds are sum, concat, mux, compact, replica";
+    wrong("[deployment.code]\nkind = \"berrut\"", &format!("deployment.code.kind = \"berrut\": {served}"));
+    wrong(
+        "[deployment.code]\nkind = \"xor\"",
+        "deployment.code.kind = \"xor\": must be \"sum\" or \"concat\" or \"mux\" or \"compact\" or \"replica\"",
+    );
     wrong("[deployment.code]\nk = 1", "deployment.code.k = 1: must be a whole number from 2 to 15");
     wrong("[deployment.code]\nk = 2.0", "deployment.code.k = 2.0: must be a whole number from 2 to 15");
     let later = "not served yet: known kinds are coded, none";

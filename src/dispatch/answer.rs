@@ -1,7 +1,8 @@
 //! Answers: who gets which prediction, and when a reconstruction may be served.
 //!
 //! A reconstruction of a slot that is erased is served at once. Otherwise it waits until the query's grace is over, because most
-//! reconstructions that could be served at once turn out to be needless: the direct answer was about to come, and it is exact.
+//! reconstructions that could be served at once turn out to be needless: the direct answer was about to come, and it is exact. What is decoded
+//! bears the code's label: reconstructed, approximate (`compact`), or direct (`replica`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +31,7 @@ impl Dispatch {
         self.metrics.late.inc();
         // The live A_d: what was served against what would have been; the first run alone, so that each query counts once.
         if let Some(Ok(served)) = query.answered()
-            && served.provenance == Provenance::Reconstructed
+            && matches!(served.provenance, Provenance::Reconstructed | Provenance::Approximate)
             && kind == JobKind::Data
         {
             self.metrics.agreement(argmax(&served.values) == argmax(output));
@@ -69,7 +70,7 @@ impl Dispatch {
     pub(super) fn reconstruct(&self, stripe: &Stripe, slot: usize, now: Time) {
         let Some(query) = stripe.waiting(slot) else { return };
         let Some(values) = stripe.decode(slot) else { return };
-        let prediction = Prediction { values, provenance: Provenance::Reconstructed };
+        let prediction = Prediction { values, provenance: stripe.provenance() };
         if self.answer(query, prediction, now).is_ok() {
             stripe.served();
         }

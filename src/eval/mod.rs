@@ -4,23 +4,29 @@
 //! test set is permuted with each seed, cut into stripes of k (a rest is left out), and every set of data slots that the code can recover is
 //! lost in turn, with all parity slots at hand. Nets, encoder and decoder are the daemon's. Nothing here is estimated from training.
 
+mod cost;
+mod markdown;
+mod papers;
 mod report;
 mod stripes;
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use crate::{
-    code::{Code, SlotSet, Sum},
+    code::{Code, Kind, Reading, SlotSet},
     data::{self, DataError, Images},
     model::{Device, Net, TensorError},
-    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, SUM, WeightsError},
+    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError},
 };
+pub use cost::Cost;
+pub use markdown::markdown;
 pub use report::{Row, json, table};
 pub use stripes::{Stripes, class, encode};
 
@@ -97,11 +103,11 @@ pub fn measure(dir: &Path, data: &Path, seeds: &[u64]) -> Result<Vec<Row>, EvalE
     let direct = Direct { images: &images, outputs: &base };
     let codes = manifest.codes(dir).map_err(WeightsError::from)?;
     if codes.is_empty() {
-        return Ok(vec![direct.row(&bundle, NO_CODE, None)]);
+        return Ok(vec![direct.row(&bundle, None)?]);
     }
-    let measure_code = |code: &Sum| {
-        let bundle = Bundle::load(dir, Some(code))?;
-        Ok(direct.row(&bundle, SUM, Some(direct.reconstructed(&bundle, code, seeds)?)))
+    let measure_code = |code: &Arc<dyn Code>| {
+        let bundle = Bundle::load(dir, Some(&**code))?;
+        Ok(direct.row(&bundle, Some((&**code, direct.reconstructed(&bundle, &**code, seeds)?)))?)
     };
     codes.iter().map(measure_code).collect()
 }
@@ -114,8 +120,6 @@ struct Direct<'a> {
 
 /// What was measured of one code's reconstructions.
 struct Reconstructed {
-    k: usize,
-    r: usize,
     seeds: Vec<u64>,
     /// For each seed, its accuracy over all patterns.
     a_d: Vec<f64>,
@@ -159,7 +163,7 @@ impl Direct<'_> {
         right as f64 / self.images.count().max(1) as f64
     }
 
-    fn reconstructed(&self, bundle: &Bundle, code: &Sum, seeds: &[u64]) -> Result<Reconstructed, TensorError> {
+    fn reconstructed(&self, bundle: &Bundle, code: &dyn Code, seeds: &[u64]) -> Result<Reconstructed, TensorError> {
         let nets = (0..code.r()).map(|row| bundle.parity(row, &Device::Cpu)).collect::<Result<Vec<Net>, _>>()?;
         let nets: Vec<Option<&Net>> = nets.iter().map(Some).collect();
         let patterns = patterns(code);
@@ -182,8 +186,6 @@ impl Direct<'_> {
             all
         });
         Ok(Reconstructed {
-            k: code.k(),
-            r: code.r(),
             seeds: seeds.to_vec(),
             a_d: by_seed.into_iter().map(Tally::accuracy).collect(),
             by_pattern: patterns.into_iter().zip(by_pattern.into_iter().map(Tally::accuracy)).collect(),
@@ -201,36 +203,34 @@ impl Direct<'_> {
         tally
     }
 
-    fn row(&self, bundle: &Bundle, code: &'static str, measured: Option<Reconstructed>) -> Row {
+    fn row(&self, bundle: &Bundle, measured: Option<(&dyn Code, Reconstructed)>) -> Result<Row, TensorError> {
         let manifest = bundle.manifest();
-        let (k, r) = measured.as_ref().map_or((1, 0), |measured| (measured.k, measured.r));
-        let flops = |multiply_adds: usize| 2 * multiply_adds as u64;
-        // Encoder, model and decoder of one parity row and one reconstruction: k multiply-adds a value each.
-        let parity_flops = (r > 0).then(|| {
-            let plan = bundle.parity_plan(0);
-            flops(k * bundle.signature().input.width() + plan.multiply_adds() + k * plan.outputs)
-        });
-        let training = manifest.rows_of(code, k, r).first().map_or(&manifest.base.training, |row| &row.training);
+        let (code, measured) = measured.unzip();
+        let cost = code.map(|code| Cost::of(bundle, code)).transpose()?;
+        let (kind, k, r) = code.map_or((None, 1, 0), |code| (Some(code.kind()), code.k(), code.r()));
+        let base_flops = cost::flops(bundle.base_plan().multiply_adds());
+        let training = kind.and_then(|kind| manifest.rows_of(kind, k, r).first().map(|row| &row.training));
         let (mean, sd) = measured.as_ref().map(|measured| mean_and_sd(&measured.a_d)).unzip();
-        Row {
+        Ok(Row {
             deployment: manifest.deployment.name.clone(),
             dataset: manifest.dataset.name.clone(),
             architecture: manifest.base.architecture.to_string(),
-            code,
+            code: kind.map_or(NO_CODE, Kind::as_str),
             k,
             r,
-            preset: training.preset.clone(),
+            preset: training.unwrap_or(&manifest.base.training).preset.clone(),
             a_a: self.accuracy(),
             a_d: mean,
             a_d_sd: sd,
             a_d_by_pattern: measured.iter().flat_map(|measured| &measured.by_pattern).map(named).collect(),
             agreement: measured.as_ref().map(|measured| measured.agreement),
-            parity_flops,
-            base_flops: flops(bundle.base_plan().multiply_adds()),
+            parity_flops: code.map(|code| cost::parity_flops(bundle, code)),
+            base_flops,
+            cost,
             rows: self.images.count(),
             seeds: measured.map_or_else(Vec::new, |measured| measured.seeds),
-            weights_sha256: bundle.sha256(code),
-        }
+            weights_sha256: kind.map_or_else(|| vec![bundle.base_sha256().to_owned()], |kind| bundle.sha256(kind)),
+        })
     }
 }
 
@@ -242,10 +242,14 @@ pub fn record(dir: &Path, rows: &[Row]) -> Result<(), EvalError> {
 }
 
 /// Every set of lost data slots that the code recovers when all else is at hand.
-fn patterns(code: &Sum) -> Vec<SlotSet> {
+fn patterns(code: &dyn Code) -> Vec<SlotSet> {
     let all = SlotSet::below(code.k() + code.r());
     let lost = (1..=SlotSet::below(code.k()).bits()).map(SlotSet::from_bits);
     let mut patterns: Vec<SlotSet> = lost.filter(|&lost| code.recoverable(all.without(lost)) == lost).collect();
+    if code.reading() != Reading::Row {
+        // Its answers do not depend on what else is lost.
+        patterns.retain(|pattern| pattern.count() == 1);
+    }
     patterns.sort_by_key(|pattern| (pattern.count(), pattern.bits()));
     patterns
 }
@@ -271,7 +275,7 @@ mod tests {
     #[test]
     fn patterns_are_the_recoverable_ones() {
         let names = |k, r| -> Vec<String> {
-            let patterns = patterns(&Sum::with_defaults(k, r).unwrap());
+            let patterns = patterns(&crate::code::Sum::with_defaults(k, r).unwrap());
             patterns.into_iter().map(|pattern| named(&(pattern, 0.0)).0).collect()
         };
         assert_eq!(names(2, 1), ["0", "1"]);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::Cost;
 use crate::weights::Measured;
 
 /// Fractions lost for which the table gives the overall accuracy.
@@ -42,12 +43,27 @@ pub struct Row {
     pub parity_flops: Option<u64>,
     /// The base model on one row.
     pub base_flops: u64,
+    /// What else a parity job costs.
+    #[serde(flatten)]
+    pub cost: Option<Cost>,
     /// Test images.
     pub rows: usize,
     /// Seeds of the permutations.
     pub seeds: Vec<u64>,
     /// SHA-256 of the weight files: base, then parity rows.
     pub weights_sha256: Vec<String>,
+}
+
+impl Row {
+    /// What a parity job costs, as multiples of a base job: arithmetic, time of one and of eight, parameters, bytes.
+    pub(super) fn multiples(&self) -> Option<[f64; 5]> {
+        let (flops, cost) = (self.parity_flops?, self.cost.as_ref()?);
+        let over = |parity: usize, base: usize| parity as f64 / base as f64;
+        let [one, eight] = cost.parity_time;
+        let parameters = over(cost.parity_parameters, cost.base_parameters);
+        let bytes = over(cost.parity_bytes, cost.base_bytes);
+        Some([flops as f64 / self.base_flops as f64, one, eight, parameters, bytes])
+    }
 }
 
 impl From<&Row> for Measured {
@@ -79,8 +95,7 @@ pub fn json(rows: &[Row]) -> String {
 pub fn table(rows: &[Row]) -> String {
     let [few, some, many] = LOST.map(|lost| format!("A_o {lost}"));
     let names = ["deployment", "network", "code", "k", "r", "preset", "A_a", "A_d", "agree"];
-    let names =
-        names.map(str::to_owned).into_iter().chain([few, some, many, "base kF".to_owned(), "parity kF".to_owned()]);
+    let names = names.map(str::to_owned).into_iter().chain([few, some, many]).chain(COSTS.map(str::to_owned));
     let lines: Vec<Vec<String>> = std::iter::once(names.collect()).chain(rows.iter().map(cells)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
@@ -95,13 +110,20 @@ fn cells(row: &Row) -> Vec<String> {
     let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{:.2}", 100.0 * value));
     let spread = row.a_d_sd.map_or_else(String::new, |sd| format!(" ± {:.2}", 100.0 * sd));
     let overall = LOST.map(|lost| percent(row.a_d.map(|a_d| (1.0 - lost) * row.a_a + lost * a_d)));
-    let kilo = |flops: u64| (flops / 1000).to_string();
     let mut cells = vec![row.deployment.clone(), row.architecture.clone(), row.code.to_owned()];
     cells.extend([row.k.to_string(), row.r.to_string(), row.preset.clone()]);
     cells.extend([percent(Some(row.a_a)), percent(row.a_d) + &spread, percent(row.agreement)]);
     cells.extend(overall);
-    cells.extend([kilo(row.base_flops), row.parity_flops.map_or_else(|| "-".to_owned(), kilo)]);
+    cells.extend(costs(row));
     cells
+}
+
+/// Columns of [`Row::multiples`].
+const COSTS: [&str; 5] = ["FLOPs x", "time x", "time/8 x", "params x", "bytes x"];
+
+fn costs(row: &Row) -> [String; 5] {
+    row.multiples()
+        .map_or_else(|| [(); 5].map(|()| "-".to_owned()), |multiples| multiples.map(|cost| format!("{cost:.2}")))
 }
 
 #[cfg(test)]
@@ -124,6 +146,13 @@ mod tests {
             agreement: Some(0.82),
             parity_flops: Some(840_000),
             base_flops: 833_040,
+            cost: Some(Cost {
+                parity_parameters: 61_706,
+                base_parameters: 61_706,
+                parity_bytes: 3_176,
+                base_bytes: 3_176,
+                parity_time: [1.1, 1.0],
+            }),
             rows: 10_000,
             seeds: vec![0, 1],
             weights_sha256: vec!["ab".to_owned(), "cd".to_owned()],
@@ -131,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_exactly_the_fixed_names() {
+    fn json_has_the_fixed_names_and_the_costs() {
         let parsed: serde_json::Value = serde_json::from_str(&json(&[row()])).unwrap();
         let mut names: Vec<&str> = parsed[0].as_object().unwrap().keys().map(String::as_str).collect();
         names.sort_unstable();
@@ -151,6 +180,11 @@ mod tests {
             "rows",
             "seeds",
             "weights_sha256",
+            "parity_parameters",
+            "base_parameters",
+            "parity_bytes",
+            "base_bytes",
+            "parity_time",
         ];
         fixed.sort_unstable();
         assert_eq!(names, fixed);

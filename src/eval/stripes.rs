@@ -4,7 +4,7 @@
 //! validates with it and `eval` measures with it, so both mean the same.
 
 use crate::{
-    code::{Code, SlotSet, Sum},
+    code::{Code, SlotSet},
     data::Images,
     model::{Net, TensorError},
 };
@@ -12,7 +12,7 @@ use crate::{
 /// Stripes with all their outputs.
 #[derive(Debug)]
 pub struct Stripes<'a> {
-    code: &'a Sum,
+    code: &'a dyn Code,
     /// Indices of rows; each k of them are a stripe.
     order: &'a [usize],
     /// Base outputs, by row index, one after the other.
@@ -23,8 +23,8 @@ pub struct Stripes<'a> {
 }
 
 /// The parity queries of one parity row for the stripes of `order`, one after the other.
-pub fn encode(code: &Sum, parity: usize, images: &Images, order: &[usize]) -> Vec<f32> {
-    let width = images.width();
+pub fn encode(code: &dyn Code, parity: usize, images: &Images, order: &[usize]) -> Vec<f32> {
+    let width = code.query_width(images.width());
     let mut queries = vec![0.0; order.len() / code.k() * width];
     for (stripe, query) in order.chunks_exact(code.k()).zip(queries.chunks_exact_mut(width)) {
         let rows: Vec<&[f32]> = stripe.iter().map(|&index| images.row(index)).collect();
@@ -38,7 +38,7 @@ impl<'a> Stripes<'a> {
     ///
     /// `base` holds the base model's output for each of `images`.
     pub fn run(
-        code: &'a Sum,
+        code: &'a dyn Code,
         images: &Images,
         order: &'a [usize],
         base: &'a [f32],
@@ -59,10 +59,11 @@ impl<'a> Stripes<'a> {
     /// Gives false, and visits nothing, if the code cannot recover `lost` from what is left.
     pub fn reconstruct(&self, lost: SlotSet, mut visit: impl FnMut(usize, &[f32])) -> bool {
         let (k, outputs) = (self.code.k(), self.outputs);
+        let parity_width = self.code.output_width(outputs);
         let there = |j: &usize| self.parities[*j].is_some();
         let parities = (0..self.code.r()).filter(there).fold(SlotSet::EMPTY, |set, j| set.with(SlotSet::only(k + j)));
         let present = SlotSet::below(k).without(lost).with(parities);
-        if self.code.recoverable(present) != lost {
+        if !lost.without(self.code.recoverable(present)).is_empty() {
             return false;
         }
         for (stripe, members) in self.order.chunks_exact(k).enumerate() {
@@ -70,10 +71,9 @@ impl<'a> Stripes<'a> {
                 .iter()
                 .enumerate()
                 .map(|(slot, &row)| present.has(slot).then(|| &self.base[row * outputs..(row + 1) * outputs]));
-            let parities = self
-                .parities
-                .iter()
-                .map(|parity| parity.as_ref().map(|values| &values[stripe * outputs..(stripe + 1) * outputs]));
+            let parities = self.parities.iter().map(|parity| {
+                parity.as_ref().map(|values| &values[stripe * parity_width..(stripe + 1) * parity_width])
+            });
             let at_hand: Vec<Option<&[f32]>> = data.chain(parities).collect();
             for slot in lost.iter() {
                 let decoded = self.code.decode(slot, &at_hand).expect("the lost set is recoverable");

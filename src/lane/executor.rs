@@ -10,7 +10,7 @@ use candle_core::Device;
 use super::Spec;
 use crate::{
     clock::Clock,
-    code::Code,
+    code::{Code, RunsOn},
     config,
     job::{BaseInput, Batch, Loss},
     model::{Net, TensorError},
@@ -88,7 +88,11 @@ impl Executor {
         let device = open_device(&spec.lane.device)?;
         let role = spec.lane.role;
         let base = role.runs_base().then(|| spec.bundle.base(&device)).transpose();
-        let parity_rows = spec.code.as_ref().filter(|_| role.runs_parity()).map_or(0, |code| code.r());
+        // Copies are all of one model, so one net runs them.
+        let parity_rows = spec.code.as_ref().filter(|_| role.runs_parity()).map_or(0, |code| match code.runs_on() {
+            RunsOn::ParityModel => code.r(),
+            RunsOn::Base => 1,
+        });
         let parities = (0..parity_rows).map(|row| spec.bundle.parity(row, &device)).collect::<Result<_, _>>();
         let mut executor = Executor {
             base: base.map_err(OpenError::Weights)?,
@@ -143,10 +147,12 @@ impl Executor {
                 for stripe in stripes {
                     encode(code, *row, stripe, &mut self.rows);
                 }
-                &self.parities[*row]
+                self.parities.get(*row).unwrap_or(&self.parities[0])
             }
         };
-        Ok(net.forward(&net.rows(&self.rows)?)?.to_vec2::<f32>()?)
+        // A parity model may make several output rows of one job.
+        let outputs = net.forward(&net.rows(&self.rows)?)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(outputs.chunks_exact(outputs.len() / batch.jobs()).map(<[f32]>::to_vec).collect())
     }
 
     /// Runs the known input through every model; `fault` may spoil each output before it is checked.
@@ -170,7 +176,7 @@ impl Executor {
 fn encode(code: &dyn Code, parity: usize, stripe: &[Row], rows: &mut Vec<f32>) {
     let slices: Vec<&[f32]> = stripe.iter().map(|row| &**row).collect();
     let start = rows.len();
-    rows.resize(start + slices[0].len(), 0.0);
+    rows.resize(start + code.query_width(slices[0].len()), 0.0);
     code.encode(parity, &slices, &mut rows[start..]);
 }
 

@@ -9,26 +9,67 @@ use serde::{Deserialize, Serialize};
 
 /// A network that the daemon knows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Architecture {
     /// One matrix without bias: the exact oracle of the tests, because it is its own parity model.
     Linear,
     /// The papers' `base-mlp`: hidden layers of 200 and 100, `ReLU`.
     Mlp,
+    /// Hidden layers of 100 and 60: a row costs half as much as one of [`Architecture::Mlp`].
+    MlpHalf,
+    /// Hidden layers of 50 and 40: a quarter.
+    MlpQuarter,
     /// LeNet-5: 6 and 16 filters of 5 x 5 (the first padded by 2), max-pooling by 2, then 120 and 84, `ReLU`.
     Lenet5,
+    /// 6 and 16 filters of 3 x 3 (the first padded by 1), max-pooling by 2, then 64, `ReLU`: a row costs half as much as one of
+    /// [`Architecture::Lenet5`].
+    Compact2,
+    /// The same with 2 and 8 filters, then 48: a quarter of the time, which for so small a network is not its arithmetic.
+    Compact4,
 }
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 3] = [Architecture::Linear, Architecture::Mlp, Architecture::Lenet5];
+    pub const ALL: [Architecture; 7] = [
+        Architecture::Linear,
+        Architecture::Mlp,
+        Architecture::MlpHalf,
+        Architecture::MlpQuarter,
+        Architecture::Lenet5,
+        Architecture::Compact2,
+        Architecture::Compact4,
+    ];
 
     /// The name used in manifests, on the command line and on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Architecture::Linear => "linear",
             Architecture::Mlp => "mlp",
+            Architecture::MlpHalf => "mlp-half",
+            Architecture::MlpQuarter => "mlp-quarter",
             Architecture::Lenet5 => "lenet5",
+            Architecture::Compact2 => "compact2",
+            Architecture::Compact4 => "compact4",
+        }
+    }
+
+    /// Whether it looks at places by convolution, so that what it learned of one holds for others.
+    pub const fn is_convolutional(self) -> bool {
+        match self {
+            Architecture::Linear | Architecture::Mlp | Architecture::MlpHalf | Architecture::MlpQuarter => false,
+            Architecture::Lenet5 | Architecture::Compact2 | Architecture::Compact4 => true,
+        }
+    }
+
+    /// The network that runs k rows at about the cost of one row of this one, or less; the smallest there is for k > 4.
+    #[must_use]
+    pub const fn compact(self, k: usize) -> Self {
+        match self {
+            Architecture::Linear => Architecture::Linear,
+            Architecture::Mlp if k <= 2 => Architecture::MlpHalf,
+            Architecture::Mlp | Architecture::MlpHalf | Architecture::MlpQuarter => Architecture::MlpQuarter,
+            Architecture::Lenet5 if k <= 2 => Architecture::Compact2,
+            Architecture::Lenet5 | Architecture::Compact2 | Architecture::Compact4 => Architecture::Compact4,
         }
     }
 
@@ -41,8 +82,12 @@ impl Architecture {
         }
         let layers = match self {
             Architecture::Linear => vec![Layer::Flatten, Layer::dense("fc1", width, outputs, Bias::Without)],
-            Architecture::Mlp => dense_stack(width, [200, 100], outputs),
-            Architecture::Lenet5 => lenet5(input, outputs).ok_or_else(|| no_fit(LENET5_RULE))?,
+            Architecture::Mlp => dense_stack(width, &[200, 100], outputs),
+            Architecture::MlpHalf => dense_stack(width, &[100, 60], outputs),
+            Architecture::MlpQuarter => dense_stack(width, &[50, 40], outputs),
+            Architecture::Lenet5 => convolutional(input, &LENET5, outputs).ok_or_else(|| no_fit(RULE))?,
+            Architecture::Compact2 => convolutional(input, &COMPACT2, outputs).ok_or_else(|| no_fit(RULE))?,
+            Architecture::Compact4 => convolutional(input, &COMPACT4, outputs).ok_or_else(|| no_fit(RULE))?,
         };
         Ok(Plan { input: input.to_vec(), outputs, layers })
     }
@@ -182,45 +227,61 @@ impl Plan {
     }
 }
 
-fn dense_stack(width: usize, hidden: [usize; 2], outputs: usize) -> Vec<Layer> {
-    vec![
-        Layer::Flatten,
-        Layer::dense("fc1", width, hidden[0], Bias::With),
-        Layer::Relu,
-        Layer::dense("fc2", hidden[0], hidden[1], Bias::With),
-        Layer::Relu,
-        Layer::dense("fc3", hidden[1], outputs, Bias::With),
-    ]
+/// Full matrices with `ReLU` between them.
+fn dense_stack(width: usize, hidden: &[usize], outputs: usize) -> Vec<Layer> {
+    const NAMES: [&str; 3] = ["fc1", "fc2", "fc3"];
+    let mut layers = vec![Layer::Flatten];
+    let mut inputs = width;
+    for (name, &units) in NAMES.into_iter().zip(hidden.iter().chain(std::iter::once(&outputs))) {
+        if layers.len() > 1 {
+            layers.push(Layer::Relu);
+        }
+        layers.push(Layer::dense(name, inputs, units, Bias::With));
+        inputs = units;
+    }
+    layers
 }
 
-const LENET5_RULE: &str = "it needs [channels, height, width] with height and width multiples of 4 and at least 12";
+/// Two convolutions with pooling, then full matrices.
+struct Convolutional {
+    kernel: usize,
+    filters: [usize; 2],
+    hidden: &'static [usize],
+}
+
+const LENET5: Convolutional = Convolutional { kernel: 5, filters: [6, 16], hidden: &[120, 84] };
+const COMPACT2: Convolutional = Convolutional { kernel: 3, filters: [6, 16], hidden: &[64] };
+const COMPACT4: Convolutional = Convolutional { kernel: 3, filters: [2, 8], hidden: &[48] };
+
+const RULE: &str = "it needs [channels, height, width] with height and width multiples of 4 and at least 12";
 
 /// Pools before it rectifies: the same values as the other way round at a quarter of the work.
-fn lenet5(input: &[usize], outputs: usize) -> Option<Vec<Layer>> {
+fn convolutional(input: &[usize], network: &Convolutional, outputs: usize) -> Option<Vec<Layer>> {
     let &[channels, height, width] = input else { return None };
     let fits = |side: usize| side >= 12 && side.is_multiple_of(4);
     if !fits(height) || !fits(width) {
         return None;
     }
-    // The first convolution keeps the size, the second takes 4 off; each is followed by a halving.
-    let second = (height / 2 - 4) * (width / 2 - 4);
+    let Convolutional { kernel, filters: [first, second], hidden } = *network;
+    // The first convolution keeps the size, the second takes kernel - 1 off; each is followed by a halving.
+    let positions = (height / 2 + 1 - kernel) * (width / 2 + 1 - kernel);
     let convolution = |name, channels, filters, padding, positions| Layer::Convolution {
         name,
         channels,
         filters,
-        kernel: 5,
+        kernel,
         padding,
         positions,
     };
     let mut layers = vec![
-        convolution("conv1", channels, 6, 2, height * width),
+        convolution("conv1", channels, first, kernel / 2, height * width),
         Layer::MaxPool,
         Layer::Relu,
-        convolution("conv2", 6, 16, 0, second),
+        convolution("conv2", first, second, 0, positions),
         Layer::MaxPool,
         Layer::Relu,
     ];
-    layers.extend(dense_stack(16 * second / 4, [120, 84], outputs));
+    layers.extend(dense_stack(second * positions / 4, hidden, outputs));
     Some(layers)
 }
 
@@ -238,6 +299,18 @@ mod tests {
         assert_eq!((mlp.multiply_adds(), mlp.parameter_count()), (177_800, 178_110));
         let linear = Architecture::Linear.plan(&FASHION, 10).unwrap();
         assert_eq!((linear.multiply_adds(), linear.parameter_count()), (7_840, 7_840));
+    }
+
+    /// k rows of a compact network are one job, which may cost as much as one job of the base model.
+    #[test]
+    fn compact_networks_cost_no_more_than_the_base_model() {
+        for base in [Architecture::Mlp, Architecture::Lenet5] {
+            let cost = |architecture: Architecture| architecture.plan(&FASHION, 10).unwrap().multiply_adds();
+            for k in [2, 4] {
+                let share = (k * cost(base.compact(k))) as f64 / cost(base) as f64;
+                assert!((0.4..=1.02).contains(&share), "{base}, k = {k}: {share:.2}");
+            }
+        }
     }
 
     #[test]

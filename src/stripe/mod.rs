@@ -23,7 +23,7 @@ use word::{Snapshot, Word};
 use crate::{
     code::{Code, SlotSet},
     metrics::{Metrics, StripeOutcome},
-    query::{Accepts, FaultDomain, Row, Values},
+    query::{Accepts, FaultDomain, Provenance, Row, Values},
     reply::Admitted,
 };
 
@@ -214,9 +214,15 @@ impl Stripe {
         self.member(slot)?.query.as_ref().filter(|query| query.is_open())
     }
 
-    /// The query of `slot` if it is open and takes a reconstruction.
+    /// The query of `slot` if it is open and takes what this stripe decodes.
     pub fn waiting(&self, slot: usize) -> Option<&Arc<Admitted>> {
-        self.open(slot).filter(|query| query.query.accepts == Accepts::Any)
+        let exact = self.provenance() == Provenance::Direct;
+        self.open(slot).filter(|query| exact || query.query.accepts == Accepts::Any)
+    }
+
+    /// What its decoded predictions are.
+    pub fn provenance(&self) -> Provenance {
+        self.code.provenance()
     }
 
     /// Decodes the output of `slot`; `None` if it is not recoverable, if someone else has begun to, or if it is not finite.

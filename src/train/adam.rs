@@ -35,12 +35,12 @@ impl Adam {
         Ok(Adam { entries, steps: 0, weight_decay })
     }
 
-    /// One step against the gradient.
-    pub(super) fn step(&mut self, gradients: &GradStore, rate: f64) -> Result<()> {
+    /// One step against the weighted mean of gradients, one for each part of a batch.
+    pub(super) fn step(&mut self, parts: &[(GradStore, f64)], rate: f64) -> Result<()> {
         self.steps += 1;
         let (bias1, bias2) = (1.0 - BETA1.powi(self.steps), 1.0 - BETA2.powi(self.steps));
         for entry in &mut self.entries {
-            let Some(gradient) = gradients.get(&entry.variable) else { continue };
+            let Some(gradient) = mean(parts, &entry.variable)? else { continue };
             let value = entry.variable.detach();
             let gradient = (gradient + (&value * self.weight_decay)?)?;
             entry.first = ((&entry.first * BETA1)? + (&gradient * (1.0 - BETA1))?)?;
@@ -80,6 +80,20 @@ impl Adam {
     }
 }
 
+/// The weighted sum of the parts' gradients, in their order, so that it is the same however many threads made them.
+fn mean(parts: &[(GradStore, f64)], variable: &Var) -> Result<Option<Tensor>> {
+    let mut sum: Option<Tensor> = None;
+    for (gradients, weight) in parts {
+        let Some(gradient) = gradients.get(variable) else { continue };
+        let share = (gradient * *weight)?;
+        sum = Some(match sum {
+            None => share,
+            Some(sum) => (sum + share)?,
+        });
+    }
+    Ok(sum)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,7 +108,7 @@ mod tests {
         let (mut first, mut second) = ([0.0; 2], [0.0; 2]);
         for step in 1..=3 {
             let loss = variable.sqr().unwrap().sum_all().unwrap();
-            adam.step(&loss.backward().unwrap(), 0.01).unwrap();
+            adam.step(&[(loss.backward().unwrap(), 1.0)], 0.01).unwrap();
             for i in 0..2 {
                 let gradient = 2.0 * expected[i] + 0.1 * expected[i];
                 first[i] = 0.9 * first[i] + 0.1 * gradient;

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{Result, Tensor};
+use rand_chacha::ChaCha8Rng;
 
 use super::{
     Settings, TrainError, finished,
     fit::{Lesson, Run},
-    gather,
+    gather, labels,
 };
 use crate::{
     data::{self, Images},
@@ -37,6 +38,7 @@ pub struct BaseOptions {
 }
 
 struct Labels<'a> {
+    varied: bool,
     train: &'a Images,
     validation: &'a Images,
 }
@@ -50,10 +52,9 @@ impl Lesson for Labels<'_> {
         1
     }
 
-    fn loss(&self, net: &Net, picked: &[usize]) -> Result<Tensor> {
-        let labels: Vec<u32> = picked.iter().map(|&row| u32::from(self.train.labels[row])).collect();
-        let labels = Tensor::from_vec(labels, picked.len(), net.device())?;
-        let logits = net.forward(&net.rows(&gather(self.train, picked))?)?;
+    fn loss(&self, net: &Net, picked: &[usize], rng: &mut ChaCha8Rng) -> Result<Tensor> {
+        let labels = labels(self.train, picked, net.device())?;
+        let logits = net.forward(&net.rows(&gather(self.train, picked, self.varied, rng))?)?;
         candle_nn::loss::cross_entropy(&logits, &labels)
     }
 
@@ -81,7 +82,8 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
         checkpoint: options.out.join("base.checkpoint"),
         device: Device::Cpu,
     };
-    let fitted = run.fit(&Labels { train: &train, validation: &validation })?;
+    let varied = options.settings.preset.augments() && options.architecture.is_convolutional();
+    let fitted = run.fit(&Labels { varied, train: &train, validation: &validation })?;
     let net = Net::new(&plan, preprocessing, &fitted.parameters, &run.device)?;
     let base = Base {
         architecture: options.architecture,

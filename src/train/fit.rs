@@ -5,10 +5,11 @@
 
 use std::path::PathBuf;
 
-use candle_core::{Tensor, Var};
+use candle_core::{Tensor, Var, backprop::GradStore};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use rayon::prelude::*;
 
 use super::{
     Settings, TrainError,
@@ -19,16 +20,22 @@ use super::{
 };
 use crate::model::{Device, Net, Parameters, Plan, Preprocessing};
 
+/// Parts of a batch that may run on cores of their own.
+const PARTS: usize = 4;
+
+/// Streams of the generator that belong to steps; those of epochs are small numbers.
+const OF_STEPS: u64 = 1 << 63;
+
 /// What a net is to learn, from which rows.
-pub(super) trait Lesson {
+pub(super) trait Lesson: Sync {
     /// How many training rows there are to draw from.
     fn rows(&self) -> usize;
 
     /// How many of them make one input (k for a stripe).
     fn rows_per_input(&self) -> usize;
 
-    /// The loss of `net` on the inputs that `picked` rows make.
-    fn loss(&self, net: &Net, picked: &[usize]) -> candle_core::Result<Tensor>;
+    /// The loss of `net` on the inputs that `picked` rows make; what is random about it is drawn from `rng`.
+    fn loss(&self, net: &Net, picked: &[usize], rng: &mut ChaCha8Rng) -> candle_core::Result<Tensor>;
 
     /// How good `net` is on the validation rows, 0..1.
     fn score(&self, net: &Net) -> candle_core::Result<f64>;
@@ -61,6 +68,41 @@ struct State {
     adam: Adam,
     progress: Progress,
     best: Parameters,
+    average: Option<Average>,
+}
+
+/// The weights' running average, and a net that reads it.
+struct Average {
+    net: Net,
+    variables: Vec<(String, Var)>,
+}
+
+impl Average {
+    /// Moves it towards the weights after `steps` steps: over all of them at first, over about the last thousand later.
+    fn follow(&self, weights: &[(String, Var)], steps: i32) -> candle_core::Result<()> {
+        let steps = f64::from(steps);
+        let kept = ((1.0 + steps) / (10.0 + steps)).min(1.0 - 1e-3);
+        for ((_, average), (_, weight)) in self.variables.iter().zip(weights) {
+            average.set(&((average.detach() * kept)? + (weight.detach() * (1.0 - kept))?)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// The net that is judged and kept.
+    fn kept(&self) -> (&Net, &[(String, Var)]) {
+        match &self.average {
+            Some(average) => (&average.net, &average.variables),
+            None => (&self.net, &self.variables),
+        }
+    }
+
+    /// All tensors that a checkpoint needs.
+    fn tensors(&self) -> impl Iterator<Item = (String, Tensor)> + '_ {
+        let average = self.average.iter().flat_map(|average| &average.variables);
+        self.adam.state().chain(average.map(|(name, variable)| (format!("average/{name}"), variable.detach())))
+    }
 }
 
 impl Run<'_> {
@@ -69,23 +111,32 @@ impl Run<'_> {
         let identity = self.identity();
         let mut state = self.start(&identity)?;
         let bar = self.bar(lesson, state.progress.epochs);
-        while state.progress.epochs < self.settings.epochs {
+        while state.progress.epochs < self.settings.epochs && !self.gives_up(&state.progress) {
             let loss = self.epoch(lesson, &mut state, &bar)?;
-            let score = lesson.score(&state.net)?;
-            let progress = &mut state.progress;
-            progress.epochs += 1;
-            progress.steps = state.adam.steps();
-            if score > progress.best_score {
-                (progress.best_epoch, progress.best_score) = (progress.epochs, score);
-                state.best = parameters(&state.variables).copied()?;
+            let score = lesson.score(state.kept().0)?;
+            state.progress.epochs += 1;
+            state.progress.steps = state.adam.steps();
+            if score > state.progress.best_score {
+                (state.progress.best_epoch, state.progress.best_score) = (state.progress.epochs, score);
+                state.best = parameters(state.kept().1).copied()?;
             }
-            let (epoch, best) = (progress.epochs, progress.best_score);
+            let (epoch, best) = (state.progress.epochs, state.progress.best_score);
             bar.suspend(|| tracing::info!(epoch, loss, validation = score, best, "epoch done"));
-            checkpoint::write(&self.checkpoint, &identity, &state.progress, state.adam.state(), &state.best)?;
+            checkpoint::write(&self.checkpoint, &identity, &state.progress, state.tensors(), &state.best)?;
+        }
+        if self.gives_up(&state.progress) {
+            let Progress { epochs, best_epoch, .. } = state.progress;
+            tracing::info!(epochs, best_epoch, "no better for as long as --patience allows");
         }
         bar.finish_and_clear();
         let Progress { best_epoch, best_score, .. } = state.progress;
         Ok(Fitted { parameters: state.best, best_epoch, best_score })
+    }
+
+    /// Whether it has been no better for so long that it ends early.
+    fn gives_up(&self, progress: &Progress) -> bool {
+        progress.epochs > 0
+            && self.settings.patience.is_some_and(|patience| progress.epochs >= progress.best_epoch + patience)
     }
 
     /// Initial weights, or those of the last checkpoint.
@@ -95,15 +146,29 @@ impl Run<'_> {
         let mut adam = Adam::new(variables.clone(), WEIGHT_DECAY)?;
         let mut progress = Progress { epochs: 0, steps: 0, best_epoch: 0, best_score: -1.0 };
         let mut best = Parameters::default();
+        let average = self.settings.preset.averages().then(|| self.average(&variables)).transpose()?;
         if self.settings.resume
             && let Some(checkpoint) = Checkpoint::read(&self.checkpoint, identity)?
         {
             adam.restore(checkpoint.progress.steps, |name| checkpoint.tensor(name))?;
+            for (name, variable) in average.iter().flat_map(|average| &average.variables) {
+                variable.set(&checkpoint.tensor(&format!("average/{name}"))?.to_device(&self.device)?)?;
+            }
             best = checkpoint.best();
             progress = checkpoint.progress;
             tracing::info!(epochs = progress.epochs, "resumed");
         }
-        Ok(State { net, variables, adam, progress, best })
+        Ok(State { net, variables, adam, progress, best, average })
+    }
+
+    /// An average that has seen nothing but the initial weights.
+    fn average(&self, weights: &[(String, Var)]) -> Result<Average, TrainError> {
+        let copy = |(name, variable): &(String, Var)| {
+            Ok::<_, TrainError>((name.clone(), Var::from_tensor(&variable.detach().copy()?)?))
+        };
+        let variables = weights.iter().map(copy).collect::<Result<Vec<_>, _>>()?;
+        let net = Net::new(self.plan, self.preprocessing, &parameters(&variables), &self.device)?;
+        Ok(Average { net, variables })
     }
 
     /// One pass over the training rows in an order drawn from (seed, epoch); the mean loss.
@@ -119,9 +184,11 @@ impl Run<'_> {
         let mut sum = 0.0;
         for (step, picked) in order[..whole].chunks(self.settings.batch * lesson.rows_per_input()).enumerate() {
             let done = (epoch * steps + step) as f64 / (self.settings.epochs * steps) as f64;
-            let loss = lesson.loss(&state.net, picked)?;
-            state.adam.step(&loss.backward()?, self.settings.preset.rate(done))?;
-            let value = f64::from(loss.to_scalar::<f32>()?);
+            let (parts, value) = self.gradients(lesson, &state.net, picked, (epoch, step))?;
+            state.adam.step(&parts, self.settings.preset.rate(done))?;
+            if let Some(average) = &state.average {
+                average.follow(&state.variables, state.adam.steps())?;
+            }
             if !value.is_finite() {
                 return Err(TrainError::Diverged { epoch: epoch + 1, step });
             }
@@ -129,6 +196,30 @@ impl Run<'_> {
             bar.inc(1);
         }
         Ok(sum / steps as f64)
+    }
+
+    /// The gradients of a batch, in parts that all cores share, each with its weight; and the loss. The parts are the same however many cores
+    /// there are, and so is the outcome.
+    fn gradients(
+        &self,
+        lesson: &impl Lesson,
+        net: &Net,
+        picked: &[usize],
+        (epoch, step): (usize, usize),
+    ) -> Result<(Vec<(GradStore, f64)>, f64), TrainError> {
+        let inputs = picked.len() / lesson.rows_per_input();
+        let rows_per_part = inputs.div_ceil(PARTS) * lesson.rows_per_input();
+        let part = |(part, picked_part): (usize, &[usize])| {
+            let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
+            rng.set_stream(OF_STEPS | (epoch as u64) << 40 | (step as u64) << 8 | part as u64);
+            let loss = lesson.loss(net, picked_part, &mut rng)?;
+            let weight = picked_part.len() as f64 / picked.len() as f64;
+            let value = f64::from(loss.to_scalar::<f32>()?) * weight;
+            Ok::<_, TrainError>(((loss.backward()?, weight), value))
+        };
+        let parts: Vec<_> = picked.par_chunks(rows_per_part).enumerate().map(part).collect::<Result<_, _>>()?;
+        let (parts, values): (Vec<_>, Vec<f64>) = parts.into_iter().unzip();
+        Ok((parts, values.iter().sum()))
     }
 
     /// Steps of one epoch; the last may be short.

@@ -6,6 +6,7 @@
 //! Each epoch ends in a checkpoint that is replaced whole; an interrupted run loses at most an epoch and goes on with `--resume`.
 
 mod adam;
+mod augment;
 mod base;
 mod checkpoint;
 mod fit;
@@ -18,9 +19,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rand_chacha::ChaCha8Rng;
+
 use crate::{
+    code::{CodeError, Kind},
     data::{DataError, Images},
-    model::{NoFit, Parameters, TensorError},
+    model::{Device, NoFit, Parameters, Tensor, TensorError},
     weights::{Fault, Training, WeightsError, sha256, write_whole},
 };
 pub use base::{BaseOptions, base};
@@ -38,6 +42,8 @@ pub struct Settings {
     pub batch: usize,
     /// Passes over the training rows.
     pub epochs: usize,
+    /// Epochs without a better validation score after which it ends early, if so.
+    pub patience: Option<usize>,
     /// Whether to go on from a checkpoint, if there is one.
     pub resume: bool,
 }
@@ -45,8 +51,9 @@ pub struct Settings {
 impl fmt::Display for Settings {
     /// As flags, `--resume` excepted: it does not change the outcome.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings { preset, seed, batch, epochs, .. } = self;
-        write!(f, "--epochs {epochs} --batch {batch} --seed {seed} --preset {preset}")
+        let Settings { preset, seed, batch, epochs, patience, .. } = self;
+        write!(f, "--epochs {epochs} --batch {batch} --seed {seed} --preset {preset}")?;
+        patience.map_or(Ok(()), |patience| write!(f, " --patience {patience}"))
     }
 }
 
@@ -70,6 +77,15 @@ pub enum TrainError {
         /// How many there are, counted from 0.
         r: usize,
     },
+    /// The code runs on the base model.
+    #[error("kind = \"{kind}\" runs on the base model: there is no parity model to train")]
+    NothingToTrain {
+        /// The kind.
+        kind: Kind,
+    },
+    /// There is no such code.
+    #[error(transparent)]
+    Code(#[from] CodeError),
     /// The checkpoint cannot be used.
     #[error("{} {rule}; delete it, or run without --resume", file.display())]
     Checkpoint {
@@ -105,9 +121,23 @@ impl From<Fault> for TrainError {
     }
 }
 
-/// The pixels of some images, one after the other.
-fn gather(images: &Images, picked: &[usize]) -> Vec<f32> {
-    picked.iter().flat_map(|&row| images.row(row)).copied().collect()
+/// The pixels of some images, one after the other, varied if asked for.
+fn gather(images: &Images, picked: &[usize], varied: bool, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(picked.len() * images.width());
+    for &row in picked {
+        if varied {
+            augment::append(images.row(row), images.size, rng, &mut rows);
+        } else {
+            rows.extend_from_slice(images.row(row));
+        }
+    }
+    rows
+}
+
+/// The labels of some images.
+fn labels(images: &Images, picked: &[usize], device: &Device) -> candle_core::Result<Tensor> {
+    let labels: Vec<u32> = picked.iter().map(|&row| u32::from(images.labels[row])).collect();
+    Tensor::from_vec(labels, picked.len(), device)
 }
 
 /// Writes parameters; gives their SHA-256.

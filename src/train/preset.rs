@@ -15,17 +15,21 @@ pub enum Preset {
     Parm,
     /// The same, but the rate rises to 0.003 in the first quarter of the steps and falls to 0 along a cosine in the rest.
     OneCycle,
+    /// Ours: that schedule, and the average of the weights over the last thousand steps. Models whose output is a prediction a row learn half
+    /// from the labels, half from the base model's softened probabilities; convolutional ones of them from varied pictures.
+    Best,
 }
 
 impl Preset {
     /// All of them.
-    pub const ALL: [Preset; 2] = [Preset::Parm, Preset::OneCycle];
+    pub const ALL: [Preset; 3] = [Preset::Parm, Preset::OneCycle, Preset::Best];
 
     /// The name on the command line and in manifests.
     pub const fn as_str(self) -> &'static str {
         match self {
             Preset::Parm => "parm",
             Preset::OneCycle => "one_cycle",
+            Preset::Best => "best",
         }
     }
 
@@ -33,7 +37,7 @@ impl Preset {
     pub(super) fn rate(self, done: f64) -> f64 {
         match self {
             Preset::Parm => RATE,
-            Preset::OneCycle => {
+            Preset::OneCycle | Preset::Best => {
                 const RISE: f64 = 0.25;
                 const PEAK: f64 = 3.0 * RATE;
                 if done < RISE {
@@ -49,8 +53,23 @@ impl Preset {
     pub(super) const fn has_schedule(self) -> bool {
         match self {
             Preset::Parm => false,
-            Preset::OneCycle => true,
+            Preset::OneCycle | Preset::Best => true,
         }
+    }
+
+    /// Whether pictures are varied.
+    pub(super) const fn augments(self) -> bool {
+        matches!(self, Preset::Best)
+    }
+
+    /// Whether the average of the weights is what is kept.
+    pub(super) const fn averages(self) -> bool {
+        matches!(self, Preset::Best)
+    }
+
+    /// Whether models whose output is a prediction a row are distilled.
+    pub(super) const fn distils(self) -> bool {
+        matches!(self, Preset::Best)
     }
 }
 

@@ -27,7 +27,7 @@ pub fn stripe(width: usize, k: usize) -> Vec<Row> {
 pub fn parity_query(code: &dyn Code, parity: usize, width: usize) -> Vec<f32> {
     let stripe = stripe(width, code.k());
     let rows: Vec<&[f32]> = stripe.iter().map(|row| &**row).collect();
-    let mut query = vec![0.0; width];
+    let mut query = vec![0.0; code.query_width(width)];
     code.encode(parity, &rows, &mut query);
     query
 }

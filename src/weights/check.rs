@@ -7,12 +7,9 @@ use std::{
 
 use super::{Checked, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, sha256};
 use crate::{
-    code::{Code, Sum},
-    model::{Architecture, Parameters, Preprocessing},
+    code::{Code, Reading, RunsOn},
+    model::{Architecture, NoFit, Parameters, Plan, Preprocessing},
 };
-
-/// The kind that the code [`Sum`] has in a manifest.
-pub const SUM: &str = "sum";
 
 const RETRAIN: &str = "train it again with `parityd train parity`";
 const RESTORE: &str = "restore the file, or train it again";
@@ -35,28 +32,47 @@ pub(super) fn base(dir: &Path, manifest: &Manifest, faults: &mut Vec<Fault>) -> 
         fault(format!("`output.labels` has {labels} names for {outputs} values"));
     }
     let base = &manifest.base;
-    let model = Model { architecture: base.architecture, file: &base.file, sha256: &base.sha256, canary: &base.canary };
-    model.check(dir, manifest, &[1.0], faults)
+    let plan = base.architecture.plan(&manifest.input.shape, outputs);
+    let model = Model { plan, file: &base.file, sha256: &base.sha256, canary: &base.canary, outputs, weight: 1.0 };
+    model.check(dir, manifest, faults)
 }
 
-/// Checks the parity models of `code`; all of them, or reasons in `faults`.
-pub(super) fn parities(dir: &Path, manifest: &Manifest, code: &Sum, faults: &mut Vec<Fault>) -> Vec<Checked> {
+/// The layers of a parity model of `code`, for rows of shape `input` of which the base model makes `outputs` values.
+pub fn parity_plan(
+    architecture: Architecture,
+    code: &dyn Code,
+    input: &[usize],
+    outputs: usize,
+) -> Result<Plan, NoFit> {
+    match code.reading() {
+        Reading::Row | Reading::Rows => architecture.plan(input, outputs),
+        Reading::Channels => {
+            let channels = code.k() * input.first().copied().unwrap_or(1);
+            let stacked: Vec<usize> = std::iter::once(channels).chain(input.iter().copied().skip(1)).collect();
+            architecture.plan(&stacked, code.k() * outputs)
+        }
+    }
+}
+
+/// Checks the parity models of `code`; all of them, or reasons in `faults`. None for a code that runs on the base model.
+pub(super) fn parities(dir: &Path, manifest: &Manifest, code: &dyn Code, faults: &mut Vec<Fault>) -> Vec<Checked> {
     let file = dir.join(MANIFEST_FILE);
-    let (k, r) = (code.k(), code.r());
-    let rows = manifest.rows_of(SUM, k, r);
+    let (kind, k, r) = (code.kind(), code.k(), code.r());
+    let rows = manifest.rows_of(kind, k, r);
     let mut checked = Vec::new();
-    for (row, coefficients) in code.coefficients().iter().enumerate() {
+    let models = if code.runs_on() == RunsOn::ParityModel { r } else { 0 };
+    for row in 0..models {
         let mut of_row = rows.iter().filter(|parity| parity.row == row);
         match (of_row.next(), of_row.next()) {
             (None, _) => {
-                let rule = format!("has no parity model for kind = \"{SUM}\", k = {k}, r = {r}, row = {row}");
+                let rule = format!("has no parity model for kind = \"{kind}\", k = {k}, r = {r}, row = {row}");
                 faults.push(Fault::new(&file, rule, "configure a code that it has, or run `parityd train parity`"));
             }
             (Some(_), Some(_)) => {
-                let rule = format!("has two parity models for kind = \"{SUM}\", k = {k}, r = {r}, row = {row}");
+                let rule = format!("has two parity models for kind = \"{kind}\", k = {k}, r = {r}, row = {row}");
                 faults.push(Fault::new(&file, rule, EDITED));
             }
-            (Some(parity), None) => checked.extend(parity_row(dir, manifest, parity, coefficients, faults)),
+            (Some(parity), None) => checked.extend(parity_row(dir, manifest, parity, code, faults)),
         }
     }
     checked
@@ -66,10 +82,11 @@ fn parity_row(
     dir: &Path,
     manifest: &Manifest,
     parity: &Parity,
-    coefficients: &[f32],
+    code: &dyn Code,
     faults: &mut Vec<Fault>,
 ) -> Option<Checked> {
     let file = dir.join(&parity.file);
+    let coefficients = code.coefficients(parity.row);
     if !same(&parity.coefficients, coefficients) {
         let rule =
             format!("was trained with coefficients {:?}, and the code has {coefficients:?}", parity.coefficients);
@@ -88,25 +105,34 @@ fn parity_row(
             format!("was trained with {:?}, and the base has {:?}", parity.preprocessing, manifest.preprocessing);
         faults.push(Fault::new(&file, rule, RETRAIN));
     }
-    let model =
-        Model { architecture: parity.architecture, file: &parity.file, sha256: &parity.sha256, canary: &parity.canary };
-    model.check(dir, manifest, coefficients, faults)
+    let outputs = manifest.output.shape.iter().product();
+    let model = Model {
+        plan: parity_plan(parity.architecture, code, &manifest.input.shape, outputs),
+        file: &parity.file,
+        sha256: &parity.sha256,
+        canary: &parity.canary,
+        outputs: code.output_width(outputs),
+        weight: code.weight(parity.row),
+    };
+    model.check(dir, manifest, faults)
 }
 
 /// What base and parity models have in common.
 struct Model<'a> {
-    architecture: Architecture,
+    plan: Result<Plan, NoFit>,
     file: &'a str,
     sha256: &'a str,
     canary: &'a [f32],
+    /// Values that the canary must have.
+    outputs: usize,
+    weight: f64,
 }
 
 impl Model<'_> {
-    fn check(&self, dir: &Path, manifest: &Manifest, coefficients: &[f32], faults: &mut Vec<Fault>) -> Option<Checked> {
-        let outputs = manifest.output.shape.iter().product();
-        let file = dir.join(self.file);
-        let plan = match self.architecture.plan(&manifest.input.shape, outputs) {
-            Ok(plan) => plan,
+    fn check(&self, dir: &Path, manifest: &Manifest, faults: &mut Vec<Fault>) -> Option<Checked> {
+        let (file, outputs) = (dir.join(self.file), self.outputs);
+        let plan = match &self.plan {
+            Ok(plan) => plan.clone(),
             Err(no_fit) => {
                 faults.push(Fault::new(&dir.join(MANIFEST_FILE), no_fit.to_string(), EDITED));
                 return None;
@@ -121,7 +147,7 @@ impl Model<'_> {
         let fits = misfits.is_empty();
         faults.extend(misfits.into_iter().map(|misfit| Fault::new(&file, misfit, RESTORE)));
         let Normalisation { mean, std } = manifest.preprocessing;
-        let preprocessing = Preprocessing { mean, std, weight: 1.0 }.of_sum(coefficients);
+        let preprocessing = Preprocessing { mean, std, weight: self.weight };
         fits.then(|| Checked { plan, parameters, preprocessing, canary: self.canary.to_vec() })
     }
 

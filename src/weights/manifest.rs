@@ -8,13 +8,14 @@ use std::{
     fs,
     io::{self, Write},
     path::Path,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, SUM};
+use super::Fault;
 use crate::{
-    code::{Coefficients, Sum},
+    code::{Code, Coefficients, Kind, Spec},
     model::Architecture,
 };
 
@@ -149,14 +150,15 @@ pub struct Base {
 #[serde(deny_unknown_fields)]
 pub struct Parity {
     /// Kind of the code.
-    pub kind: String,
+    pub kind: Kind,
     /// Data slots.
     pub k: usize,
     /// Parity slots.
     pub r: usize,
     /// Which parity row this is (`0..r`).
     pub row: usize,
-    /// Coefficients of that row.
+    /// Coefficients of that row (kind `sum`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub coefficients: Vec<f32>,
     /// Its network.
     pub architecture: Architecture,
@@ -242,36 +244,33 @@ impl Manifest {
     }
 
     /// The parity rows of one code, by row.
-    pub fn rows_of(&self, kind: &str, k: usize, r: usize) -> Vec<&Parity> {
+    pub fn rows_of(&self, kind: Kind, k: usize, r: usize) -> Vec<&Parity> {
         let mut rows: Vec<&Parity> =
-            self.parities.iter().filter(|parity| parity.kind == kind && parity.k == k && parity.r == r).collect();
+            self.parities.iter().filter(|parity| (parity.kind, parity.k, parity.r) == (kind, k, r)).collect();
         rows.sort_by_key(|parity| parity.row);
         rows
     }
 
     /// The codes that it has parity rows of, in the order of the manifest.
     ///
-    /// Fails where it does not have every row of a code, or the kind or the coefficients make none.
-    pub fn codes(&self, dir: &Path) -> Result<Vec<Sum>, Fault> {
+    /// Fails where it does not have every row of a code, or its kind, sizes and coefficients make none.
+    pub fn codes(&self, dir: &Path) -> Result<Vec<Arc<dyn Code>>, Fault> {
         let fault = |rule, next| Fault::new(&dir.join(MANIFEST_FILE), rule, next);
         let mut seen = BTreeSet::new();
         let mut codes = Vec::new();
-        for Parity { kind, k, r, .. } in &self.parities {
+        for &Parity { kind, k, r, .. } in &self.parities {
             if !seen.insert((kind, k, r)) {
                 continue;
             }
-            if kind != SUM {
-                let rule = format!("has a parity model of kind \"{kind}\", which this parityd does not know");
-                return Err(fault(rule, "use the parityd that made it"));
-            }
-            let rows = self.rows_of(kind, *k, *r);
-            if !rows.iter().map(|row| row.row).eq(0..*r) {
+            let rows = self.rows_of(kind, k, r);
+            if !rows.iter().map(|row| row.row).eq(0..r) {
                 let rule = format!("does not have each parity row of kind = \"{kind}\", k = {k}, r = {r} once");
                 return Err(fault(rule, "train the missing ones with `parityd train parity`"));
             }
             let coefficients: Coefficients = rows.iter().map(|row| row.coefficients.clone()).collect();
-            codes.push(Sum::new(coefficients).map_err(|error| {
-                fault(format!("has coefficients that make no code: {error}"), "let `parityd train` write the manifest")
+            let coefficients = (kind == Kind::Sum).then_some(coefficients);
+            codes.push(Spec { kind, k, r, coefficients }.build(&self.input.shape).map_err(|error| {
+                fault(format!("has parity rows that make no code: {error}"), "let `parityd train` write the manifest")
             })?);
         }
         Ok(codes)

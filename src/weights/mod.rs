@@ -18,11 +18,11 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    code::{Code, Sum},
+    code::{Code, Kind, RunsOn},
     model::{Device, Net, Parameters, Plan, Preprocessing, TensorError},
     query::{Row, Signature, TensorSpec},
 };
-pub use check::SUM;
+pub use check::parity_plan;
 pub use manifest::{
     Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Measured, Normalisation, Output, Parity,
     Training, write_whole,
@@ -80,6 +80,8 @@ pub struct Bundle {
     base: Checked,
     parities: Vec<Checked>,
     k: usize,
+    /// Parity rows that run on the base model: that of the code, or none.
+    copies: usize,
 }
 
 /// One model's weights, checked.
@@ -104,7 +106,7 @@ pub struct Canary {
     pub rows: Vec<Row>,
     /// What the base model gives for the first row.
     pub base: Vec<f32>,
-    /// What each parity model gives for the encoded rows.
+    /// What each parity model gives for the encoded rows; where parity queries run on the base model, its output for the first of them.
     pub parities: Vec<Vec<f32>>,
 }
 
@@ -112,13 +114,16 @@ impl Bundle {
     /// Reads and checks the weights of `dir`: the base model, and the parity models of `code` if there is one.
     ///
     /// Refuses with every fault found; see the module.
-    pub fn load(dir: &Path, code: Option<&Sum>) -> Result<Self, WeightsError> {
+    pub fn load(dir: &Path, code: Option<&dyn Code>) -> Result<Self, WeightsError> {
         let manifest = Manifest::read(dir)?;
         let mut faults = Vec::new();
         let base = check::base(dir, &manifest, &mut faults);
         let parities = code.map_or_else(Vec::new, |code| check::parities(dir, &manifest, code, &mut faults));
         match base {
-            Some(base) if faults.is_empty() => Ok(Bundle { manifest, base, parities, k: code.map_or(1, Code::k) }),
+            Some(base) if faults.is_empty() => {
+                let copies = code.filter(|code| code.runs_on() == RunsOn::Base).map_or(0, Code::r);
+                Ok(Bundle { manifest, base, parities, k: code.map_or(1, Code::k), copies })
+            }
             _ => Err(WeightsError { faults }),
         }
     }
@@ -142,19 +147,22 @@ impl Bundle {
         self.base.net(device)
     }
 
-    /// The parity model of parity row `row` on `device`; on the CPU all nets share one copy of the weights.
+    /// What runs parity row `row`, on `device`: its parity model, or the base model once more. On the CPU all nets share one copy of the
+    /// weights.
     pub fn parity(&self, row: usize, device: &Device) -> Result<Net, TensorError> {
-        assert!(row < self.parities.len(), "the bundle was loaded for a code with this parity row");
-        self.parities[row].net(device)
+        assert!(row < self.parities.len().max(self.copies), "the bundle was loaded for a code with this parity row");
+        self.parities.get(row).unwrap_or(&self.base).net(device)
     }
 
     /// The canary and the outputs that it must give.
     pub fn canary(&self) -> Canary {
         let width = self.manifest.input.shape.iter().product();
+        // The first copy is of the first row, which is what the base model's own canary is.
+        let copies = (self.copies > 0).then_some(&self.base);
         Canary {
             rows: canary::stripe(width, self.k),
             base: self.base.canary.clone(),
-            parities: self.parities.iter().map(|parity| parity.canary.clone()).collect(),
+            parities: self.parities.iter().chain(copies).map(|model| model.canary.clone()).collect(),
         }
     }
 
@@ -164,7 +172,7 @@ impl Bundle {
     }
 
     /// SHA-256 of all loaded weights, in hex: base, then parity rows.
-    pub fn sha256(&self, kind: &str) -> Vec<String> {
+    pub fn sha256(&self, kind: Kind) -> Vec<String> {
         let rows = self.manifest.rows_of(kind, self.k, self.parities.len());
         let parities = rows.iter().map(|parity| parity.sha256.clone());
         std::iter::once(self.manifest.base.sha256.clone()).chain(parities).collect()
@@ -180,9 +188,9 @@ impl Bundle {
         &self.base.plan
     }
 
-    /// The layers and costs of the parity model of parity row `row`.
+    /// The layers and costs of what runs parity row `row`.
     pub fn parity_plan(&self, row: usize) -> &Plan {
-        &self.parities[row].plan
+        &self.parities.get(row).unwrap_or(&self.base).plan
     }
 }
 

@@ -7,11 +7,11 @@
 use std::path::Path;
 
 use super::{
-    Base, Dataset, Deployment, FORMAT, Input, Manifest, Normalisation, Output, Parity, SUM, Training, canary, sha256,
+    Base, Dataset, Deployment, FORMAT, Input, Manifest, Normalisation, Output, Parity, Training, canary, sha256,
     write_whole,
 };
 use crate::{
-    code::{Code, Sum},
+    code::Code,
     model::{Architecture, Device, Net, Parameters, Preprocessing, Tensor},
 };
 
@@ -26,7 +26,7 @@ pub struct OracleError(#[from] Box<dyn std::error::Error + Send + Sync>);
 /// Writes a folder of linear weights for rows of `shape` and `outputs` values, with parity rows for `code`.
 ///
 /// Weight (o, i) is ((7 o + 3 i) mod 11) / 5 - 1: fixed, of both signs, different for each class.
-pub fn write(dir: &Path, shape: &[usize], outputs: usize, code: &Sum) -> Result<(), OracleError> {
+pub fn write(dir: &Path, shape: &[usize], outputs: usize, code: &dyn Code) -> Result<(), OracleError> {
     let any = |error: Box<dyn std::error::Error + Send + Sync>| OracleError(error);
     write_folder(dir, shape, outputs, code).map_err(any)
 }
@@ -35,7 +35,7 @@ fn write_folder(
     dir: &Path,
     shape: &[usize],
     outputs: usize,
-    code: &Sum,
+    code: &dyn Code,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let plan = Architecture::Linear.plan(shape, outputs)?;
     let width: usize = shape.iter().product();
@@ -57,21 +57,21 @@ fn write_folder(
     };
     write_whole(&dir.join(&base.file), &bytes)?;
     let mut manifest = manifest(shape, outputs, base);
-    for (row, coefficients) in code.coefficients().iter().enumerate() {
-        let (k, r) = (code.k(), code.r());
+    for row in 0..code.r() {
+        let (kind, k, r) = (code.kind(), code.k(), code.r());
         let query = canary::parity_query(code, row, width);
         let parity = Parity {
-            kind: SUM.to_owned(),
+            kind,
             k,
             r,
             row,
-            coefficients: coefficients.clone(),
+            coefficients: code.coefficients(row).to_vec(),
             architecture: Architecture::Linear,
-            file: format!("{SUM}-k{k}-r{r}/row{row}.safetensors"),
+            file: format!("{kind}-k{k}-r{r}/row{row}.safetensors"),
             sha256: sha256(&bytes),
             base_sha256: sha256(&bytes),
             preprocessing: PREPROCESSING,
-            canary: output(preprocessing.of_sum(coefficients), &query)?,
+            canary: output(Preprocessing { weight: code.weight(row), ..preprocessing }, &query)?,
             training: untrained(),
         };
         write_whole(&dir.join(&parity.file), &bytes)?;

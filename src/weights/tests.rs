@@ -5,6 +5,7 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::*;
+use crate::code::{Spec, Sum};
 
 const SHAPE: [usize; 3] = [1, 4, 4];
 
@@ -52,7 +53,7 @@ fn a_good_folder_gives_nets_signature_and_canary() {
         let found = bundle.parity(row, &Device::Cpu).unwrap().predict(&query).unwrap();
         assert!(canary::agrees(&canary.parities[row], &found));
     }
-    assert_eq!(bundle.sha256(SUM).len(), 3);
+    assert_eq!(bundle.sha256(Kind::Sum).len(), 3);
     assert!(Bundle::load(dir.path(), None).unwrap().canary().parities.is_empty());
 }
 
@@ -145,17 +146,34 @@ fn parity_rows_that_are_missing_or_there_twice_are_refused() {
 fn codes_are_whole_or_refused() {
     let dir = folder();
     let mut manifest = Manifest::read(dir.path()).unwrap();
-    assert_eq!(manifest.codes(dir.path()), Ok(vec![code()]));
+    let told = |manifest: &Manifest| format!("{:?}", manifest.codes(dir.path()).unwrap());
+    assert_eq!(told(&manifest), format!("[{:?}]", code()));
     manifest.parities.swap(0, 1);
-    assert_eq!(manifest.codes(dir.path()), Ok(vec![code()]));
+    assert_eq!(told(&manifest), format!("[{:?}]", code()));
     manifest.parities.remove(0);
     assert!(manifest.codes(dir.path()).unwrap_err().to_string().contains("each parity row"));
-    manifest.parities[0].kind = "concat".to_owned();
-    assert!(manifest.codes(dir.path()).unwrap_err().to_string().contains("\"concat\""));
+    manifest.parities[0].kind = Kind::Concat;
+    assert!(manifest.codes(dir.path()).unwrap_err().to_string().contains("concat"));
 }
 
 #[test]
 fn an_absent_folder_says_what_to_do() {
     let error = Bundle::load(Path::new("/nowhere"), None).unwrap_err().to_string();
     assert!(error.contains("/nowhere/manifest.toml") && error.contains("train base"), "{error}");
+}
+
+/// A code whose parity queries run on the base model needs no parity models, and gets as many nets as it has parity rows.
+#[test]
+fn copies_run_on_the_base_model() {
+    let dir = folder();
+    let code = Spec { kind: Kind::Replica, k: 2, r: 2, coefficients: None }.build(&SHAPE).unwrap();
+    let bundle = Bundle::load(dir.path(), Some(&*code)).unwrap();
+    let row = canary::row(16, 1);
+    let direct = bundle.base(&Device::Cpu).unwrap().predict(&row).unwrap();
+    for parity in 0..2 {
+        assert_eq!(bundle.parity(parity, &Device::Cpu).unwrap().predict(&row).unwrap(), direct);
+    }
+    let canary = bundle.canary();
+    assert_eq!(canary.parities, [canary.base], "a lane of copies has a canary, too");
+    assert_eq!(bundle.sha256(Kind::Replica).len(), 1);
 }

@@ -69,9 +69,9 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// Whether any row was reconstructed.
-    pub(crate) fn is_reconstructed(&self) -> bool {
-        self.provenance.iter().any(|word| word == "reconstructed")
+    /// Whether any row was decoded.
+    pub(crate) fn is_decoded(&self) -> bool {
+        self.provenance.iter().any(|word| word == "reconstructed" || word == "approximate")
     }
 }
 

@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "a client outside the daemon has its own clock")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small counts, and f32 told as f64")]
 
+mod codes;
 mod daemon;
 mod drain;
 mod faults;

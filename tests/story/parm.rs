@@ -13,7 +13,7 @@ const HANG: &str = r#"{"kind": "hang"}"#;
 const LOAD: Duration = Duration::from_secs(5);
 
 /// Sends `load` while lane 0 hangs for 100 ms and works for 100 ms in turn.
-fn send_while_lane_0_hangs(daemon: &Daemon, load: Load) -> Vec<Reply> {
+pub(crate) fn send_while_lane_0_hangs(daemon: &Daemon, load: Load) -> Vec<Reply> {
     thread::scope(|scope| {
         let replies = scope.spawn(|| send(daemon, load));
         while !replies.is_finished() {
@@ -49,7 +49,7 @@ fn a_lane_that_hangs_again_and_again_costs_no_query() {
     let daemon = Daemon::start(&config("examples/parm.toml", &[]));
     let replies = send_while_lane_0_hangs(&daemon, Load::new(100, LOAD));
     assert_all_answered(&replies, "while lane 0 hangs");
-    let reconstructed: Vec<&Reply> = replies.iter().filter(|reply| reply.is_reconstructed()).collect();
+    let reconstructed: Vec<&Reply> = replies.iter().filter(|reply| reply.is_decoded()).collect();
     assert!(reconstructed.len() >= 2 * LOAD.as_secs() as usize, "only {} were reconstructed", reconstructed.len());
 
     let agree = compare_with_direct(&daemon, &reconstructed);
@@ -77,10 +77,8 @@ fn rows_of_one_request_keep_their_order_and_their_own_label() {
     let replies = send_while_lane_0_hangs(&daemon, load);
     assert_all_answered(&replies, "two rows a request");
     assert!(replies.iter().all(|reply| reply.provenance.len() == 2 && reply.logits.len() == 2));
-    let mixed: Vec<&Reply> = replies
-        .iter()
-        .filter(|reply| reply.is_reconstructed() && reply.provenance.contains(&"direct".to_owned()))
-        .collect();
+    let mixed: Vec<&Reply> =
+        replies.iter().filter(|reply| reply.is_decoded() && reply.provenance.contains(&"direct".to_owned())).collect();
     assert!(!mixed.is_empty(), "no request had one row lost and one not");
     for reply in mixed {
         let later = ask_direct(&daemon, &reply.images);

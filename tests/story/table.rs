@@ -73,9 +73,9 @@ impl Scenario {
             reply.status == 200 && argmax(&reply.logits[0]) == Some(usize::from(images.labels[reply.images[0]]))
         });
         let direct = count(&|reply| reply.provenance == ["direct"]);
-        let reconstructed: Vec<&Reply> = replies.iter().filter(|reply| reply.is_reconstructed()).collect();
-        let agree = compare_with_direct(daemon, &reconstructed);
-        let agree = if reconstructed.is_empty() { "–".to_owned() } else { format!("{agree}") };
+        let decoded: Vec<&Reply> = replies.iter().filter(|reply| reply.is_decoded()).collect();
+        let agree = compare_with_direct(daemon, &decoded);
+        let agree = if decoded.is_empty() { "–".to_owned() } else { format!("{agree}") };
         let mut waits: Vec<Duration> = replies.iter().map(|reply| reply.latency).collect();
         waits.sort_unstable();
         let wait = |share: f64| {
@@ -87,7 +87,7 @@ impl Scenario {
             self.name,
             replies.len(),
             replies.len() - answered - late,
-            reconstructed.len(),
+            decoded.len(),
             100.0 * right as f64 / answered.max(1) as f64,
             wait(0.5),
             wait(0.99),
@@ -101,7 +101,7 @@ impl Scenario {
 fn fault_table() {
     let _alone = alone();
     println!(
-        "TABLE | fault | sent | 200 | 504 | other | direct | reconstructed | of these, same class as direct | right | p50 ms | p99 ms | \
+        "TABLE | fault | sent | 200 | 504 | other | direct | decoded | of these, same class as direct | right | p50 ms | p99 ms | \
          max ms |\nTABLE |---|---|---|---|---|---|---|---|---|---|---|---|"
     );
     Scenario::default("none", None).run();

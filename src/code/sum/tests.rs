@@ -74,8 +74,8 @@ fn default_coefficients_are_regular_for_every_size() {
 fn coefficients_that_lose_a_pattern_are_refused() {
     let equal = vec![vec![1.0, 1.0], vec![2.0, 2.0]];
     let refusal = Sum::new(equal).unwrap_err();
-    assert_eq!(refusal, CoefficientsError::Singular { rows: vec![0, 1], slots: vec![0, 1] });
-    assert!(matches!(Sum::new(vec![vec![1.0, 0.0]]), Err(CoefficientsError::Singular { .. })));
-    assert!(matches!(Sum::new(vec![vec![1.0]]), Err(CoefficientsError::Size { k: 1, r: 1 })));
-    assert!(matches!(Sum::new(vec![vec![1.0, f32::NAN]]), Err(CoefficientsError::Shape { .. })));
+    assert_eq!(refusal, CodeError::Singular { rows: vec![0, 1], slots: vec![0, 1] });
+    assert!(matches!(Sum::new(vec![vec![1.0, 0.0]]), Err(CodeError::Singular { .. })));
+    assert!(matches!(Sum::new(vec![vec![1.0]]), Err(CodeError::Size { k: 1, r: 1 })));
+    assert!(matches!(Sum::new(vec![vec![1.0, f32::NAN]]), Err(CodeError::Shape { .. })));
 }

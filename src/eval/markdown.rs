@@ -1,0 +1,81 @@
+//! The page of accuracies, `docs/accuracy.md`: what was measured, beside what the papers report.
+
+use std::fmt::Write;
+
+use super::{Row, papers::PUBLISHED};
+
+/// The whole page.
+pub fn markdown(rows: &[Row]) -> String {
+    let mut page = String::from(HEAD);
+    page.push_str("| deployment | network | code | k | r | preset | A_a % | A_d % | loss | agree % | FLOPs | time | time of 8 | parameters | bytes |\n");
+    page.push_str("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n");
+    for row in rows {
+        line(&mut page, row);
+    }
+    page.push_str(READING);
+    page.push_str("| data | network | code | k | A_a % | A_d % | source | here |\n|---|---|---|---|---|---|---|---|\n");
+    for published in &PUBLISHED {
+        let here = published.missing.map_or_else(|| "above".to_owned(), |why| format!("not measured: {why}"));
+        let cells = [published.data, published.network, published.code, &published.k.to_string()];
+        let rest = [published.a_a, published.a_d, published.source, &here];
+        writeln!(page, "| {} | {} |", cells.join(" | "), rest.join(" | ")).expect(TO_MEMORY);
+    }
+    page
+}
+
+fn line(page: &mut String, row: &Row) {
+    let percent = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{:.2}", 100.0 * value));
+    let spread = row.a_d_sd.map_or_else(String::new, |sd| format!(" ± {:.2}", 100.0 * sd));
+    let loss = row.a_d.map_or_else(|| "–".to_owned(), |a_d| format!("{:.1}", 100.0 * (row.a_a - a_d)));
+    let costs = row
+        .multiples()
+        .map_or_else(|| vec!["–".to_owned(); 5], |costs| costs.map(|cost| format!("{cost:.2}")).to_vec());
+    let Row { deployment, architecture, code, k, r, preset, .. } = row;
+    let (a_a, a_d, agree) = (percent(Some(row.a_a)), percent(row.a_d), percent(row.agreement));
+    writeln!(
+        page,
+        "| `{deployment}` | {architecture} | `{code}` | {k} | {r} | {preset} | {a_a} | {a_d}{spread} | {loss} | {agree} | {} |",
+        costs.join(" | ")
+    )
+    .expect(TO_MEMORY);
+}
+
+const TO_MEMORY: &str = "writing to a string cannot fail";
+
+const HEAD: &str = "# Accuracy
+
+Made by
+
+    parityd eval --all --markdown > docs/accuracy.md
+
+from the shipped weights: every code on the 10,000 test images of Fashion-MNIST, permuted with several seeds (five unless `--seeds` says otherwise), cut into stripes of k, every
+recoverable set of lost data slots in turn. A_a is the accuracy of direct answers, A_d that of decoded ones (mean and standard deviation
+over the seeds), *loss* their difference in points, *agree* the share of decoded answers with the base model's own class. The last five
+columns are costs of a parity job as multiples of a base job: arithmetic (encoder, model, decoder), time of one job and of eight on
+one CPU lane of the machine that made this page, parameters, and bytes moved to the device and back.
+
+";
+
+const READING: &str = "
+`sum` and `concat` add pictures up and take the difference: their model does k tasks at once, and the errors of all members meet in the
+answer. `mux` keeps the rows apart as channels and has a head for each. `compact` runs each row through a small copy of the base model that
+costs 1/k of it; its answers are called `approximate`. [codes.md](codes.md) says more, and which settings each preset stands for.
+
+## What the papers report
+
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_results_say_where_they_are_from_and_what_is_missing() {
+        let page = markdown(&[]);
+        for published in &PUBLISHED {
+            assert!(page.contains(published.source) && !published.a_d.is_empty());
+        }
+        assert!(page.contains("not measured: the data is not freely packaged"));
+        assert_eq!(page.lines().filter(|line| line.starts_with("| ")).count(), PUBLISHED.len() + 2);
+    }
+}

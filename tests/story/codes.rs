@@ -1,0 +1,54 @@
+//! Every kind of code served by the real daemon, in place of ParM's: a base lane hangs again and again, and clients see what the code
+//! calls its answers.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    alone, assert_all_answered,
+    daemon::{Daemon, config},
+    load::{Load, Reply},
+    parm::send_while_lane_0_hangs,
+};
+
+/// Replies while lane 0 hangs half of the time, under `examples/parm.toml` with another code.
+fn replies(kind: &str, r: usize) -> Vec<Reply> {
+    let (kind_line, r_line) = (format!("kind = {kind:?}"), format!("r = {r}"));
+    let edits = [("kind = \"sum\"", kind_line.as_str()), ("r = 1", r_line.as_str())];
+    let daemon = Daemon::start(&config("examples/parm.toml", &edits));
+    send_while_lane_0_hangs(&daemon, Load::new(100, Duration::from_secs(2)))
+}
+
+fn words(replies: &[Reply]) -> BTreeMap<&str, usize> {
+    let mut words = BTreeMap::new();
+    for word in replies.iter().flat_map(|reply| &reply.provenance) {
+        *words.entry(word.as_str()).or_insert(0) += 1;
+    }
+    words
+}
+
+#[test]
+fn answers_bear_the_label_of_their_code() {
+    let _alone = alone();
+    for (kind, r, label) in [("concat", 1, "reconstructed"), ("mux", 1, "reconstructed"), ("compact", 1, "approximate")]
+    {
+        let replies = replies(kind, r);
+        assert_all_answered(&replies, kind);
+        let words = words(&replies);
+        assert!(words.get(label).is_some_and(|&count| count >= 4), "{kind}: {words:?}");
+        assert!(words.keys().all(|word| [label, "direct"].contains(word)), "{kind}: {words:?}");
+    }
+}
+
+/// Copies are the base model's own answers: direct, and welcome to clients that refuse anything else.
+#[test]
+fn copies_are_direct() {
+    let _alone = alone();
+    let edits = [("kind = \"sum\"", "kind = \"replica\""), ("r = 1", "r = 2")];
+    let daemon = Daemon::start(&config("examples/parm.toml", &edits));
+    let load = Load { allow_reconstructed: false, ..Load::new(100, Duration::from_secs(2)) };
+    let replies = send_while_lane_0_hangs(&daemon, load);
+    assert_all_answered(&replies, "replica");
+    assert_eq!(words(&replies).keys().copied().collect::<Vec<_>>(), ["direct"]);
+    let copies = daemon.metric("parityd_stripes_total", "reconstructed").unwrap_or(0.0);
+    assert!(copies >= 4.0, "{copies} stripes stood in for the lane that hung");
+}
