@@ -1,6 +1,6 @@
 //! The `parityd` command: reads the command line, starts the log, runs one subcommand, turns its outcome into an exit code.
 //!
-//! Exit codes: 0 ok, 2 usage, 65 measured but void, 70 a bug, 75 a device did not open, 78 cannot start (configuration, weights, device, data, server), 130 a
+//! Exit codes: 0 ok, 2 usage, 65 measured but void, 70 a bug, 75 a device did not open, 78 cannot start (configuration, weights, port, data, server), 130 a
 //! measurement that Ctrl-C ended. Errors are typed in the library; here, at the rim, they are told apart and printed. Output goes to
 //! standard output, the log and the progress bar to standard error.
 
@@ -98,7 +98,7 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Who has to act: the operator (78), whoever measures (65), or us (70).
+/// Who has to act: the operator (78), whoever measures (65), us (70), or time (75).
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(BenchError::Void { .. }) => return VOID,
