@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use parityd::{
     bench::{Arrivals, FaultAt, ServerUrl},
     code::{Coefficients, Kind},
-    model::Architecture,
+    model::{Architecture, Encoder},
     train::Preset,
 };
 
@@ -101,7 +101,7 @@ pub(crate) struct TrainParity {
     #[arg(long, value_name = "DIR")]
     pub(crate) weights: PathBuf,
 
-    /// Kind of the code: sum, concat, mux or compact
+    /// Kind of the code: sum, concat, mux, compact or learned
     #[arg(long, default_value = "sum")]
     pub(crate) kind: Kind,
 
@@ -120,6 +120,10 @@ pub(crate) struct TrainParity {
     /// Network of the parity models [default: one that costs about as much a job as the base model]
     #[arg(long)]
     pub(crate) arch: Option<Architecture>,
+
+    /// What stands in front of the base model in a learned code: conv or mlp [default: conv]
+    #[arg(long, conflicts_with = "arch")]
+    pub(crate) encoder: Option<Encoder>,
 
     /// Parity row to train, from 0; may be repeated [default: all]
     #[arg(long = "row")]

@@ -79,18 +79,22 @@ pub struct BaseInput {
     pub must_be_finite: bool,
 }
 
+/// The input of one parity job. The lane encodes it itself.
+#[derive(Clone, Debug)]
+pub struct ParityInput {
+    /// The parity row, `0..r`.
+    pub row: usize,
+    /// The k rows of the stripe, in slot order.
+    pub rows: Vec<Row>,
+}
+
 /// Jobs that run in one forward pass of one model; never empty.
 #[derive(Clone, Debug)]
 pub enum Batch {
     /// Rows for the base model.
     Base(Vec<BaseInput>),
-    /// Stripes for the parity model of parity row `row` (`0..r`): the rows of each, in slot order. The lane encodes them itself.
-    Parity {
-        /// The parity row.
-        row: usize,
-        /// The k rows of each stripe.
-        stripes: Vec<Vec<Row>>,
-    },
+    /// Stripes for one parity model: jobs of its row alone; or of any row, where they all run on the base model.
+    Parity(Vec<ParityInput>),
 }
 
 impl Batch {
@@ -98,7 +102,7 @@ impl Batch {
     pub const fn jobs(&self) -> usize {
         match self {
             Batch::Base(inputs) => inputs.len(),
-            Batch::Parity { stripes, .. } => stripes.len(),
+            Batch::Parity(inputs) => inputs.len(),
         }
     }
 }

@@ -127,9 +127,9 @@ fn train_base(options: &TrainBase) -> Result<()> {
 }
 
 fn train_parity(options: &TrainParity) -> Result<()> {
-    let TrainParity { weights, kind, k, r, coefficients, arch, rows, run } = options;
+    let TrainParity { weights, kind, k, r, coefficients, arch, encoder, rows, run } = options;
     let coefficients = coefficients.as_ref().map(|rows| rows.0.clone());
-    let code = Spec { kind: *kind, k: *k, r: r.unwrap_or(if *kind == Kind::Replica { *k } else { 1 }), coefficients };
+    let code = Spec { coefficients, ..Spec::of(*kind, *k, r.unwrap_or(if *kind == Kind::Replica { *k } else { 1 })) };
     if let Err(error) = code.check() {
         Cli::command().error(ErrorKind::InvalidValue, error).exit();
     }
@@ -137,6 +137,7 @@ fn train_parity(options: &TrainParity) -> Result<()> {
         weights: weights.clone(),
         code,
         architecture: *arch,
+        encoder: *encoder,
         rows: rows.clone(),
         data: data::locate(run.data.as_deref()),
         // The papers' batches.

@@ -148,7 +148,7 @@ device = "cpu"
 name = "fashion mnist"
 batch_max = 8.5
 [deployment.code]
-kind = "berrut"
+kind = "xor"
 k = 1
 [deployment.policy]
 helth = "on"
@@ -169,7 +169,8 @@ helth = "on"
         "13: deployment.name = \"fashion mnist\": must be 1 to 64 of the characters A-Z a-z 0-9 - _ . and start with a letter \
          or digit",
         "14: deployment.batch_max = 8.5: must be a whole number from 1 to 1024",
-        "16: deployment.code.kind = \"berrut\": not served yet: known kinds are sum, concat, mux, compact, replica",
+        "16: deployment.code.kind = \"xor\": must be \"sum\" or \"concat\" or \"mux\" or \"compact\" or \"learned\" or \"berrut\" or \
+         \"replica\"",
         "17: deployment.code.k = 1: must be a whole number from 2 to 15",
         "19: deployment.policy.helth: unknown key; did you mean `health`?",
     ];

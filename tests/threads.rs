@@ -22,7 +22,7 @@ use parityd::{
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::Rules,
-    job::{Batch, Completion, Feed, Loss, Role, Work},
+    job::{Batch, Completion, Feed, Loss, ParityInput, Role, Work},
     metrics::Metrics,
     query::{Accepts, Answer, Failure, FaultDomain, LaneId, Provenance, Row, Rows},
     reply::Pending,
@@ -67,8 +67,9 @@ fn run_lane(engine: &Engine, code: &dyn Code, lane: LaneId) {
                     Batch::Base(inputs) => {
                         inputs.iter().map(|input| Completion::Output(linear(&input.row).into())).collect()
                     }
-                    Batch::Parity { row, stripes } => {
-                        stripes.iter().map(|stripe| Completion::Output(encoded(code, *row, stripe).into())).collect()
+                    Batch::Parity(inputs) => {
+                        let output = |input: &ParityInput| encoded(code, input.row, &input.rows);
+                        inputs.iter().map(|input| Completion::Output(output(input).into())).collect()
                     }
                 };
                 engine.complete(lane, completions, Duration::from_micros(50));

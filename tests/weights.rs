@@ -150,7 +150,7 @@ fn parity_models_are_not_the_base_model() {
 fn linear_weights_reconstruct_every_pattern_exactly() {
     for (kind, k, r) in [(Kind::Sum, 2, 1), (Kind::Sum, 3, 2), (Kind::Compact, 2, 1)] {
         let dir = TempDir::new().unwrap();
-        let code = Spec { kind, k, r, coefficients: None }.build(&[1, 28, 28]).unwrap();
+        let code = Spec::of(kind, k, r).build(&[1, 28, 28], None).unwrap();
         oracle::write(dir.path(), &[1, 28, 28], 10, &*code).unwrap();
         let rows = eval::measure(dir.path(), &repository().join("tests/data"), &[0, 1]).unwrap();
         let row = rows.first().expect("it has one code");

@@ -81,8 +81,8 @@ impl Code for Concat {
         }
     }
 
-    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]) {
-        self.sum.target(parity, outputs, target);
+    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]) -> bool {
+        self.sum.target(parity, outputs, target)
     }
 
     fn recoverable(&self, present: SlotSet) -> SlotSet {

@@ -5,7 +5,9 @@
 //! nothing is decoded outside that. An erasure code does not *detect* errors: a wrong output that is called present spoils what is
 //! decoded from it, which is why lanes check that outputs are finite before a slot becomes present.
 
+mod berrut;
 mod concat;
+mod learned;
 mod matrix;
 mod replica;
 mod spec;
@@ -15,37 +17,45 @@ mod sum;
 use std::fmt::Debug;
 
 use crate::query::Provenance;
+pub use berrut::Berrut;
 pub use concat::Concat;
+pub use learned::{Decoder, Learned, Matrix};
 pub use replica::Replica;
 pub use spec::{CodeError, Kind, Spec};
 pub use stacked::Stacked;
 pub use sum::{Coefficients, Sum};
 
-/// Slots of one stripe, at most; data and parity together.
-pub const SLOTS_MAX: usize = 16;
+/// k + r of a code, at most.
+pub const SPREAD_MAX: usize = 16;
+
+/// Data slots of one stripe, at most.
+pub const DATA_MAX: usize = SPREAD_MAX - 1;
+
+/// Slots of one stripe, at most: k + r, and another k where no data slot runs its own row.
+pub const SLOTS_MAX: usize = 20;
 
 /// A set of slots: data slots are `0..k`, parity slots `k..k+r`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct SlotSet(u16);
+pub struct SlotSet(u32);
 
 impl SlotSet {
     /// No slot.
     pub const EMPTY: SlotSet = SlotSet(0);
 
     /// The set whose bit pattern is `bits`, lowest slot first.
-    pub const fn from_bits(bits: u16) -> Self {
+    pub const fn from_bits(bits: u32) -> Self {
         SlotSet(bits)
     }
 
     /// The bit pattern.
-    pub const fn bits(self) -> u16 {
+    pub const fn bits(self) -> u32 {
         self.0
     }
 
     /// The slots below `count`.
     pub const fn below(count: usize) -> Self {
         assert!(count <= SLOTS_MAX, "a stripe has at most SLOTS_MAX slots");
-        if count == SLOTS_MAX { SlotSet(u16::MAX) } else { SlotSet((1 << count) - 1) }
+        SlotSet((1 << count) - 1)
     }
 
     /// The set of one slot.
@@ -111,6 +121,8 @@ pub enum Reading {
     Channels,
     /// As k rows of the base model's shape, one after the other; it gives one output row for each.
     Rows,
+    /// As one row with k times the channels, of which its encoder makes one row for the base model behind it; it gives one output row.
+    Encoded,
 }
 
 /// An encoder and a decoder over k data and r parity slots.
@@ -124,6 +136,11 @@ pub trait Code: Send + Sync + Debug {
     /// Parity slots.
     fn r(&self) -> usize;
 
+    /// Whether data slots run their rows as they are. If not, their outputs come from parity slots alone, and `r` counts every worker.
+    fn is_systematic(&self) -> bool {
+        true
+    }
+
     /// What its parity queries run on.
     fn runs_on(&self) -> RunsOn {
         RunsOn::ParityModel
@@ -132,7 +149,7 @@ pub trait Code: Send + Sync + Debug {
     /// How that model reads them.
     fn reading(&self) -> Reading;
 
-    /// How many slots may be lost, whichever they are, and all data slots still be had.
+    /// How many slots may be lost, whichever they are (parity slots, if it is not systematic), and all data slots still be had.
     fn losses_max(&self) -> usize {
         1
     }
@@ -156,14 +173,14 @@ pub trait Code: Send + Sync + Debug {
     fn query_width(&self, width: usize) -> usize {
         match self.reading() {
             Reading::Row => width,
-            Reading::Channels | Reading::Rows => self.k() * width,
+            Reading::Channels | Reading::Rows | Reading::Encoded => self.k() * width,
         }
     }
 
     /// Values in a parity output, where the base model gives `outputs` values a row.
     fn output_width(&self, outputs: usize) -> usize {
         match self.reading() {
-            Reading::Row => outputs,
+            Reading::Row | Reading::Encoded => outputs,
             Reading::Channels | Reading::Rows => self.k() * outputs,
         }
     }
@@ -176,8 +193,10 @@ pub trait Code: Send + Sync + Debug {
     /// Writes into `target` what the model must make of parity query `parity`, given the base model's `outputs` for the same rows.
     ///
     /// Exactly k outputs, equally long, in slot order; `target` has [`Code::output_width`] values. The trainer's side of
-    /// [`Code::decode`]: from these targets and any recoverable set of outputs, decoding gives the base model's outputs.
-    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]);
+    /// [`Code::decode`]: from these targets and any recoverable set of outputs, decoding gives the base model's outputs. `false`, and nothing
+    /// is written, if there is no such target, because model and decoder are trained together.
+    #[must_use]
+    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]) -> bool;
 
     /// The absent data slots that can be decoded when exactly `present` is at hand.
     fn recoverable(&self, present: SlotSet) -> SlotSet;
@@ -187,6 +206,25 @@ pub trait Code: Send + Sync + Debug {
     ///
     /// `None` when `slot` is not in [`Code::recoverable`] of the present set.
     fn decode(&self, slot: usize, outputs: &[Option<&[f32]>]) -> Option<Vec<f32>>;
+}
+
+/// Writes `rows` one after the other.
+fn stack(rows: &[&[f32]], stacked: &mut [f32]) {
+    let width = stacked.len() / rows.len();
+    for (row, place) in rows.iter().zip(stacked.chunks_exact_mut(width)) {
+        place.copy_from_slice(row);
+    }
+}
+
+/// Writes Σ `coefficients`ᵢ `rows`ᵢ.
+fn add_up(coefficients: &[f32], rows: &[&[f32]], sum: &mut [f32]) {
+    sum.fill(0.0);
+    for (row, &coefficient) in rows.iter().zip(coefficients) {
+        assert_eq!(row.len(), sum.len(), "rows of one stripe are equally long");
+        for (sum, value) in sum.iter_mut().zip(*row) {
+            *sum += coefficient * value;
+        }
+    }
 }
 
 /// The slots at hand.

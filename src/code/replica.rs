@@ -49,8 +49,9 @@ impl Code for Replica {
         parity_query.copy_from_slice(rows[parity]);
     }
 
-    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]) {
+    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]) -> bool {
         target.copy_from_slice(outputs[parity]);
+        true
     }
 
     fn recoverable(&self, present: SlotSet) -> SlotSet {

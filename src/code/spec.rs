@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Code, Coefficients, Concat, Replica, SLOTS_MAX, Stacked, Sum};
+use super::{Berrut, Code, Coefficients, Concat, Decoder, Learned, Replica, SLOTS_MAX, SPREAD_MAX, Stacked, Sum};
 
 /// A kind of code.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -18,13 +18,18 @@ pub enum Kind {
     Mux,
     /// Rows one after the other through a small model of the base.
     Compact,
+    /// Encoder and decoder are networks; the encoder stands in front of the base model.
+    Learned,
+    /// Every lane runs a rational interpolant of the rows on the base model.
+    Berrut,
     /// Each row once more, through the base model itself.
     Replica,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 5] = [Kind::Sum, Kind::Concat, Kind::Mux, Kind::Compact, Kind::Replica];
+    pub const ALL: [Kind; 7] =
+        [Kind::Sum, Kind::Concat, Kind::Mux, Kind::Compact, Kind::Learned, Kind::Berrut, Kind::Replica];
 
     /// The word used in configuration, manifests and folder names.
     pub const fn as_str(self) -> &'static str {
@@ -33,6 +38,8 @@ impl Kind {
             Kind::Concat => "concat",
             Kind::Mux => "mux",
             Kind::Compact => "compact",
+            Kind::Learned => "learned",
+            Kind::Berrut => "berrut",
             Kind::Replica => "replica",
         }
     }
@@ -57,11 +64,19 @@ impl FromStr for Kind {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CodeError {
     /// k, r or their sum is out of range.
-    #[error("k = {k} and r = {r}: need k >= 2, r >= 1 and k + r <= {SLOTS_MAX}")]
+    #[error("k = {k} and r = {r}: need k >= 2, r >= 1 and k + r <= {SPREAD_MAX}")]
     Size {
         /// Data slots.
         k: usize,
         /// Parity slots.
+        r: usize,
+    },
+    /// A stripe has no room for that many workers.
+    #[error("kind = \"berrut\" with k = {k} and r = {r}: needs 2 k + r <= {SLOTS_MAX}")]
+    Workers {
+        /// Data slots.
+        k: usize,
+        /// Workers beyond k.
         r: usize,
     },
     /// The rows are not r rows of k finite numbers.
@@ -83,6 +98,27 @@ pub enum CodeError {
     /// The kind has none.
     #[error("kind = \"{0}\" has no coefficients: they are for \"sum\"")]
     NoCoefficients(Kind),
+    /// Errors cannot be told from what is right.
+    #[error("kind = \"berrut\" with k = {k} and errors = {errors} needs r = {least} or more, not {r}")]
+    Errors {
+        /// Data slots.
+        k: usize,
+        /// Workers beyond k.
+        r: usize,
+        /// Workers that may be wrong.
+        errors: usize,
+        /// The smallest r.
+        least: usize,
+    },
+    /// The kind finds none.
+    #[error("kind = \"{0}\" finds no erroneous workers: errors is for \"berrut\"")]
+    NoErrors(Kind),
+    /// The matrices of a decoder do not fit one another, or the code.
+    #[error("the decoder's matrices do not fit one another, or k + 1 outputs read and k written")]
+    Decoder,
+    /// The decoder is part of the weights.
+    #[error("kind = \"learned\" needs the decoder that was trained with its encoder")]
+    NoDecoder,
     /// One parity output tells of every row.
     #[error("kind = \"{kind}\" has r = 1, not {r}: its one parity output tells of every row")]
     OneParity {
@@ -124,36 +160,53 @@ pub struct Spec {
     pub r: usize,
     /// Coefficients other than the defaults (`sum`).
     pub coefficients: Option<Coefficients>,
+    /// Workers that may return something wrong and are to be found (`berrut`).
+    pub errors: usize,
 }
 
 impl Spec {
-    /// Whether it can be built for some shape of rows.
-    pub fn check(&self) -> Result<(), CodeError> {
-        // The smallest image there is; a kind that needs an image takes this one.
-        self.build(&[1, 2, 2]).map(drop)
+    /// The code of these sizes with the defaults of its kind.
+    pub const fn of(kind: Kind, k: usize, r: usize) -> Self {
+        Spec { kind, k, r, coefficients: None, errors: 0 }
     }
 
-    /// The code, for rows of shape `input`.
-    pub fn build(&self, input: &[usize]) -> Result<Arc<dyn Code>, CodeError> {
-        let Spec { kind, k, r, ref coefficients } = *self;
+    /// Whether it can be built for some shape of rows, given a decoder if its kind has one.
+    pub fn check(&self) -> Result<(), CodeError> {
+        // The smallest image there is; a kind that needs an image takes this one.
+        match self.build(&[1, 2, 2], None) {
+            Err(CodeError::NoDecoder) => Ok(()),
+            built => built.map(drop),
+        }
+    }
+
+    /// The code, for rows of shape `input`. `decoder` is for the kind that has learned it, and for no other.
+    pub fn build(&self, input: &[usize], decoder: Option<Decoder>) -> Result<Arc<dyn Code>, CodeError> {
+        let Spec { kind, k, r, ref coefficients, errors } = *self;
         check_size(k, r)?;
         if kind != Kind::Sum && coefficients.is_some() {
             return Err(CodeError::NoCoefficients(kind));
         }
+        if kind != Kind::Berrut && errors > 0 {
+            return Err(CodeError::NoErrors(kind));
+        }
         Ok(match (kind, coefficients) {
             (Kind::Sum, Some(rows)) => Arc::new(Sum::new(rows.clone())?),
             (Kind::Sum, None) => Arc::new(Sum::with_defaults(k, r)?),
+            (Kind::Berrut, _) => Arc::new(Berrut::new(k, r, errors)?),
             (Kind::Replica, _) if r == k => Arc::new(Replica::new(k)?),
             (Kind::Replica, _) => return Err(CodeError::Copies { k, r }),
-            (Kind::Concat | Kind::Mux | Kind::Compact, _) if r != 1 => return Err(CodeError::OneParity { kind, r }),
+            (Kind::Concat | Kind::Mux | Kind::Compact | Kind::Learned, _) if r != 1 => {
+                return Err(CodeError::OneParity { kind, r });
+            }
             (Kind::Concat, _) => Arc::new(Concat::new(k, input)?),
             (Kind::Mux, _) => Arc::new(Stacked::mux(k)?),
             (Kind::Compact, _) => Arc::new(Stacked::compact(k)?),
+            (Kind::Learned, _) => Arc::new(Learned::new(k, decoder.ok_or(CodeError::NoDecoder)?)?),
         })
     }
 }
 
 /// What every kind holds to.
 pub(super) fn check_size(k: usize, r: usize) -> Result<(), CodeError> {
-    if k < 2 || r < 1 || k + r > SLOTS_MAX { Err(CodeError::Size { k, r }) } else { Ok(()) }
+    if k < 2 || r < 1 || k + r > SPREAD_MAX { Err(CodeError::Size { k, r }) } else { Ok(()) }
 }

@@ -9,7 +9,7 @@
 //! distilled from it. That is the approximate backup which ParM's authors compare with (SOSP 2019, section 5.2.6), k rows to a job, and its
 //! answers are called approximate.
 
-use super::{Code, CodeError, Kind, Reading, SlotSet, present, spec};
+use super::{Code, CodeError, Kind, Reading, SlotSet, present, spec, stack};
 use crate::query::Provenance;
 
 /// Rows one after the other.
@@ -36,14 +36,6 @@ impl Stacked {
     pub fn compact(k: usize) -> Result<Self, CodeError> {
         spec::check_size(k, 1)?;
         Ok(Stacked { k, model: Model::Compact })
-    }
-}
-
-/// Writes `rows` one after the other.
-fn stack(rows: &[&[f32]], stacked: &mut [f32]) {
-    let width = stacked.len() / rows.len();
-    for (row, place) in rows.iter().zip(stacked.chunks_exact_mut(width)) {
-        place.copy_from_slice(row);
     }
 }
 
@@ -82,9 +74,10 @@ impl Code for Stacked {
         stack(rows, parity_query);
     }
 
-    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]) {
+    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]) -> bool {
         assert_eq!((parity, outputs.len()), (0, self.k), "one parity row of a full stripe");
         stack(outputs, target);
+        true
     }
 
     fn recoverable(&self, present: SlotSet) -> SlotSet {

@@ -6,7 +6,7 @@
 //! decoder solves the least-squares problem over all of them rather than choosing some.
 
 use super::{
-    Code, CodeError, Kind, Reading, SlotSet,
+    Code, CodeError, Kind, Reading, SlotSet, add_up,
     matrix::{pseudo_inverse, solve},
     present, spec,
 };
@@ -105,17 +105,12 @@ impl Code for Sum {
 
     fn encode(&self, parity: usize, rows: &[&[f32]], parity_query: &mut [f32]) {
         assert_eq!(rows.len(), self.k, "a full stripe has k rows");
-        parity_query.fill(0.0);
-        for (row, &coefficient) in rows.iter().zip(&self.coefficients[parity]) {
-            assert_eq!(row.len(), parity_query.len(), "rows of one stripe are equally long");
-            for (sum, value) in parity_query.iter_mut().zip(*row) {
-                *sum += coefficient * value;
-            }
-        }
+        add_up(&self.coefficients[parity], rows, parity_query);
     }
 
-    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]) {
+    fn target(&self, parity: usize, outputs: &[&[f32]], target: &mut [f32]) -> bool {
         self.encode(parity, outputs, target);
+        true
     }
 
     fn recoverable(&self, present: SlotSet) -> SlotSet {

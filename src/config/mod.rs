@@ -177,6 +177,8 @@ pub struct CodeSpec {
     pub r: usize,
     /// `coefficients` (kind `sum`): r rows of k numbers; the defaults if absent.
     pub coefficients: Option<Coefficients>,
+    /// `errors` (kind `berrut`): lanes that may return something wrong and are to be found.
+    pub errors: usize,
     /// `stripe_fill_ms`: how long a stripe may stay short.
     pub stripe_fill: Duration,
 }
@@ -184,7 +186,7 @@ pub struct CodeSpec {
 impl CodeSpec {
     /// What the code is built from.
     pub fn spec(&self) -> Spec {
-        Spec { kind: self.kind, k: self.k, r: self.r, coefficients: self.coefficients.clone() }
+        Spec { coefficients: self.coefficients.clone(), errors: self.errors, ..Spec::of(self.kind, self.k, self.r) }
     }
 }
 

@@ -57,6 +57,9 @@ fn code(f: &mut fmt::Formatter<'_>, code: &CodeSpec) -> fmt::Result {
         }
         (None, _) => {}
     }
+    if code.kind == Kind::Berrut {
+        writeln!(f, "errors = {}", code.errors)?;
+    }
     writeln!(f, "stripe_fill_ms = {}", millis(code.stripe_fill))
 }
 

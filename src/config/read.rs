@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    code::{Kind, SLOTS_MAX},
+    code::{DATA_MAX, Kind, SPREAD_MAX},
     job::Role,
     query::LaneId,
 };
@@ -132,12 +132,13 @@ fn place(folder: &Path, path: &str) -> PathBuf {
 
 fn code(table: &mut Section<'_, '_>) -> CodeSpec {
     let served = Kind::ALL.map(|kind| (kind.as_str(), kind));
-    let found = table.get("kind", |value| kind(value, &served, &["learned", "berrut"]));
+    let found = table.get("kind", |value| word(value, &served));
     CodeSpec {
         kind: found.unwrap_or(Kind::Sum),
-        k: table.get("k", |value| whole(value, 2..=SLOTS_MAX - 1)).unwrap_or(2),
-        r: table.get("r", |value| whole(value, 1..=SLOTS_MAX - 2)).unwrap_or(1),
+        k: table.get("k", |value| whole(value, 2..=DATA_MAX)).unwrap_or(2),
+        r: table.get("r", |value| whole(value, 1..=SPREAD_MAX - 2)).unwrap_or(1),
         coefficients: table.get("coefficients", number_rows),
+        errors: table.get("errors", |value| whole(value, 0..=SPREAD_MAX)).unwrap_or(0),
         stripe_fill: table.get("stripe_fill_ms", |value| millis(value, 0.0)).unwrap_or(Duration::from_millis(20)),
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    code::{Kind, SLOTS_MAX},
+    code::{Kind, SPREAD_MAX},
     job::Role,
 };
 
@@ -77,8 +77,8 @@ fn limits(config: &Config, root: &mut Section<'_, '_>) {
 fn code(code: &CodeSpec, root: &mut Section<'_, '_>) {
     let (k, r) = (code.k, code.r);
     let (key_k, key_r, key_rows) = ("deployment.code.k", "deployment.code.r", "deployment.code.coefficients");
-    let fits = k + r <= SLOTS_MAX;
-    rule(root, &[key_r, key_k], fits, || format!("k + r must be at most {SLOTS_MAX}, is {k} + {r}"));
+    let fits = k + r <= SPREAD_MAX;
+    rule(root, &[key_r, key_k], fits, || format!("k + r must be at most {SPREAD_MAX}, is {k} + {r}"));
     if !fits || ![key_k, key_r, key_rows].iter().all(|key| root.is_sound(key)) {
         return;
     }
@@ -89,7 +89,7 @@ fn code(code: &CodeSpec, root: &mut Section<'_, '_>) {
         Some(_) | None => code.spec().check(),
     };
     if let Err(error) = built {
-        rule(root, &[key_r, key_k, key_rows], false, || error.to_string());
+        rule(root, &[key_r, key_k, key_rows, "deployment.code.errors"], false, || error.to_string());
     }
 }
 
@@ -131,8 +131,25 @@ fn roles(config: &Config, root: &mut Section<'_, '_>) {
     if !lanes.iter().any(|lane| lane.role.runs_base()) {
         root.fault("lane", "at least one lane must have role = \"base\", or nothing answers".to_owned());
     }
+    if policy.kind == PolicyKind::Coded && config.deployment.code.kind == Kind::Berrut {
+        workers(config, root);
+    }
     if policy.kind == PolicyKind::Coded && !lanes.iter().any(|lane| lane.role.runs_parity()) {
         let why = "policy kind = \"coded\" needs a lane with role = \"parity\"; without one, set kind = \"none\"";
         root.fault("lane", why.to_owned());
+    }
+}
+
+/// A code that is not systematic has its rows on every lane, and each row of a stripe on a device of its own.
+fn workers(config: &Config, root: &mut Section<'_, '_>) {
+    let CodeSpec { k, r, .. } = config.deployment.code;
+    let pooled = config.deployment.policy.placement == Placement::Pooled;
+    rule(root, &["deployment.code.kind", "deployment.policy.placement"], pooled, || {
+        "kind = \"berrut\" needs placement = \"pooled\": coded rows run on every lane".to_owned()
+    });
+    let domains = fault_domains(config.lanes()).iter().map(|domain| domain.0).collect::<BTreeSet<_>>().len();
+    if domains < k + r {
+        let why = format!("kind = \"berrut\" needs {} fault domains (k + r), has {domains}", k + r);
+        root.fault("lane", why);
     }
 }

@@ -112,11 +112,10 @@ fn values_are_refused_with_their_rule() {
     wrong("[health]\nhang_ms = 0", &format!("health.hang_ms = 0: {millis}"));
     wrong("[health]\nhang_ms = nan", &format!("health.hang_ms = nan: {millis}"));
     wrong("[health]\nhang_ms = \"5\"", &format!("health.hang_ms = \"5\": {millis}"));
-    let served = "not served yet: known kinds are sum, concat, mux, compact, replica";
-    wrong("[deployment.code]\nkind = \"berrut\"", &format!("deployment.code.kind = \"berrut\": {served}"));
     wrong(
         "[deployment.code]\nkind = \"xor\"",
-        "deployment.code.kind = \"xor\": must be \"sum\" or \"concat\" or \"mux\" or \"compact\" or \"replica\"",
+        "deployment.code.kind = \"xor\": must be \"sum\" or \"concat\" or \"mux\" or \"compact\" or \"learned\" or \"berrut\" \
+         or \"replica\"",
     );
     wrong("[deployment.code]\nk = 1", "deployment.code.k = 1: must be a whole number from 2 to 15");
     wrong("[deployment.code]\nk = 2.0", "deployment.code.k = 2.0: must be a whole number from 2 to 15");
@@ -258,6 +257,27 @@ fn rules_over_several_keys() {
            apart: that square of coefficients is singular",
         ],
     );
+}
+
+/// Interpolated rows run on every lane, each row of a stripe on a device of its own.
+#[test]
+fn berrut_needs_as_many_pooled_lanes_as_it_has_workers() {
+    let lanes = |role: &str, count| format!("[[lane]]\ndevice = \"cpu\"\nrole = \"{role}\"\n").repeat(count);
+    let text = |count, placement: &str, extra: &str| {
+        let listed =
+            if placement == "pooled" { lanes("both", count) } else { lanes("base", 1) + &lanes("parity", count) };
+        format!(
+            "{listed}[[deployment]]\nname = \"m\"\nweights = \"w\"\n[deployment.code]\nkind = \"berrut\"\nk = 2\n{extra}\
+             [deployment.policy]\nplacement = \"{placement}\"\n"
+        )
+    };
+    let code = parse(&text(3, "pooled", "")).unwrap().deployment.code;
+    assert_eq!((code.kind, code.k, code.r, code.errors), (Kind::Berrut, 2, 1, 0));
+    assert_eq!(parse(&text(5, "pooled", "r = 3\nerrors = 1\n")).unwrap().deployment.code.errors, 1);
+    let told = |text: &str| parse(text).unwrap_err().to_string();
+    assert!(told(&text(2, "pooled", "")).contains("needs 3 fault domains (k + r), has 2"));
+    assert!(told(&text(3, "dedicated", "")).contains("needs placement = \"pooled\""));
+    assert!(told(&text(5, "pooled", "r = 2\nerrors = 1\n")).contains("needs r = 3 or more, not 2"));
 }
 
 #[test]

@@ -124,6 +124,11 @@ impl Dispatch {
         let in_flight_max = lanes * settings.batch_max;
         // Short stripes and parity jobs beyond what all lanes could run at once, twice over, are of no use any more.
         let redundancy_max = 2 * in_flight_max + 16;
+        // Where parity jobs are all the work there is, they may be as many as admission lets in: n for each k rows.
+        let parity_max = match &settings.code {
+            Some(code) if !code.is_systematic() => redundancy_max + (settings.queue_max * code.r()).div_ceil(code.k()),
+            Some(_) | None => redundancy_max,
+        };
         for lane in 0..lanes {
             let starting = State::Starting.as_str();
             for name in State::NAMES {
@@ -137,7 +142,7 @@ impl Dispatch {
             lanes: settings.lanes.iter().map(|lane| LaneSeat::new(*lane)).collect(),
             data: Bounded::new(settings.queue_max),
             rescue: Bounded::new(settings.queue_max),
-            parity: Bounded::new(redundancy_max),
+            parity: Bounded::new(parity_max),
             idle_copy: Bounded::new(redundancy_max),
             stripes: settings.code.as_ref().map(open),
             idle: IdleLanes::new(lanes),
@@ -153,6 +158,9 @@ impl Dispatch {
     pub fn submit(&self, queries: Vec<Arc<Admitted>>, effects: &mut Vec<Effect>) {
         for query in queries {
             self.timers.add(query.query.deadline, Due::Deadline(Arc::downgrade(&query)));
+            if self.join_only(&query, effects) {
+                continue;
+            }
             self.data.push(query).expect("the queue holds as many rows as admission lets in");
             self.call(Call::Base, effects);
         }
@@ -239,6 +247,10 @@ impl Dispatch {
         let base = self.lanes.iter().filter(|lane| lane.settings.role.runs_base());
         let nanos = base.map(|lane| lane.expected.load(Ordering::Relaxed)).filter(|&nanos| nanos > 0).min();
         Duration::from_nanos(nanos.unwrap_or(0))
+    }
+
+    fn is_systematic(&self) -> bool {
+        self.settings.code.as_ref().is_none_or(|code| code.is_systematic())
     }
 
     fn is_pooled(&self) -> bool {

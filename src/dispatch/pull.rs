@@ -5,8 +5,9 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{Dispatch, Effect, Exact, ParityJob, Seat, lanes::Run};
 use crate::{
     clock::Time,
-    job::{BaseInput, Batch, JobKind, Work},
-    query::{FaultDomain, LaneId, Row},
+    code::RunsOn,
+    job::{BaseInput, Batch, JobKind, ParityInput, Work},
+    query::{Accepts, FaultDomain, LaneId},
     queue::{Bounded, Call},
     reply::Admitted,
     stripe::{Place, Stripe},
@@ -63,7 +64,7 @@ impl Dispatch {
 
     /// Gives a query that starts now a place in a stripe; full stripes make their parity jobs runnable.
     fn place(&self, query: &Arc<Admitted>, domain: FaultDomain, now: Time, effects: &mut Vec<Effect>) -> Option<Place> {
-        let Some(stripes) = self.stripes.as_ref().filter(|_| query.query.in_range) else {
+        let Some(stripes) = self.stripes.as_ref().filter(|_| self.is_systematic() && query.query.in_range) else {
             self.metrics.unprotected.inc();
             return None;
         };
@@ -72,6 +73,18 @@ impl Dispatch {
             self.queue_parity(&stripe, effects);
         }
         Some(place)
+    }
+
+    /// Under a code that is not systematic, a query has no run of its own: it joins a stripe, and waits for what the parity slots bring.
+    /// `false` if it must be run as it is.
+    pub(super) fn join_only(&self, query: &Arc<Admitted>, effects: &mut Vec<Effect>) -> bool {
+        let coded = query.query.accepts == Accepts::Any && query.query.in_range;
+        let Some(stripes) = self.stripes.as_ref().filter(|_| coded && !self.is_systematic()) else { return false };
+        query.start();
+        if let Some(stripe) = stripes.place_erased(query) {
+            self.queue_parity(&stripe, effects);
+        }
+        true
     }
 
     /// Queues the parity jobs of a full stripe; if there is no room, the stripe does without.
@@ -85,17 +98,17 @@ impl Dispatch {
         }
     }
 
-    /// Parity jobs of one row, as many as fit a batch; those that nobody needs any more are passed over.
+    /// Parity jobs of one model, as many as fit a batch; those that nobody needs any more are passed over.
     fn take_parity(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
         let domain = self.seat(lane).settings.domain;
-        let mut batch: Option<(usize, Vec<Vec<Row>>)> = None;
-        let (mut seats, mut blocked) = (Vec::new(), false);
+        let one_model = self.settings.code.as_ref().is_some_and(|code| code.runs_on() == RunsOn::Base);
+        let (mut inputs, mut seats, mut blocked) = (Vec::<ParityInput>::new(), Vec::new(), false);
         for _ in 0..self.parity.len() {
             let Some(job) = self.parity.pop() else { break };
             if !job.stripe.wants_parity() {
                 continue;
             }
-            if batch.as_ref().is_some_and(|(row, _)| *row != job.row) {
+            if !one_model && inputs.first().is_some_and(|first| first.row != job.row) {
                 self.put_parity_back(job, effects);
                 self.call(Call::Parity, effects);
                 continue;
@@ -110,15 +123,14 @@ impl Dispatch {
                 continue;
             }
             job.stripe.parity_starts(job.row, domain);
-            batch.get_or_insert((job.row, Vec::new())).1.push(job.stripe.rows());
+            inputs.push(ParityInput { row: job.row, rows: job.stripe.rows() });
             seats.push(Seat::Parity { stripe: job.stripe, row: job.row });
             if seats.len() == self.settings.batch_max {
                 break;
             }
         }
         self.seat(lane).parity_blocked.store(blocked && seats.is_empty(), Ordering::Relaxed);
-        let (row, stripes) = batch?;
-        Some((Batch::Parity { row, stripes }, seats))
+        (!seats.is_empty()).then_some((Batch::Parity(inputs), seats))
     }
 
     fn put_parity_back(&self, job: ParityJob, effects: &mut Vec<Effect>) {

@@ -50,12 +50,12 @@ impl Dispatch {
     /// Stripes that stayed short get known partners, or an exact idle copy of each member that still waits.
     fn fill_stripes(&self, now: Time, effects: &mut Vec<Effect>) {
         let Some(stripes) = &self.stripes else { return };
-        for overdue in stripes.overdue(now, self.is_pooled()) {
+        for overdue in stripes.overdue(now, self.is_pooled() || !self.is_systematic()) {
             match overdue {
                 Overdue::Filled(stripe) => self.queue_parity(&stripe, effects),
                 Overdue::Closed(stripe) => {
                     self.rescue_hopeless(&stripe, effects);
-                    if self.is_pooled() {
+                    if self.is_pooled() && self.is_systematic() {
                         self.copy_waiting(&stripe, effects);
                     }
                 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     clock::Clock,
     code::{Code, Kind, Reading},
-    model::{Device, TensorError},
+    model::{Device, TensorError, decoder_plan},
     weights::{Bundle, canary},
 };
 
@@ -70,12 +70,13 @@ pub(super) const fn flops(multiply_adds: usize) -> u64 {
 /// values takes none.
 fn arithmetic(bundle: &Bundle, code: &dyn Code, width: usize, outputs: usize) -> usize {
     let added = match code.kind() {
-        Kind::Sum | Kind::Concat => code.k() * (width + outputs),
+        Kind::Sum | Kind::Concat | Kind::Berrut => code.k() * (width + outputs),
         Kind::Mux | Kind::Compact | Kind::Replica => 0,
+        Kind::Learned => decoder_plan(code.k(), code.r(), outputs).multiply_adds(),
     };
     let runs = match code.reading() {
         Reading::Rows => code.k(),
-        Reading::Row | Reading::Channels => 1,
+        Reading::Row | Reading::Channels | Reading::Encoded => 1,
     };
     added + runs * bundle.parity_plan(0).multiply_adds()
 }

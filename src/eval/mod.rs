@@ -20,7 +20,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use crate::{
-    code::{Code, Kind, Reading, SlotSet},
+    code::{Code, Kind, Reading, RunsOn, SlotSet, Spec},
     data::{self, DataError, Images},
     model::{Device, Net, TensorError},
     weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError},
@@ -89,7 +89,7 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>, EvalError> {
     Ok(folders)
 }
 
-/// Measures every code that the folder of weights has parity models of; the base model alone if it has none.
+/// Measures every code that the folder of weights has parity models of (the base model alone if it has none), and those that need none.
 pub fn measure(dir: &Path, data: &Path, seeds: &[u64]) -> Result<Vec<Row>, EvalError> {
     let images = data::test(data)?;
     let manifest = Manifest::read(dir).map_err(WeightsError::from)?;
@@ -101,15 +101,17 @@ pub fn measure(dir: &Path, data: &Path, seeds: &[u64]) -> Result<Vec<Row>, EvalE
     }
     let base = bundle.base(&Device::Cpu)?.predict(&images.pixels)?;
     let direct = Direct { images: &images, outputs: &base };
-    let codes = manifest.codes(dir).map_err(WeightsError::from)?;
-    if codes.is_empty() {
-        return Ok(vec![direct.row(&bundle, None)?]);
-    }
+    let trained = manifest.codes(dir).map_err(WeightsError::from)?;
+    let input = &manifest.input.shape;
+    let untrained =
+        UNTRAINED.into_iter().map(|spec| spec.build(input, None).expect("their sizes are within the limits"));
+    let codes: Vec<Arc<dyn Code>> = trained.into_iter().chain(untrained).collect();
     let measure_code = |code: &Arc<dyn Code>| {
         let bundle = Bundle::load(dir, Some(&**code))?;
         Ok(direct.row(&bundle, Some((&**code, direct.reconstructed(&bundle, &**code, seeds)?)))?)
     };
-    codes.iter().map(measure_code).collect()
+    let alone = if manifest.parities.is_empty() { Some(direct.row(&bundle, None)) } else { None };
+    alone.into_iter().map(|row| Ok(row?)).chain(codes.iter().map(measure_code)).collect()
 }
 
 /// The test images with the base model's outputs for them.
@@ -207,7 +209,8 @@ impl Direct<'_> {
         let manifest = bundle.manifest();
         let (code, measured) = measured.unzip();
         let cost = code.map(|code| Cost::of(bundle, code)).transpose()?;
-        let (kind, k, r) = code.map_or((None, 1, 0), |code| (Some(code.kind()), code.k(), code.r()));
+        let redundancy = |code: &dyn Code| if code.is_systematic() { code.r() } else { code.r() - code.k() };
+        let (kind, k, r) = code.map_or((None, 1, 0), |code| (Some(code.kind()), code.k(), redundancy(code)));
         let base_flops = cost::flops(bundle.base_plan().multiply_adds());
         let training = kind.and_then(|kind| manifest.rows_of(kind, k, r).first().map(|row| &row.training));
         let (mean, sd) = measured.as_ref().map(|measured| mean_and_sd(&measured.a_d)).unzip();
@@ -218,7 +221,10 @@ impl Direct<'_> {
             code: kind.map_or(NO_CODE, Kind::as_str),
             k,
             r,
-            preset: training.unwrap_or(&manifest.base.training).preset.clone(),
+            preset: match code.map(Code::runs_on) {
+                Some(RunsOn::Base) => UNTRAINED_PRESET.to_owned(),
+                Some(RunsOn::ParityModel) | None => training.unwrap_or(&manifest.base.training).preset.clone(),
+            },
             a_a: self.accuracy(),
             a_d: mean,
             a_d_sd: sd,
@@ -241,12 +247,25 @@ pub fn record(dir: &Path, rows: &[Row]) -> Result<(), EvalError> {
     manifest.write(dir).map_err(|error| EvalError::File { file: dir.join(MANIFEST_FILE), error })
 }
 
-/// Every set of lost data slots that the code recovers when all else is at hand.
+/// The preset of a code that is not trained.
+const UNTRAINED_PRESET: &str = "none";
+
+/// Codes that need no parity model, which are measured for every base model: interpolation with one straggler.
+const UNTRAINED: [Spec; 3] = [Spec::of(Kind::Berrut, 2, 1), Spec::of(Kind::Berrut, 4, 1), Spec::of(Kind::Berrut, 8, 1)];
+
+/// Every set of lost slots that is tried in turn: each set of data slots that the code recovers when all else is at hand; or, of a code
+/// that is not systematic, all data slots with each set of as many parity slots as it survives.
 fn patterns(code: &dyn Code) -> Vec<SlotSet> {
-    let all = SlotSet::below(code.k() + code.r());
-    let lost = (1..=SlotSet::below(code.k()).bits()).map(SlotSet::from_bits);
-    let mut patterns: Vec<SlotSet> = lost.filter(|&lost| code.recoverable(all.without(lost)) == lost).collect();
-    if code.reading() != Reading::Row {
+    let (data, all) = (SlotSet::below(code.k()), SlotSet::below(code.k() + code.r()));
+    let mut patterns: Vec<SlotSet> = if code.is_systematic() {
+        let lost = (1..=data.bits()).map(SlotSet::from_bits);
+        lost.filter(|&lost| code.recoverable(all.without(lost)) == lost).collect()
+    } else {
+        let late = (0..=SlotSet::below(code.r()).bits()).map(SlotSet::from_bits);
+        let late = late.filter(|late| late.count() == code.losses_max());
+        late.map(|late| data.with(SlotSet::from_bits(late.bits() << code.k()))).collect()
+    };
+    if matches!(code.reading(), Reading::Channels | Reading::Rows) {
         // Its answers do not depend on what else is lost.
         patterns.retain(|pattern| pattern.count() == 1);
     }

@@ -54,15 +54,17 @@ impl<'a> Stripes<'a> {
         Ok(Stripes { code, order, base, parities, outputs: base.len() / images.count() })
     }
 
-    /// Reconstructs the data slots of `lost` in every stripe; `visit` gets each row's index and its reconstruction.
+    /// Reconstructs the data slots of `lost` in every stripe, without the parity slots of `lost`; `visit` gets each row's index and its
+    /// reconstruction.
     ///
-    /// Gives false, and visits nothing, if the code cannot recover `lost` from what is left.
+    /// Gives false, and visits nothing, if the code cannot recover those data slots from what is left.
     pub fn reconstruct(&self, lost: SlotSet, mut visit: impl FnMut(usize, &[f32])) -> bool {
         let (k, outputs) = (self.code.k(), self.outputs);
         let parity_width = self.code.output_width(outputs);
         let there = |j: &usize| self.parities[*j].is_some();
         let parities = (0..self.code.r()).filter(there).fold(SlotSet::EMPTY, |set, j| set.with(SlotSet::only(k + j)));
-        let present = SlotSet::below(k).without(lost).with(parities);
+        let present = SlotSet::below(k).with(parities).without(lost);
+        let lost = lost.and(SlotSet::below(k));
         if !lost.without(self.code.recoverable(present)).is_empty() {
             return false;
         }
@@ -71,8 +73,11 @@ impl<'a> Stripes<'a> {
                 .iter()
                 .enumerate()
                 .map(|(slot, &row)| present.has(slot).then(|| &self.base[row * outputs..(row + 1) * outputs]));
-            let parities = self.parities.iter().map(|parity| {
-                parity.as_ref().map(|values| &values[stripe * parity_width..(stripe + 1) * parity_width])
+            let parities = self.parities.iter().enumerate().map(|(j, parity)| {
+                parity
+                    .as_ref()
+                    .filter(|_| present.has(k + j))
+                    .map(|values| &values[stripe * parity_width..(stripe + 1) * parity_width])
             });
             let at_hand: Vec<Option<&[f32]>> = data.chain(parities).collect();
             for slot in lost.iter() {

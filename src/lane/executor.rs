@@ -12,9 +12,8 @@ use crate::{
     clock::Clock,
     code::{Code, RunsOn},
     config,
-    job::{BaseInput, Batch, Loss},
+    job::{BaseInput, Batch, Loss, ParityInput},
     model::{Net, TensorError},
-    query::Row,
     weights::{Canary, canary},
 };
 
@@ -87,12 +86,13 @@ impl Executor {
     pub(super) fn open(spec: &Spec) -> Result<(Self, Duration), OpenError> {
         let device = open_device(&spec.lane.device)?;
         let role = spec.lane.role;
-        let base = role.runs_base().then(|| spec.bundle.base(&device)).transpose();
-        // Copies are all of one model, so one net runs them.
-        let parity_rows = spec.code.as_ref().filter(|_| role.runs_parity()).map_or(0, |code| match code.runs_on() {
-            RunsOn::ParityModel => code.r(),
-            RunsOn::Base => 1,
+        let code = spec.code.as_ref().filter(|_| role.runs_parity());
+        // Where parity queries run on the base model, a parity lane holds that.
+        let (parity_rows, on_base) = code.map_or((0, false), |code| match code.runs_on() {
+            RunsOn::ParityModel => (code.r(), false),
+            RunsOn::Base => (0, true),
         });
+        let base = (role.runs_base() || on_base).then(|| spec.bundle.base(&device)).transpose();
         let parities = (0..parity_rows).map(|row| spec.bundle.parity(row, &device)).collect::<Result<_, _>>();
         let mut executor = Executor {
             base: base.map_err(OpenError::Weights)?,
@@ -124,12 +124,16 @@ impl Executor {
         if self.base.is_some() {
             Batch::Base(vec![self.canary_row(); jobs])
         } else {
-            Batch::Parity { row: 0, stripes: vec![self.canary.rows.clone(); jobs] }
+            Batch::Parity(vec![self.canary_stripe(0); jobs])
         }
     }
 
     fn canary_row(&self) -> BaseInput {
         BaseInput { row: self.canary.rows[0].clone(), must_be_finite: true }
+    }
+
+    fn canary_stripe(&self, row: usize) -> ParityInput {
+        ParityInput { row, rows: self.canary.rows.clone() }
     }
 
     /// Runs a batch; one output row a job, in order.
@@ -140,16 +144,17 @@ impl Executor {
                 for input in inputs {
                     self.rows.extend_from_slice(&input.row);
                 }
-                self.base.as_ref().expect("dispatch gives base jobs to lanes that hold the base model")
+                self.base.as_ref()
             }
-            Batch::Parity { row, stripes } => {
+            Batch::Parity(inputs) => {
                 let code = self.code.as_deref().expect("there are no stripes without a code");
-                for stripe in stripes {
-                    encode(code, *row, stripe, &mut self.rows);
+                for input in inputs {
+                    encode(code, input, &mut self.rows);
                 }
-                self.parities.get(*row).unwrap_or(&self.parities[0])
+                inputs.first().and_then(|input| self.parities.get(input.row)).or(self.base.as_ref())
             }
         };
+        let net = net.expect("dispatch gives jobs to lanes that hold their model");
         // A parity model may make several output rows of one job.
         let outputs = net.forward(&net.rows(&self.rows)?)?.flatten_all()?.to_vec1::<f32>()?;
         Ok(outputs.chunks_exact(outputs.len() / batch.jobs()).map(<[f32]>::to_vec).collect())
@@ -158,8 +163,7 @@ impl Executor {
     /// Runs the known input through every model; `fault` may spoil each output before it is checked.
     pub(super) fn canary(&mut self, fault: impl Fn(&mut [f32])) -> Result<(), Loss> {
         let base = self.base.iter().map(|_| (Batch::Base(vec![self.canary_row()]), self.canary.base.clone()));
-        let parity =
-            |row| (Batch::Parity { row, stripes: vec![self.canary.rows.clone()] }, self.canary.parities[row].clone());
+        let parity = |row| (Batch::Parity(vec![self.canary_stripe(row)]), self.canary.parities[row].clone());
         let checks: Vec<(Batch, Vec<f32>)> = base.chain((0..self.parities.len()).map(parity)).collect();
         for (batch, expected) in checks {
             let mut outputs = self.run(&batch).map_err(|_| Loss::Device)?;
@@ -172,12 +176,12 @@ impl Executor {
     }
 }
 
-/// Appends the parity query of a stripe to `rows`.
-fn encode(code: &dyn Code, parity: usize, stripe: &[Row], rows: &mut Vec<f32>) {
-    let slices: Vec<&[f32]> = stripe.iter().map(|row| &**row).collect();
+/// Appends a parity query to `rows`.
+fn encode(code: &dyn Code, input: &ParityInput, rows: &mut Vec<f32>) {
+    let slices: Vec<&[f32]> = input.rows.iter().map(|row| &**row).collect();
     let start = rows.len();
     rows.resize(start + code.query_width(slices[0].len()), 0.0);
-    code.encode(parity, &slices, &mut rows[start..]);
+    code.encode(input.row, &slices, &mut rows[start..]);
 }
 
 fn open_device(device: &config::Device) -> Result<Device, OpenError> {

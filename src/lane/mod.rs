@@ -208,7 +208,7 @@ impl Lane {
 fn checked(batch: &Batch, job: usize, output: Vec<f32>) -> Completion {
     let must_be_finite = match batch {
         Batch::Base(inputs) => inputs[job].must_be_finite,
-        Batch::Parity { .. } => true,
+        Batch::Parity(_) => true,
     };
     if must_be_finite && !output.iter().all(|value| value.is_finite()) {
         return Completion::Lost(Loss::NonFinite);

@@ -6,6 +6,7 @@
 //! lane). Candle stays in here, in the lanes and in the trainer; others run a net on host slices with [`Net::predict`].
 
 mod conv;
+mod encoder;
 mod parameters;
 mod plan;
 mod pool;
@@ -13,7 +14,9 @@ mod pool;
 use candle_core::Result;
 pub use candle_core::{Device, Error as TensorError, Tensor};
 use candle_nn::{Linear, Module, VarBuilder};
+use conv::Reach;
 
+pub use encoder::{Encoder, decoder_plan};
 pub use parameters::Parameters;
 pub use plan::{Architecture, Bias, Layer, NoFit, Plan};
 
@@ -58,28 +61,29 @@ pub struct Net {
 /// A layer with its parameters.
 #[derive(Debug)]
 enum Step {
-    Convolution { filters: Tensor, bias: Tensor, padding: usize },
+    Convolution { filters: Tensor, bias: Tensor, reach: Reach },
     MaxPool,
     Relu,
     Flatten,
+    Unflatten(Vec<usize>),
     Dense(Linear),
 }
 
 impl Step {
     fn new(layer: &Layer, parameters: &VarBuilder<'_>) -> Result<Self> {
         Ok(match *layer {
-            Layer::Convolution { name, channels, filters, kernel, padding, .. } => {
+            Layer::Convolution { name, channels, filters, kernel, padding, dilation, .. } => {
                 let parameters = parameters.pp(name);
-                let bias = parameters.get(filters, "bias")?.reshape((1, filters, 1, 1))?;
                 Step::Convolution {
                     filters: parameters.get((filters, channels, kernel, kernel), "weight")?,
-                    bias,
-                    padding,
+                    bias: parameters.get(filters, "bias")?,
+                    reach: Reach { padding, dilation },
                 }
             }
             Layer::MaxPool => Step::MaxPool,
             Layer::Relu => Step::Relu,
             Layer::Flatten => Step::Flatten,
+            Layer::Unflatten(ref shape) => Step::Unflatten(shape.clone()),
             Layer::Dense { name, inputs, outputs, bias } => {
                 let parameters = parameters.pp(name);
                 let bias = match bias {
@@ -93,10 +97,14 @@ impl Step {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Step::Convolution { filters, bias, padding } => conv::convolve(x, filters, *padding)?.broadcast_add(bias),
+            Step::Convolution { filters, bias, reach } => conv::convolve(x, filters, bias, *reach),
             Step::MaxPool => pool::max_pool(x),
             Step::Relu => x.relu(),
             Step::Flatten => x.flatten_from(1),
+            Step::Unflatten(shape) => {
+                let shape: Vec<usize> = [x.dim(0)?].iter().chain(shape).copied().collect();
+                x.reshape(shape)
+            }
             Step::Dense(linear) => linear.forward(x),
         }
     }

@@ -20,9 +20,21 @@ impl Parameters {
         Parameters(tensors.into_iter().collect())
     }
 
-    /// Reads the bytes of a safetensors file.
+    /// Reads the bytes of a safetensors file. Half-precision values become f32.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self> {
-        Ok(Parameters::new(candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?))
+        Parameters::new(candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?).converted(DType::F16, DType::F32)
+    }
+
+    /// The same in half precision: for a file half as long, not for running.
+    pub fn halved(&self) -> Result<Self> {
+        self.clone().converted(DType::F32, DType::F16)
+    }
+
+    fn converted(self, from: DType, to: DType) -> Result<Self> {
+        let convert = |(name, tensor): (String, Tensor)| {
+            Ok((name, if tensor.dtype() == from { tensor.to_dtype(to)? } else { tensor }))
+        };
+        self.0.into_iter().map(convert).collect::<Result<_>>().map(Parameters)
     }
 
     /// The bytes of a safetensors file; the same parameters always give the same bytes.
@@ -47,11 +59,22 @@ impl Parameters {
         self.0.iter()
     }
 
+    /// These and those of `other`; names that both have are taken from `other`.
+    #[must_use]
+    pub fn with(mut self, other: &Parameters) -> Self {
+        self.0.extend(other.0.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
+        self
+    }
+
     /// What keeps these parameters from being those of `plan`: one sentence a fault.
     pub fn faults(&self, plan: &Plan) -> Vec<String> {
-        let expected = plan.parameters();
+        self.faults_against(&plan.parameters())
+    }
+
+    /// What keeps these parameters from having exactly these names and shapes: one sentence a fault.
+    pub fn faults_against(&self, expected: &[(String, Vec<usize>)]) -> Vec<String> {
         let mut faults = Vec::new();
-        for (name, shape) in &expected {
+        for (name, shape) in expected {
             match self.0.get(name) {
                 None => faults.push(format!("tensor `{name}` is missing")),
                 Some(tensor) if tensor.dims() != shape => {

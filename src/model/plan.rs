@@ -75,7 +75,7 @@ impl Architecture {
 
     /// The layers for rows of shape `input` (without the leading row dimension) and `outputs` values a row.
     pub fn plan(self, input: &[usize], outputs: usize) -> Result<Plan, NoFit> {
-        let no_fit = |rule| NoFit { architecture: self, input: input.to_vec(), outputs, rule };
+        let no_fit = |rule| NoFit::new(self, input, outputs, rule);
         let width: usize = input.iter().product();
         if width == 0 || outputs == 0 {
             return Err(no_fit("every dimension must be at least 1"));
@@ -120,6 +120,13 @@ pub struct NoFit {
     rule: &'static str,
 }
 
+impl NoFit {
+    /// Says which rule `architecture` breaks on rows of shape `input`.
+    pub(crate) fn new(architecture: Architecture, input: &[usize], outputs: usize, rule: &'static str) -> Self {
+        NoFit { architecture, input: input.to_vec(), outputs, rule }
+    }
+}
+
 /// One step of a forward pass. Sizes are those of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layer {
@@ -135,6 +142,8 @@ pub enum Layer {
         kernel: usize,
         /// Zeros added on each side.
         padding: usize,
+        /// Distance between neighbouring values of a filter; 1 for a usual one.
+        dilation: usize,
         /// Positions of its output (height x width).
         positions: usize,
     },
@@ -144,6 +153,8 @@ pub enum Layer {
     Relu,
     /// To one dimension a row.
     Flatten,
+    /// From one dimension a row to this shape.
+    Unflatten(Vec<usize>),
     /// A full matrix.
     Dense {
         /// Prefix of its parameters' names.
@@ -167,7 +178,7 @@ pub enum Bias {
 }
 
 impl Layer {
-    const fn dense(name: &'static str, inputs: usize, outputs: usize, bias: Bias) -> Self {
+    pub(super) const fn dense(name: &'static str, inputs: usize, outputs: usize, bias: Bias) -> Self {
         Layer::Dense { name, inputs, outputs, bias }
     }
 
@@ -183,7 +194,7 @@ impl Layer {
                 let bias = (*bias == Bias::With).then(|| (format!("{name}.bias"), vec![*outputs]));
                 [weight].into_iter().chain(bias).collect()
             }
-            Layer::MaxPool | Layer::Relu | Layer::Flatten => Vec::new(),
+            Layer::MaxPool | Layer::Relu | Layer::Flatten | Layer::Unflatten(_) => Vec::new(),
         }
     }
 
@@ -194,7 +205,7 @@ impl Layer {
                 channels * filters * kernel * kernel * positions
             }
             Layer::Dense { inputs, outputs, .. } => inputs * outputs,
-            Layer::MaxPool | Layer::Relu | Layer::Flatten => 0,
+            Layer::MaxPool | Layer::Relu | Layer::Flatten | Layer::Unflatten(_) => 0,
         }
     }
 }
@@ -224,6 +235,17 @@ impl Plan {
     /// Multiply-adds of one row; two FLOPs each. Biases, `ReLU` and pooling are not counted, as is usual.
     pub fn multiply_adds(&self) -> usize {
         self.layers.iter().map(Layer::multiply_adds).sum()
+    }
+}
+
+impl Plan {
+    /// The layers of `self`, then those of `next`, which reads what `self` writes.
+    #[must_use]
+    pub fn before(self, next: &Plan) -> Plan {
+        assert_eq!(self.outputs, next.input.iter().product::<usize>(), "the next plan reads what this one writes");
+        let join = [Layer::Flatten, Layer::Unflatten(next.input.clone())];
+        let layers = self.layers.into_iter().chain(join).chain(next.layers.iter().cloned()).collect();
+        Plan { input: self.input, outputs: next.outputs, layers }
     }
 }
 
@@ -271,6 +293,7 @@ fn convolutional(input: &[usize], network: &Convolutional, outputs: usize) -> Op
         filters,
         kernel,
         padding,
+        dilation: 1,
         positions,
     };
     let mut layers = vec![

@@ -43,12 +43,15 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 #[test]
 fn the_convolution_and_its_gradients_are_candles() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    for (n, channels, height, width, filters, kernel, padding) in [
-        (2, 3, 9, 7, 4, 5, 2),
-        (3, 2, 6, 8, 3, 5, 0),
-        (1, 1, 4, 4, 2, 3, 1),
-        (2, 2, 3, 3, 2, 1, 0),
-        (1, 1, 2, 2, 1, 5, 2),
+    for (n, channels, height, width, filters, kernel, padding, dilation) in [
+        (2, 3, 9, 7, 4, 5, 2, 1),
+        (3, 2, 6, 8, 3, 5, 0, 1),
+        (1, 1, 4, 4, 2, 3, 1, 1),
+        (2, 2, 3, 3, 2, 1, 0, 1),
+        (1, 1, 2, 2, 1, 5, 2, 1),
+        (2, 2, 9, 8, 3, 3, 2, 2),
+        (1, 2, 6, 5, 2, 3, 8, 8),
+        (2, 1, 7, 9, 2, 3, 0, 3),
     ] {
         let tensor = |rng: &mut ChaCha8Rng, shape: (usize, usize, usize, usize)| {
             let values = random(rng, shape.0 * shape.1 * shape.2 * shape.3);
@@ -56,13 +59,16 @@ fn the_convolution_and_its_gradients_are_candles() {
         };
         let rows = tensor(&mut rng, (n, channels, height, width));
         let weights = tensor(&mut rng, (filters, channels, kernel, kernel));
-        let ours = conv::convolve(&rows, &weights, padding).unwrap();
-        let candles = rows.conv2d(&weights, padding, 1, 1, 1).unwrap();
+        let bias =
+            Var::from_tensor(&Tensor::from_vec(random(&mut rng, filters), filters, &Device::Cpu).unwrap()).unwrap();
+        let ours = conv::convolve(&rows, &weights, &bias, Reach { padding, dilation }).unwrap();
+        let candles = rows.conv2d(&weights, padding, 1, dilation, 1).unwrap();
+        let candles = candles.broadcast_add(&bias.reshape((1, filters, 1, 1)).unwrap()).unwrap();
         assert_eq!(ours.dims(), candles.dims());
         assert_close(&values(&ours), &values(&candles), 1e-5);
         let (ours, candles) = (ours.sqr().unwrap().sum_all().unwrap(), candles.sqr().unwrap().sum_all().unwrap());
         let (ours, candles) = (ours.backward().unwrap(), candles.backward().unwrap());
-        for variable in [&rows, &weights] {
+        for variable in [&rows, &weights, &bias] {
             assert_close(&values(ours.get(variable).unwrap()), &values(candles.get(variable).unwrap()), 1e-4);
         }
     }
@@ -129,6 +135,22 @@ fn a_linear_net_is_its_own_parity_model() {
     let (direct, other, parity) = (base.predict(first), base.predict(second), parity.predict(&sum));
     let decoded = code.decode(0, &[None, Some(&other.unwrap()), Some(&parity.unwrap())]).unwrap();
     assert_close(&decoded, &direct.unwrap(), 1e-4);
+}
+
+/// Half precision is a matter of files: what is read is f32 again, rounded once.
+#[test]
+fn half_precision_files_are_read_as_f32() {
+    let net = Architecture::MlpQuarter.plan(&[1, 28, 28], 10).unwrap();
+    let random = random_parameters(&net, &mut ChaCha8Rng::seed_from_u64(5));
+    let bytes = random.halved().unwrap().to_safetensors().unwrap();
+    let read = Parameters::from_safetensors(&bytes).unwrap();
+    assert!(read.faults(&net).is_empty());
+    assert!(bytes.len() < random.to_safetensors().unwrap().len() * 6 / 10);
+    for (name, tensor) in random.iter() {
+        let (expected, found) = (values(tensor), values(read.get(name).unwrap()));
+        assert_close(&found, &expected, 1e-3);
+    }
+    assert_eq!(read.halved().unwrap().to_safetensors().unwrap(), bytes);
 }
 
 #[test]

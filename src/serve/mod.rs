@@ -28,7 +28,7 @@ use crate::{
     health::{Rules, nvml},
     metrics::Metrics,
     query::Signature,
-    weights::{Bundle, Manifest},
+    weights::{self, Bundle, Manifest},
 };
 
 /// A configuration whose weights have been checked too: what `check` vouches for and `serve` starts.
@@ -64,7 +64,10 @@ impl Plan {
             PolicyKind::Coded => {
                 let manifest =
                     Manifest::read(&deployment.weights).map_err(|fault| StartFaults::Weights(fault.into()))?;
-                Some(deployment.code.spec().build(&manifest.input.shape)?)
+                let spec = deployment.code.spec();
+                let decoder = weights::decoder(&deployment.weights, &manifest, &spec)
+                    .map_err(|fault| StartFaults::Weights(fault.into()))?;
+                Some(spec.build(&manifest.input.shape, decoder)?)
             }
         };
         let bundle = Bundle::load(&deployment.weights, code.as_deref()).map_err(StartFaults::Weights)?;

@@ -42,7 +42,7 @@ pub(super) fn attempt(
     }
     let outputs: Vec<Vec<f32>> = match batch {
         Batch::Base(inputs) => inputs.iter().map(|input| linear(&input.row)).collect(),
-        Batch::Parity { row, stripes } => stripes.iter().map(|stripe| parity(code, *row, stripe)).collect(),
+        Batch::Parity(inputs) => inputs.iter().map(|input| parity(code, input.row, &input.rows)).collect(),
     };
     (outputs.into_iter().map(|output| Completion::Output(output.into())).collect(), time)
 }

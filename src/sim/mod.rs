@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 pub use world::run;
 
 use crate::{
+    code::{Kind, Spec},
     config::{Grace, Placement, Policy, PolicyKind, Rerun},
     dispatch::{LaneSettings, Settings},
     health::Rules,
@@ -39,8 +40,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Roles of the lanes; each is its own fault domain.
     pub roles: Vec<Role>,
-    /// Data and parity slots; `None` serves without a code.
-    pub code: Option<(usize, usize)>,
+    /// A code under which the linear model is its own parity model; `None` serves without one.
+    pub code: Option<Spec>,
     /// How many queries arrive.
     pub queries: usize,
     /// Mean gap between arrivals (exponential).
@@ -69,7 +70,7 @@ impl Scenario {
         Scenario {
             seed,
             roles: vec![Role::Base, Role::Base, Role::Parity],
-            code: Some((2, 1)),
+            code: Some(Spec::of(Kind::Sum, 2, 1)),
             queries: 2_000,
             gap: Duration::from_millis(10),
             service: Duration::from_millis(10),

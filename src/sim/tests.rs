@@ -62,7 +62,7 @@ fn everything_at_once_on_more_lanes_with_two_parities_and_batches() {
     let scenario = Scenario {
         faults,
         roles,
-        code: Some((3, 2)),
+        code: Some(Spec::of(Kind::Sum, 3, 2)),
         batch_max: 4,
         gap: Duration::from_millis(2),
         poison_every: 97,
@@ -106,6 +106,33 @@ fn pooled_lanes_run_both_models_and_never_two_mates_in_one_domain() {
     let scenario = Scenario { faults, policy, roles: vec![Role::Both; 4], ..Scenario::quiet(7) };
     for outcome in sound(&scenario) {
         assert_eq!(failed(&outcome, Failure::Deadline), 0);
+    }
+}
+
+/// Two rows on three workers: a linear model comes back exactly, so every answer can be held to the direct one.
+#[test]
+fn interpolated_queries_are_answered_without_a_run_of_their_own() {
+    let policy = Policy { placement: Placement::Pooled, ..Scenario::quiet(0).policy };
+    let calm = Scenario {
+        policy,
+        roles: vec![Role::Both; 4],
+        code: Some(Spec::of(Kind::Berrut, 2, 1)),
+        gap: Duration::from_millis(5),
+        ..Scenario::quiet(11)
+    };
+    for outcome in sound(&calm) {
+        assert!(count(&outcome, Provenance::Reconstructed) > outcome.ended.len() * 8 / 10);
+        assert_eq!(
+            count(&outcome, Provenance::Reconstructed) + count(&outcome, Provenance::Direct),
+            outcome.ended.len()
+        );
+    }
+    let faults = Faults { slow: 0.02, hang: 0.01, lost: 0.01 };
+    let rough = Scenario { faults, batch_max: 4, direct_only_every: 7, ..calm };
+    for outcome in sound(&rough) {
+        assert_eq!(failed(&outcome, Failure::Deadline), 0);
+        let indirect = |ended: &&Ended| matches!(&ended.answer, Ok(p) if p.provenance != Provenance::Direct);
+        assert_eq!(outcome.ended.iter().filter(|ended| ended.direct_only).filter(indirect).count(), 0);
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::Time,
-    code::{Code, Sum},
+    code::Code,
     dispatch::{Completed, Dispatch, Effect},
     job::{Batch, Completion, Work},
     metrics::Metrics,
@@ -71,7 +71,7 @@ struct World<'a> {
 
 /// Runs a scenario to its end.
 pub fn run(scenario: &Scenario) -> Outcome {
-    let code = scenario.code.map(|(k, r)| Arc::new(Sum::with_defaults(k, r).expect("a small code")) as Arc<dyn Code>);
+    let code = scenario.code.as_ref().map(|spec| spec.build(&[WIDTH], None).expect("the scenario names a code"));
     let metrics = Arc::new(Metrics::new("sim", scenario.roles.len()));
     let dispatch = Dispatch::new(scenario.settings(code.clone()), Arc::clone(&metrics));
     let mut world = World {

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use super::{Filling, Joined, Member, Place, Stripe};
 use crate::{
     clock::Time,
-    code::Code,
+    code::{Code, SlotSet},
     metrics::Metrics,
     query::{FaultDomain, Row, Values},
     queue::Bounded,
@@ -49,6 +49,20 @@ impl OpenStripes {
         let member = Member { row: query.query.row.clone(), query: Some(Arc::clone(query)), domain: Some(domain) };
         let (place, joined) = filling.join(member);
         (place, self.keep_short(joined, opened))
+    }
+
+    /// Gives the row of a query that will not be run by itself a place: its slot is erased from the start, so that what is decoded is
+    /// served at once. Gives back the stripe if that made it full.
+    pub fn place_erased(&self, query: &Arc<Admitted>) -> Option<Arc<Stripe>> {
+        let admitted = query.query.admitted;
+        let token = self
+            .waiting
+            .pop()
+            .unwrap_or_else(|| Waiting { filling: Filling::new(&self.code, &self.metrics), opened: admitted });
+        let member = Member { row: query.query.row.clone(), query: Some(Arc::clone(query)), domain: None };
+        let (place, joined) = token.filling.join(member);
+        place.stripe.give_up(SlotSet::only(place.slot));
+        self.keep_short(joined, token.opened)
     }
 
     /// A stripe that nobody is in flight for in `domain`.

@@ -4,17 +4,21 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::code::SlotSet;
+use crate::code::{DATA_MAX, SLOTS_MAX, SlotSet};
 
-const LOST: u32 = 16;
-const CLAIMED: u32 = 32;
-const FILLED: u32 = 48;
+// Present and lost have a bit a slot, claims one a data slot.
+const LOST: u32 = 20;
+const CLAIMED: u32 = 40;
+const FILLED: u32 = 55;
+const FILLED_BITS: u64 = 0x1f;
 /// A reconstruction was served.
-pub(super) const SERVED: u64 = 1 << 56;
+pub(super) const SERVED: u64 = 1 << 60;
 /// It was closed before it had k members.
-pub(super) const SHORT: u64 = 1 << 57;
+pub(super) const SHORT: u64 = 1 << 61;
 /// Its parity was dropped.
-pub(super) const DROPPED: u64 = 1 << 58;
+pub(super) const DROPPED: u64 = 1 << 62;
+
+const _: () = assert!(SLOTS_MAX <= 20 && DATA_MAX <= 15, "the word has room for them");
 
 #[derive(Debug)]
 pub(super) struct Word(pub(super) AtomicU64);
@@ -42,6 +46,7 @@ impl Word {
 
     /// Claims the decoding of `slot`; `true` for the first claim only.
     pub(super) fn claim(&self, slot: usize) -> bool {
+        assert!(slot < DATA_MAX, "only data slots are decoded");
         let bit = u64::from(SlotSet::only(slot).bits()) << CLAIMED;
         self.set(bit).0 & bit == 0
     }
@@ -57,9 +62,9 @@ impl Word {
 pub(super) struct Snapshot(u64);
 
 impl Snapshot {
-    #[expect(clippy::cast_possible_truncation, reason = "takes 16 bits of the word on purpose")]
+    #[expect(clippy::cast_possible_truncation, reason = "takes some bits of the word on purpose")]
     const fn slots(self, shift: u32) -> SlotSet {
-        SlotSet::from_bits((self.0 >> shift) as u16)
+        SlotSet::from_bits((self.0 >> shift) as u32).and(SlotSet::below(SLOTS_MAX))
     }
 
     pub(super) const fn present(self) -> SlotSet {
@@ -72,7 +77,7 @@ impl Snapshot {
     }
 
     pub(super) const fn filled(self) -> usize {
-        ((self.0 >> FILLED) & 0xff) as usize
+        ((self.0 >> FILLED) & FILLED_BITS) as usize
     }
 
     pub(super) const fn marked(self, mark: u64) -> bool {

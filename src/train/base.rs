@@ -8,12 +8,14 @@ use rand_chacha::ChaCha8Rng;
 use super::{
     Settings, TrainError, finished,
     fit::{Lesson, Run},
-    gather, labels,
+    gather,
+    init::Dense,
+    labels,
 };
 use crate::{
     data::{self, Images},
     eval::class,
-    model::{Architecture, Device, Net, Plan, Preprocessing},
+    model::{Architecture, Device, Net, Parameters, Plan, Preprocessing},
     weights::{Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Normalisation, Output, canary},
 };
 
@@ -38,12 +40,28 @@ pub struct BaseOptions {
 }
 
 struct Labels<'a> {
+    plan: &'a Plan,
+    preprocessing: Preprocessing,
     varied: bool,
     train: &'a Images,
     validation: &'a Images,
 }
 
 impl Lesson for Labels<'_> {
+    type Model = Net;
+
+    fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.plan.parameters()
+    }
+
+    fn dense(&self) -> Dense {
+        Dense::Fixed
+    }
+
+    fn model(&self, parameters: &Parameters) -> Result<Net> {
+        Net::new(self.plan, self.preprocessing, parameters, &Device::Cpu)
+    }
+
     fn rows(&self) -> usize {
         self.train.count()
     }
@@ -75,15 +93,13 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
     let normalisation = normalisation(&train.pixels);
     let preprocessing = Preprocessing { mean: normalisation.mean, std: normalisation.std, weight: 1.0 };
     let run = Run {
-        plan: &plan,
-        preprocessing,
         settings: &options.settings,
         identity: format!("base {} rows={} {normalisation:?}", options.architecture, train.count()),
         checkpoint: options.out.join("base.checkpoint"),
         device: Device::Cpu,
     };
     let varied = options.settings.preset.augments() && options.architecture.is_convolutional();
-    let fitted = run.fit(&Labels { varied, train: &train, validation: &validation })?;
+    let fitted = run.fit(&Labels { plan: &plan, preprocessing, varied, train: &train, validation: &validation })?;
     let net = Net::new(&plan, preprocessing, &fitted.parameters, &run.device)?;
     let base = Base {
         architecture: options.architecture,

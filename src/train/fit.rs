@@ -13,12 +13,12 @@ use rayon::prelude::*;
 
 use super::{
     Settings, TrainError,
-    adam::Adam,
+    adam::{Adam, values},
     checkpoint::{self, Checkpoint, Progress},
     init,
     preset::WEIGHT_DECAY,
 };
-use crate::model::{Device, Net, Parameters, Plan, Preprocessing};
+use crate::model::{Device, Parameters};
 
 /// Parts of a batch that may run on cores of their own.
 const PARTS: usize = 4;
@@ -28,17 +28,29 @@ const OF_STEPS: u64 = 1 << 63;
 
 /// What a net is to learn, from which rows.
 pub(super) trait Lesson: Sync {
+    /// What learns.
+    type Model: Sync;
+
+    /// Names and shapes of the parameters that are learned.
+    fn shapes(&self) -> Vec<(String, Vec<usize>)>;
+
+    /// How full matrices begin.
+    fn dense(&self) -> init::Dense;
+
+    /// The model that reads `parameters`, and goes on reading them while they change.
+    fn model(&self, parameters: &Parameters) -> candle_core::Result<Self::Model>;
+
     /// How many training rows there are to draw from.
     fn rows(&self) -> usize;
 
     /// How many of them make one input (k for a stripe).
     fn rows_per_input(&self) -> usize;
 
-    /// The loss of `net` on the inputs that `picked` rows make; what is random about it is drawn from `rng`.
-    fn loss(&self, net: &Net, picked: &[usize], rng: &mut ChaCha8Rng) -> candle_core::Result<Tensor>;
+    /// The loss of `model` on the inputs that `picked` rows make; what is random about it is drawn from `rng`.
+    fn loss(&self, model: &Self::Model, picked: &[usize], rng: &mut ChaCha8Rng) -> candle_core::Result<Tensor>;
 
-    /// How good `net` is on the validation rows, 0..1.
-    fn score(&self, net: &Net) -> candle_core::Result<f64>;
+    /// How good `model` is on the validation rows, 0..1.
+    fn score(&self, model: &Self::Model) -> candle_core::Result<f64>;
 }
 
 /// What a finished run hands back.
@@ -52,8 +64,6 @@ pub(super) struct Fitted {
 /// What to fit, and where its checkpoint lies.
 #[derive(Debug)]
 pub(super) struct Run<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) preprocessing: Preprocessing,
     pub(super) settings: &'a Settings,
     /// All that makes this run what it is; a checkpoint of another is refused.
     pub(super) identity: String,
@@ -62,39 +72,43 @@ pub(super) struct Run<'a> {
 }
 
 /// All that changes during a run.
-struct State {
-    net: Net,
+struct State<M> {
+    model: M,
     variables: Vec<(String, Var)>,
     adam: Adam,
     progress: Progress,
     best: Parameters,
-    average: Option<Average>,
+    average: Option<Average<M>>,
 }
 
-/// The weights' running average, and a net that reads it.
-struct Average {
-    net: Net,
+/// The weights' running average, and a model that reads it.
+struct Average<M> {
+    model: M,
     variables: Vec<(String, Var)>,
 }
 
-impl Average {
+impl<M> Average<M> {
     /// Moves it towards the weights after `steps` steps: over all of them at first, over about the last thousand later.
     fn follow(&self, weights: &[(String, Var)], steps: i32) -> candle_core::Result<()> {
         let steps = f64::from(steps);
         let kept = ((1.0 + steps) / (10.0 + steps)).min(1.0 - 1e-3);
+        #[expect(clippy::cast_possible_truncation, reason = "f32 is the weights' precision")]
+        let (kept, taken) = (kept as f32, (1.0 - kept) as f32);
         for ((_, average), (_, weight)) in self.variables.iter().zip(weights) {
-            average.set(&((average.detach() * kept)? + (weight.detach() * (1.0 - kept))?)?)?;
+            let (mut mixed, weight) = (values(average)?, values(weight)?);
+            mixed.iter_mut().zip(weight).for_each(|(average, weight)| *average = *average * kept + weight * taken);
+            average.set(&Tensor::from_vec(mixed, average.shape(), average.device())?)?;
         }
         Ok(())
     }
 }
 
-impl State {
-    /// The net that is judged and kept.
-    fn kept(&self) -> (&Net, &[(String, Var)]) {
+impl<M> State<M> {
+    /// The model that is judged and kept.
+    fn kept(&self) -> (&M, &[(String, Var)]) {
         match &self.average {
-            Some(average) => (&average.net, &average.variables),
-            None => (&self.net, &self.variables),
+            Some(average) => (&average.model, &average.variables),
+            None => (&self.model, &self.variables),
         }
     }
 
@@ -109,7 +123,7 @@ impl Run<'_> {
     /// Runs all epochs that are left.
     pub(super) fn fit(&self, lesson: &impl Lesson) -> Result<Fitted, TrainError> {
         let identity = self.identity();
-        let mut state = self.start(&identity)?;
+        let mut state = self.start(lesson, &identity)?;
         let bar = self.bar(lesson, state.progress.epochs);
         while state.progress.epochs < self.settings.epochs && !self.gives_up(&state.progress) {
             let loss = self.epoch(lesson, &mut state, &bar)?;
@@ -140,13 +154,13 @@ impl Run<'_> {
     }
 
     /// Initial weights, or those of the last checkpoint.
-    fn start(&self, identity: &str) -> Result<State, TrainError> {
-        let variables = init::variables(self.plan, self.settings.seed, &self.device)?;
-        let net = Net::new(self.plan, self.preprocessing, &parameters(&variables), &self.device)?;
-        let mut adam = Adam::new(variables.clone(), WEIGHT_DECAY)?;
+    fn start<L: Lesson>(&self, lesson: &L, identity: &str) -> Result<State<L::Model>, TrainError> {
+        let variables = init::variables(&lesson.shapes(), lesson.dense(), self.settings.seed, &self.device)?;
+        let model = lesson.model(&parameters(&variables))?;
+        let mut adam = Adam::new(variables.clone(), WEIGHT_DECAY);
         let mut progress = Progress { epochs: 0, steps: 0, best_epoch: 0, best_score: -1.0 };
         let mut best = Parameters::default();
-        let average = self.settings.preset.averages().then(|| self.average(&variables)).transpose()?;
+        let average = self.settings.preset.averages().then(|| Self::average(lesson, &variables)).transpose()?;
         if self.settings.resume
             && let Some(checkpoint) = Checkpoint::read(&self.checkpoint, identity)?
         {
@@ -158,21 +172,21 @@ impl Run<'_> {
             progress = checkpoint.progress;
             tracing::info!(epochs = progress.epochs, "resumed");
         }
-        Ok(State { net, variables, adam, progress, best, average })
+        Ok(State { model, variables, adam, progress, best, average })
     }
 
     /// An average that has seen nothing but the initial weights.
-    fn average(&self, weights: &[(String, Var)]) -> Result<Average, TrainError> {
+    fn average<L: Lesson>(lesson: &L, weights: &[(String, Var)]) -> Result<Average<L::Model>, TrainError> {
         let copy = |(name, variable): &(String, Var)| {
             Ok::<_, TrainError>((name.clone(), Var::from_tensor(&variable.detach().copy()?)?))
         };
         let variables = weights.iter().map(copy).collect::<Result<Vec<_>, _>>()?;
-        let net = Net::new(self.plan, self.preprocessing, &parameters(&variables), &self.device)?;
-        Ok(Average { net, variables })
+        let model = lesson.model(&parameters(&variables))?;
+        Ok(Average { model, variables })
     }
 
     /// One pass over the training rows in an order drawn from (seed, epoch); the mean loss.
-    fn epoch(&self, lesson: &impl Lesson, state: &mut State, bar: &ProgressBar) -> Result<f64, TrainError> {
+    fn epoch<L: Lesson>(&self, lesson: &L, state: &mut State<L::Model>, bar: &ProgressBar) -> Result<f64, TrainError> {
         let epoch = state.progress.epochs;
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         // Stream 0 drew the initial weights.
@@ -184,7 +198,7 @@ impl Run<'_> {
         let mut sum = 0.0;
         for (step, picked) in order[..whole].chunks(self.settings.batch * lesson.rows_per_input()).enumerate() {
             let done = (epoch * steps + step) as f64 / (self.settings.epochs * steps) as f64;
-            let (parts, value) = self.gradients(lesson, &state.net, picked, (epoch, step))?;
+            let (parts, value) = self.gradients(lesson, &state.model, picked, (epoch, step))?;
             state.adam.step(&parts, self.settings.preset.rate(done))?;
             if let Some(average) = &state.average {
                 average.follow(&state.variables, state.adam.steps())?;
@@ -200,10 +214,10 @@ impl Run<'_> {
 
     /// The gradients of a batch, in parts that all cores share, each with its weight; and the loss. The parts are the same however many cores
     /// there are, and so is the outcome.
-    fn gradients(
+    fn gradients<L: Lesson>(
         &self,
-        lesson: &impl Lesson,
-        net: &Net,
+        lesson: &L,
+        model: &L::Model,
         picked: &[usize],
         (epoch, step): (usize, usize),
     ) -> Result<(Vec<(GradStore, f64)>, f64), TrainError> {
@@ -212,7 +226,7 @@ impl Run<'_> {
         let part = |(part, picked_part): (usize, &[usize])| {
             let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
             rng.set_stream(OF_STEPS | (epoch as u64) << 40 | (step as u64) << 8 | part as u64);
-            let loss = lesson.loss(net, picked_part, &mut rng)?;
+            let loss = lesson.loss(model, picked_part, &mut rng)?;
             let weight = picked_part.len() as f64 / picked.len() as f64;
             let value = f64::from(loss.to_scalar::<f32>()?) * weight;
             Ok::<_, TrainError>(((loss.backward()?, weight), value))

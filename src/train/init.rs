@@ -8,30 +8,44 @@ use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use rand_distr::{Distribution, Normal, Uniform};
 
-use crate::model::Plan;
-
 /// Standard deviation of the entries of a full matrix.
 const DENSE_SD: f32 = 0.01;
 
-/// Variables for all parameters of `plan`, by name, in the plan's order.
-pub(super) fn variables(plan: &Plan, seed: u64, device: &Device) -> Result<Vec<(String, Var)>> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let draw = |(name, shape): (String, Vec<usize>)| {
-        let values = initial(&shape, &mut rng);
-        let tensor = Tensor::from_vec(values, shape, device)?;
-        Ok((name, Var::from_tensor(&tensor)?))
-    };
-    plan.parameters().into_iter().map(draw).collect()
+/// How the entries of a full matrix are drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Dense {
+    /// As the papers do, whatever its size.
+    Fixed,
+    /// Xavier-uniform with `ReLU` gain, as convolutions are. The small matrices of a decoder would begin so near zero with the papers' that
+    /// nothing comes through three of them.
+    BySize,
 }
 
-fn initial(shape: &[usize], rng: &mut ChaCha8Rng) -> Vec<f32> {
+/// Variables for parameters of these names and shapes, in their order.
+pub(super) fn variables(
+    shapes: &[(String, Vec<usize>)],
+    dense: Dense,
+    seed: u64,
+    device: &Device,
+) -> Result<Vec<(String, Var)>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let draw = |(name, shape): &(String, Vec<usize>)| {
+        let values = initial(shape, dense, &mut rng);
+        let tensor = Tensor::from_vec(values, shape.as_slice(), device)?;
+        Ok((name.clone(), Var::from_tensor(&tensor)?))
+    };
+    shapes.iter().map(draw).collect()
+}
+
+fn initial(shape: &[usize], dense: Dense, rng: &mut ChaCha8Rng) -> Vec<f32> {
     let count = shape.iter().product();
+    let xavier = |fans: usize, rng: &mut ChaCha8Rng| {
+        let bound = 2.0_f32.sqrt() * (6.0 / fans as f32).sqrt();
+        draws(Uniform::new_inclusive(-bound, bound).expect("the bound is finite and positive"), rng, count)
+    };
     match *shape {
-        [filters, channels, height, width] => {
-            let fans = (filters + channels) * height * width;
-            let bound = 2.0_f32.sqrt() * (6.0 / fans as f32).sqrt();
-            draws(Uniform::new_inclusive(-bound, bound).expect("the bound is finite and positive"), rng, count)
-        }
+        [filters, channels, height, width] => xavier((filters + channels) * height * width, rng),
+        [outputs, inputs] if dense == Dense::BySize => xavier(outputs + inputs, rng),
         [_, _] => draws(Normal::new(0.0, DENSE_SD).expect("the deviation is finite and positive"), rng, count),
         _ => vec![0.0; count],
     }
@@ -48,7 +62,7 @@ mod tests {
 
     fn values(seed: u64) -> Vec<(String, Vec<f32>)> {
         let plan = Architecture::Lenet5.plan(&[1, 28, 28], 10).unwrap();
-        let variables = variables(&plan, seed, &Device::Cpu).unwrap();
+        let variables = variables(&plan.parameters(), Dense::Fixed, seed, &Device::Cpu).unwrap();
         variables.into_iter().map(|(name, var)| (name, var.flatten_all().unwrap().to_vec1().unwrap())).collect()
     }
 

@@ -11,8 +11,10 @@ mod base;
 mod checkpoint;
 mod fit;
 mod init;
+mod learned;
 mod parity;
 mod preset;
+mod stripewise;
 
 use std::{
     fmt, io,
@@ -24,7 +26,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     code::{CodeError, Kind},
     data::{DataError, Images},
-    model::{Device, NoFit, Parameters, Tensor, TensorError},
+    model::{Device, Encoder, NoFit, Parameters, Tensor, TensorError},
     weights::{Fault, Training, WeightsError, sha256, write_whole},
 };
 pub use base::{BaseOptions, base};
@@ -82,6 +84,21 @@ pub enum TrainError {
     NothingToTrain {
         /// The kind.
         kind: Kind,
+    },
+    /// Only learned codes have one.
+    #[error("kind = \"{kind}\" has no encoder network: --encoder is for \"learned\"")]
+    NoEncoder {
+        /// The kind.
+        kind: Kind,
+    },
+    /// The network behind an encoder is given.
+    #[error("kind = \"learned\" runs on the base model: --arch is for other kinds, --encoder for this one")]
+    BaseNetwork,
+    /// The rows are no pictures.
+    #[error("encoder {encoder} needs rows of [channels, height, width]")]
+    NoPicture {
+        /// The encoder.
+        encoder: Encoder,
     },
     /// There is no such code.
     #[error(transparent)]

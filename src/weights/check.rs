@@ -8,7 +8,7 @@ use std::{
 use super::{Checked, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, sha256};
 use crate::{
     code::{Code, Reading, RunsOn},
-    model::{Architecture, NoFit, Parameters, Plan, Preprocessing},
+    model::{Architecture, Encoder, NoFit, Parameters, Plan, Preprocessing, decoder_plan},
 };
 
 const RETRAIN: &str = "train it again with `parityd train parity`";
@@ -33,29 +33,68 @@ pub(super) fn base(dir: &Path, manifest: &Manifest, faults: &mut Vec<Fault>) -> 
     }
     let base = &manifest.base;
     let plan = base.architecture.plan(&manifest.input.shape, outputs);
-    let model = Model { plan, file: &base.file, sha256: &base.sha256, canary: &base.canary, outputs, weight: 1.0 };
+    let plan = plan.map(|plan| ParityPlan { stored: plan.parameters(), plan });
+    let model = Model {
+        plan,
+        behind: None,
+        file: &base.file,
+        sha256: &base.sha256,
+        canary: &base.canary,
+        outputs,
+        weight: 1.0,
+    };
     model.check(dir, manifest, faults)
 }
 
-/// The layers of a parity model of `code`, for rows of shape `input` of which the base model makes `outputs` values.
+/// A parity model's layers, and which parameters its file holds.
+#[derive(Clone, Debug)]
+pub struct ParityPlan {
+    /// All layers, those of a base model behind an encoder included.
+    pub plan: Plan,
+    /// Names and shapes of the parameters in its file: those of the layers; or those of encoder and decoder, the rest being the base model's.
+    pub stored: Vec<(String, Vec<usize>)>,
+}
+
+/// The layers of a parity model of `code` beside the base model `base`.
 pub fn parity_plan(
     architecture: Architecture,
+    encoder: Option<Encoder>,
     code: &dyn Code,
-    input: &[usize],
-    outputs: usize,
-) -> Result<Plan, NoFit> {
+    base: &Plan,
+) -> Result<ParityPlan, NoFit> {
+    let (k, outputs, input) = (code.k(), base.outputs, base.input.as_slice());
+    let whole = |plan: Plan| ParityPlan { stored: plan.parameters(), plan };
     match code.reading() {
-        Reading::Row | Reading::Rows => architecture.plan(input, outputs),
+        Reading::Row | Reading::Rows => architecture.plan(input, outputs).map(whole),
         Reading::Channels => {
-            let channels = code.k() * input.first().copied().unwrap_or(1);
+            let channels = k * input.first().copied().unwrap_or(1);
             let stacked: Vec<usize> = std::iter::once(channels).chain(input.iter().copied().skip(1)).collect();
-            architecture.plan(&stacked, code.k() * outputs)
+            architecture.plan(&stacked, k * outputs).map(whole)
+        }
+        Reading::Encoded => {
+            let encoder = encoder.ok_or_else(|| NoFit::new(architecture, input, outputs, "no encoder is named"))?;
+            encoded_plan(encoder, k, base).ok_or_else(|| NoFit::new(architecture, input, outputs, ENCODER_RULE))
         }
     }
 }
 
+const ENCODER_RULE: &str = "its encoder needs [channels, height, width]";
+
+/// The layers of `encoder` with the base model `base` behind them, for a code of k rows; `None` if it cannot read such rows.
+pub fn encoded_plan(encoder: Encoder, k: usize, base: &Plan) -> Option<ParityPlan> {
+    let plan = encoder.plan(k, &base.input)?;
+    let decoder = decoder_plan(k, 1, base.outputs);
+    let stored = plan.parameters().into_iter().chain(decoder.parameters()).collect();
+    Some(ParityPlan { plan: plan.before(base), stored })
+}
+
 /// Checks the parity models of `code`; all of them, or reasons in `faults`. None for a code that runs on the base model.
-pub(super) fn parities(dir: &Path, manifest: &Manifest, code: &dyn Code, faults: &mut Vec<Fault>) -> Vec<Checked> {
+pub(super) fn parities(
+    (dir, manifest): (&Path, &Manifest),
+    base: Option<&Checked>,
+    code: &dyn Code,
+    faults: &mut Vec<Fault>,
+) -> Vec<Checked> {
     let file = dir.join(MANIFEST_FILE);
     let (kind, k, r) = (code.kind(), code.k(), code.r());
     let rows = manifest.rows_of(kind, k, r);
@@ -72,15 +111,15 @@ pub(super) fn parities(dir: &Path, manifest: &Manifest, code: &dyn Code, faults:
                 let rule = format!("has two parity models for kind = \"{kind}\", k = {k}, r = {r}, row = {row}");
                 faults.push(Fault::new(&file, rule, EDITED));
             }
-            (Some(parity), None) => checked.extend(parity_row(dir, manifest, parity, code, faults)),
+            (Some(parity), None) => checked.extend(parity_row((dir, manifest), base, parity, code, faults)),
         }
     }
     checked
 }
 
 fn parity_row(
-    dir: &Path,
-    manifest: &Manifest,
+    (dir, manifest): (&Path, &Manifest),
+    base: Option<&Checked>,
     parity: &Parity,
     code: &dyn Code,
     faults: &mut Vec<Fault>,
@@ -106,8 +145,11 @@ fn parity_row(
         faults.push(Fault::new(&file, rule, RETRAIN));
     }
     let outputs = manifest.output.shape.iter().product();
+    // What is wrong with the base model has been told.
+    let base_plan = manifest.base.architecture.plan(&manifest.input.shape, outputs).ok()?;
     let model = Model {
-        plan: parity_plan(parity.architecture, code, &manifest.input.shape, outputs),
+        plan: parity_plan(parity.architecture, parity.encoder, code, &base_plan),
+        behind: base.filter(|_| code.reading() == Reading::Encoded).map(|base| &base.parameters),
         file: &parity.file,
         sha256: &parity.sha256,
         canary: &parity.canary,
@@ -119,7 +161,9 @@ fn parity_row(
 
 /// What base and parity models have in common.
 struct Model<'a> {
-    plan: Result<Plan, NoFit>,
+    plan: Result<ParityPlan, NoFit>,
+    /// The parameters of a base model that stands behind what the file holds.
+    behind: Option<&'a Parameters>,
     file: &'a str,
     sha256: &'a str,
     canary: &'a [f32],
@@ -131,7 +175,7 @@ struct Model<'a> {
 impl Model<'_> {
     fn check(&self, dir: &Path, manifest: &Manifest, faults: &mut Vec<Fault>) -> Option<Checked> {
         let (file, outputs) = (dir.join(self.file), self.outputs);
-        let plan = match &self.plan {
+        let ParityPlan { plan, stored } = match &self.plan {
             Ok(plan) => plan.clone(),
             Err(no_fit) => {
                 faults.push(Fault::new(&dir.join(MANIFEST_FILE), no_fit.to_string(), EDITED));
@@ -143,11 +187,15 @@ impl Model<'_> {
             faults.push(Fault::new(&dir.join(MANIFEST_FILE), rule, EDITED));
         }
         let parameters = self.parameters(dir, faults)?;
-        let misfits = parameters.faults(&plan);
+        let misfits = parameters.faults_against(&stored);
         let fits = misfits.is_empty();
         faults.extend(misfits.into_iter().map(|misfit| Fault::new(&file, misfit, RESTORE)));
         let Normalisation { mean, std } = manifest.preprocessing;
         let preprocessing = Preprocessing { mean, std, weight: self.weight };
+        let parameters = match self.behind {
+            Some(base) => parameters.with(base),
+            None => parameters,
+        };
         fits.then(|| Checked { plan, parameters, preprocessing, canary: self.canary.to_vec() })
     }
 

@@ -13,10 +13,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Fault;
+use super::{Fault, decoder};
 use crate::{
     code::{Code, Coefficients, Kind, Spec},
-    model::Architecture,
+    model::{Architecture, Encoder},
 };
 
 /// The file's name within a folder of weights.
@@ -160,8 +160,11 @@ pub struct Parity {
     /// Coefficients of that row (kind `sum`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub coefficients: Vec<f32>,
-    /// Its network.
+    /// Its network; behind an encoder, the base model's.
     pub architecture: Architecture,
+    /// What stands in front of the base model (kind `learned`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<Encoder>,
     /// Its weights, relative to the manifest.
     pub file: String,
     /// SHA-256 of that file, in hex.
@@ -269,7 +272,9 @@ impl Manifest {
             }
             let coefficients: Coefficients = rows.iter().map(|row| row.coefficients.clone()).collect();
             let coefficients = (kind == Kind::Sum).then_some(coefficients);
-            codes.push(Spec { kind, k, r, coefficients }.build(&self.input.shape).map_err(|error| {
+            let spec = Spec { coefficients, ..Spec::of(kind, k, r) };
+            let decoder = decoder(dir, self, &spec)?;
+            codes.push(spec.build(&self.input.shape, decoder).map_err(|error| {
                 fault(format!("has parity rows that make no code: {error}"), "let `parityd train` write the manifest")
             })?);
         }

@@ -7,6 +7,7 @@
 
 pub mod canary;
 mod check;
+mod decoder;
 mod manifest;
 pub mod oracle;
 
@@ -18,11 +19,12 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    code::{Code, Kind, RunsOn},
+    code::{Code, Kind},
     model::{Device, Net, Parameters, Plan, Preprocessing, TensorError},
     query::{Row, Signature, TensorSpec},
 };
-pub use check::parity_plan;
+pub use check::{ParityPlan, encoded_plan, parity_plan};
+pub use decoder::{decoder, decoder_of};
 pub use manifest::{
     Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Measured, Normalisation, Output, Parity,
     Training, write_whole,
@@ -80,8 +82,6 @@ pub struct Bundle {
     base: Checked,
     parities: Vec<Checked>,
     k: usize,
-    /// Parity rows that run on the base model: that of the code, or none.
-    copies: usize,
 }
 
 /// One model's weights, checked.
@@ -106,7 +106,7 @@ pub struct Canary {
     pub rows: Vec<Row>,
     /// What the base model gives for the first row.
     pub base: Vec<f32>,
-    /// What each parity model gives for the encoded rows; where parity queries run on the base model, its output for the first of them.
+    /// What each parity model gives for the encoded rows; none where parity queries run on the base model.
     pub parities: Vec<Vec<f32>>,
 }
 
@@ -118,12 +118,10 @@ impl Bundle {
         let manifest = Manifest::read(dir)?;
         let mut faults = Vec::new();
         let base = check::base(dir, &manifest, &mut faults);
-        let parities = code.map_or_else(Vec::new, |code| check::parities(dir, &manifest, code, &mut faults));
+        let parities =
+            code.map_or_else(Vec::new, |code| check::parities((dir, &manifest), base.as_ref(), code, &mut faults));
         match base {
-            Some(base) if faults.is_empty() => {
-                let copies = code.filter(|code| code.runs_on() == RunsOn::Base).map_or(0, Code::r);
-                Ok(Bundle { manifest, base, parities, k: code.map_or(1, Code::k), copies })
-            }
+            Some(base) if faults.is_empty() => Ok(Bundle { manifest, base, parities, k: code.map_or(1, Code::k) }),
             _ => Err(WeightsError { faults }),
         }
     }
@@ -150,19 +148,16 @@ impl Bundle {
     /// What runs parity row `row`, on `device`: its parity model, or the base model once more. On the CPU all nets share one copy of the
     /// weights.
     pub fn parity(&self, row: usize, device: &Device) -> Result<Net, TensorError> {
-        assert!(row < self.parities.len().max(self.copies), "the bundle was loaded for a code with this parity row");
         self.parities.get(row).unwrap_or(&self.base).net(device)
     }
 
     /// The canary and the outputs that it must give.
     pub fn canary(&self) -> Canary {
         let width = self.manifest.input.shape.iter().product();
-        // The first copy is of the first row, which is what the base model's own canary is.
-        let copies = (self.copies > 0).then_some(&self.base);
         Canary {
             rows: canary::stripe(width, self.k),
             base: self.base.canary.clone(),
-            parities: self.parities.iter().chain(copies).map(|model| model.canary.clone()).collect(),
+            parities: self.parities.iter().map(|model| model.canary.clone()).collect(),
         }
     }
 
@@ -181,6 +176,11 @@ impl Bundle {
     /// All that the manifest says.
     pub const fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The parameters of the base model.
+    pub const fn base_parameters(&self) -> &Parameters {
+        &self.base.parameters
     }
 
     /// The layers and costs of the base model.

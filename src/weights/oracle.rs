@@ -67,6 +67,7 @@ fn write_folder(
             row,
             coefficients: code.coefficients(row).to_vec(),
             architecture: Architecture::Linear,
+            encoder: None,
             file: format!("{kind}-k{k}-r{r}/row{row}.safetensors"),
             sha256: sha256(&bytes),
             base_sha256: sha256(&bytes),

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     alone, assert_all_answered,
     daemon::{Daemon, config},
-    load::{Load, Reply},
+    load::{Load, Reply, send},
     parm::send_while_lane_0_hangs,
 };
 
@@ -51,4 +51,26 @@ fn copies_are_direct() {
     assert_eq!(words(&replies).keys().copied().collect::<Vec<_>>(), ["direct"]);
     let copies = daemon.metric("parityd_stripes_total", "reconstructed").unwrap_or(0.0);
     assert!(copies >= 4.0, "{copies} stripes stood in for the lane that hung");
+}
+
+/// Interpolated: every query runs as a mixture on all three lanes, so one that hangs costs nothing, and a client that wants direct answers
+/// gets runs of its own.
+#[test]
+fn interpolated_answers_do_not_miss_a_lane() {
+    let _alone = alone();
+    let edits = [
+        ("kind = \"sum\"", "kind = \"berrut\""),
+        ("role = \"base\"", "role = \"both\""),
+        ("role = \"parity\"", "role = \"both\""),
+        ("placement = \"dedicated\"", "placement = \"pooled\""),
+    ];
+    let daemon = Daemon::start(&config("examples/parm.toml", &edits));
+    let replies = send_while_lane_0_hangs(&daemon, Load::new(100, Duration::from_secs(2)));
+    assert_all_answered(&replies, "berrut");
+    let words = words(&replies);
+    assert!(words.get("reconstructed").is_some_and(|&count| count >= 100), "{words:?}");
+    let load = Load { allow_reconstructed: false, ..Load::new(50, Duration::from_secs(1)) };
+    let replies = send(&daemon, load);
+    assert_all_answered(&replies, "berrut, direct only");
+    assert_eq!(self::words(&replies).keys().copied().collect::<Vec<_>>(), ["direct"]);
 }
