@@ -96,6 +96,11 @@ fn recorded_accuracies_hold_on_the_subset() {
             assert!(row.a_a >= a_a, "A_a of {} is {}, under {a_a}", dir.display(), row.a_a);
             let (recorded, found) = (recorded.a_d.unwrap(), row.a_d.unwrap());
             let a_d = recorded - slack(recorded, row.rows);
+            let error = row.calibration_error.expect("every shipped code is calibrated");
+            // A thousand rows in 15 bins are off by some 5 points by chance alone; `sum` without a temperature is by 15.
+            assert!(error < 0.08, "confidences of {} with k = {} are off by {error}", row.code, row.k);
+            let served: Vec<f64> = row.coverage.iter().map(|at| at.a_d).collect();
+            assert!(served.is_sorted() && served[4] > served[0] + 0.03, "{} with k = {}: {served:?}", row.code, row.k);
             assert!(found >= a_d, "A_d of {} with k = {} is {found}, under {a_d}", dir.display(), row.k);
         }
     }
@@ -113,6 +118,28 @@ fn accuracies_are_those_that_were_asked_for() {
                 assert!(measured.a_a - a_d <= 0.11, "A_d of {} is {a_d}", dir.display());
             }
         }
+    }
+}
+
+/// The calibrations are of these weights (or they would not load), and agreement on the validation images is as on the test images.
+#[test]
+fn every_shipped_code_is_calibrated() {
+    for (dir, code, bundle) in codes() {
+        let calibration = bundle.calibration().expect("run `parityd train calibrate`");
+        assert_eq!(calibration.rows, 5_000 - 5_000 % code.k());
+        let measured = bundle.manifest().measured.iter();
+        let of_code = |measured: &&Measured| {
+            (measured.code.as_str(), measured.k, measured.r) == (code.kind().as_str(), code.k(), code.r())
+        };
+        // With r = 2, what was measured has double losses, too.
+        let agreement = measured.filter(of_code).find_map(|measured| measured.agreement).expect("it was measured");
+        let off = (calibration.agreement - agreement).abs();
+        assert!(
+            off < 0.02,
+            "{code:?} of {} agrees in {agreement}, calibrated in {}",
+            dir.display(),
+            calibration.agreement
+        );
     }
 }
 

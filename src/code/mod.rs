@@ -6,6 +6,7 @@
 //! decoded from it, which is why lanes check that outputs are finite before a slot becomes present.
 
 mod concat;
+mod confidence;
 mod matrix;
 mod replica;
 mod spec;
@@ -16,6 +17,7 @@ use std::fmt::Debug;
 
 use crate::query::Provenance;
 pub use concat::Concat;
+pub use confidence::{Calibration, Temperature};
 pub use replica::Replica;
 pub use spec::{CodeError, Kind, Spec};
 pub use stacked::Stacked;

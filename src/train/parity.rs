@@ -2,6 +2,7 @@
 //!
 //! Targets are raw outputs (logits). Stripes are drawn anew each epoch from all training rows, encoded by the code that
 //! serves, and validated by reconstruction: the share of single losses that come back with the base model's class.
+//! The last row of a code to be trained has the code calibrated.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use candle_core::{Result, Tensor};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Preset, Settings, TrainError, finished,
+    Preset, Settings, TrainError, calibrate, finished,
     fit::{Lesson, Run},
     gather, labels,
 };
@@ -212,7 +213,11 @@ pub fn parity(options: &ParityOptions) -> std::result::Result<(), TrainError> {
         };
         one_row(options, &bundle, architecture, &lesson)?;
     }
-    Ok(())
+    // A code that still lacks a row, or has one that fits no more, is calibrated when that is trained.
+    if Bundle::load_uncalibrated(&options.weights, &*code).is_err() {
+        return Ok(());
+    }
+    calibrate::one_code(&options.weights, &*code, &validation, &validation_outputs)
 }
 
 /// The network of a parity model, if nobody says otherwise: one that costs about as much a job as the base model, if there is one.
@@ -281,6 +286,7 @@ fn enter(weights: &Path, parity: Parity) -> std::result::Result<(), TrainError> 
     }
     let (kind, k, r, row) = (parity.kind, parity.k, parity.r, parity.row);
     manifest.measured.retain(|measured| (measured.code.as_str(), measured.k, measured.r) != (kind.as_str(), k, r));
+    manifest.calibrations.retain(|calibrated| !calibrated.is_of(kind, k, r));
     manifest.parities.retain(|old| (old.kind, old.k, old.r, old.row) != (kind, k, r, row));
     manifest.parities.push(parity);
     manifest.parities.sort_by_key(|parity| (parity.kind, parity.k, parity.r, parity.row));
