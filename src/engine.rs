@@ -21,7 +21,7 @@ use crate::{
     health::{Move, State},
     job::{AbortOnPanic, Completion, Feed, Loss, Work},
     metrics::Metrics,
-    query::{LaneId, Query, Rows},
+    query::{Confidence, LaneId, Query, Rows},
     queue::Bells,
     repeat::{Line, Repeats},
     reply::{Admitted, Pending, Permit},
@@ -172,6 +172,7 @@ impl Engine {
             admitted,
             deadline: admitted + self.limits.deadline,
             accepts: terms.accepts,
+            min_confidence: terms.min_confidence.unwrap_or(self.dispatch.min_confidence()),
         };
         rows.iter().map(query).collect()
     }
@@ -189,6 +190,9 @@ impl Admission for Engine {
         }
         if rows.count() > queue_max {
             return Err(Refusal::TooManyRows { queue_max });
+        }
+        if terms.min_confidence.is_some_and(|least| least > Confidence::NONE) && !self.dispatch.can_judge() {
+            return Err(Refusal::NotCalibrated);
         }
         let permits = Permit::acquire(&self.admitted, queue_max, rows.count()).ok_or(Refusal::Full)?;
         let (admitted, pending) = Admitted::request(self.queries(rows, terms), permits);

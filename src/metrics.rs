@@ -45,6 +45,8 @@ pub struct Metrics {
     agreement: [IntCounter; 2],
     /// `parityd_unprotected_total`: queries that ran without a stripe.
     pub unprotected: IntCounter,
+    /// `parityd_gated_total`: reconstructions that were held back.
+    pub gated: IntCounter,
     /// `parityd_late_total`: outputs that came after their query was answered.
     pub late: IntCounter,
     jobs: IntCounterVec,
@@ -88,6 +90,7 @@ impl Metrics {
                 .map(|outcome| stripes.with_label_values(&[outcome])),
             agreement: ["false", "true"].map(|agree| agreement.with_label_values(&[agree])),
             unprotected: counter(&registry, "parityd_unprotected_total", "Queries that ran without a stripe."),
+            gated: counter(&registry, "parityd_gated_total", "Reconstructions of too little confidence to be served."),
             late: counter(&registry, "parityd_late_total", "Outputs that came after the answer."),
             jobs,
             registry,
@@ -200,6 +203,7 @@ mod tests {
             "parityd_stripes_total{outcome=\"complete\"} 0",
             "parityd_agreement_total{agree=\"true\"} 0",
             "parityd_unprotected_total 0",
+            "parityd_gated_total 0",
             "parityd_jobs_total{kind=\"data\"} 1",
         ] {
             assert!(text.contains(line), "{line} is missing from\n{text}");

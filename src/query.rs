@@ -133,6 +133,8 @@ pub struct Query {
     pub deadline: Time,
     /// What the client takes.
     pub accepts: Accepts,
+    /// A decoded prediction with less is not served; the query goes on waiting for its direct answer.
+    pub min_confidence: Confidence,
     /// Whether every value lies in the manifest's input range. Rows outside run unprotected: they would spoil a parity
     /// query's range too, and their direct output is served even if it is not finite.
     pub in_range: bool,
@@ -174,6 +176,8 @@ pub struct Prediction {
     pub values: Values,
     /// Where they came from.
     pub provenance: Provenance,
+    /// How likely they are right, if they were decoded and the code is calibrated.
+    pub confidence: Option<Confidence>,
 }
 
 /// Why an admitted query got no prediction.

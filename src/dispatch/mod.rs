@@ -33,12 +33,12 @@ use timers::{Due, Timers};
 
 use crate::{
     clock::Time,
-    code::Code,
+    code::{Calibration, Code},
     config::{Placement, Policy},
     health::{self, LaneHealth, Move, State},
     job::{JobKind, Role},
     metrics::Metrics,
-    query::{FaultDomain, LaneId, Values},
+    query::{Confidence, FaultDomain, LaneId, Provenance, Values},
     queue::{Bounded, Call, IdleLanes},
     reply::Admitted,
     stripe::{OpenStripes, Place, Stripe},
@@ -64,6 +64,8 @@ pub struct Settings {
     pub queue_max: usize,
     /// The code; `None` runs every query unprotected.
     pub code: Option<Arc<dyn Code>>,
+    /// How likely what it decodes is right; `None` leaves it unjudged.
+    pub calibration: Option<Calibration>,
     /// How long a stripe may stay short.
     pub stripe_fill: Duration,
     /// Grace, reruns, placement, default prediction.
@@ -199,6 +201,17 @@ impl Dispatch {
     pub fn has_moving_lane(&self, now: Time, patience: Duration) -> bool {
         let moves = |lane: &LaneSeat| lane.in_flight(now).is_none_or(|age| age <= patience);
         self.lanes.iter().any(|lane| lane.settings.role.runs_base() && lane.is_healthy() && moves(lane))
+    }
+
+    /// The least confidence of queries that do not ask for one themselves.
+    pub fn min_confidence(&self) -> Confidence {
+        self.settings.policy.min_confidence
+    }
+
+    /// Whether a query may ask for confidence: whatever it may be answered is judged, or is exact anyway.
+    pub fn can_judge(&self) -> bool {
+        let exact = |code: &Arc<dyn Code>| code.provenance() == Provenance::Direct;
+        self.settings.calibration.is_some() || self.settings.code.as_ref().is_none_or(exact)
     }
 
     /// Whether no lane is still loading its models.

@@ -15,6 +15,8 @@ pub(super) const SERVED: u64 = 1 << 56;
 pub(super) const SHORT: u64 = 1 << 57;
 /// Its parity was dropped.
 pub(super) const DROPPED: u64 = 1 << 58;
+/// Something that it decoded was held back.
+pub(super) const HELD: u64 = 1 << 59;
 
 #[derive(Debug)]
 pub(super) struct Word(pub(super) AtomicU64);
@@ -28,8 +30,9 @@ impl Word {
         Snapshot(self.0.fetch_or(bits, Ordering::SeqCst))
     }
 
-    pub(super) fn mark(&self, mark: u64) {
-        self.set(mark);
+    /// The word before.
+    pub(super) fn mark(&self, mark: u64) -> Snapshot {
+        self.set(mark)
     }
 
     pub(super) fn present(&self, slots: SlotSet) {
