@@ -18,7 +18,10 @@ use crate::{
     admission::{Admission, Refusal, Terms},
     clock::Clock,
     dispatch::{Completed, Dispatch, Effect, Settings},
-    health::{Move, State},
+    health::{
+        Move, State,
+        drift::{Standing, Turn},
+    },
     job::{AbortOnPanic, Completion, Feed, Loss, Work},
     metrics::Metrics,
     query::{Confidence, LaneId, Query, Rows},
@@ -133,6 +136,7 @@ impl Engine {
             match *effect {
                 Effect::Wake(lane) => self.bells.ring(lane),
                 Effect::Moved(lane, change) => self.tell_move(lane, change),
+                Effect::Drift(turn) => tell_drift(turn),
             }
         }
     }
@@ -175,6 +179,14 @@ impl Engine {
             min_confidence: terms.min_confidence.unwrap_or(self.dispatch.min_confidence()),
         };
         rows.iter().map(query).collect()
+    }
+}
+
+/// Never left out: a turn takes dozens of comparisons, and the next one hundreds.
+fn tell_drift(Turn { to, expected, live, compared }: Turn) {
+    match to {
+        Standing::Drifted => tracing::warn!(expected, live, compared, "reconstructions agree less than calibrated"),
+        Standing::Expected => tracing::info!(expected, live, compared, "reconstructions agree as calibrated again"),
     }
 }
 

@@ -11,9 +11,12 @@ use std::{
 use parityd::{
     code::{Code, Kind, Spec},
     eval,
+    health::drift::Drift,
     model::Device,
     weights::{Bundle, Measured, canary, oracle},
 };
+use rand::RngExt;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use tempfile::TempDir;
 
 fn repository() -> &'static Path {
@@ -127,12 +130,7 @@ fn every_shipped_code_is_calibrated() {
     for (dir, code, bundle) in codes() {
         let calibration = bundle.calibration().expect("run `parityd train calibrate`");
         assert_eq!(calibration.rows, 5_000 - 5_000 % code.k());
-        let measured = bundle.manifest().measured.iter();
-        let of_code = |measured: &&Measured| {
-            (measured.code.as_str(), measured.k, measured.r) == (code.kind().as_str(), code.k(), code.r())
-        };
-        // With r = 2, what was measured has double losses, too.
-        let agreement = measured.filter(of_code).find_map(|measured| measured.agreement).expect("it was measured");
+        let agreement = measured_agreement(&*code, &bundle);
         let off = (calibration.agreement - agreement).abs();
         assert!(
             off < 0.02,
@@ -141,6 +139,27 @@ fn every_shipped_code_is_calibrated() {
             calibration.agreement
         );
     }
+}
+
+/// Whoever serves pictures like the test images is not alarmed: a hundred thousand comparisons that agree as often as `eval` measured.
+#[test]
+fn the_test_images_are_no_drift() {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    for (dir, code, bundle) in codes() {
+        let calibration = bundle.calibration().expect("every shipped code is calibrated");
+        let agreement = measured_agreement(&*code, &bundle);
+        let mut drift = Drift::new(calibration.agreement, calibration.rows);
+        let alarm = (0..100_000).find(|_| drift.compared(random.random_bool(agreement)).is_some());
+        assert_eq!(alarm, None, "{code:?} of {}: {agreement} under {}", dir.display(), calibration.agreement);
+    }
+}
+
+/// The share of agreement that `eval --record` measured. With r = 2 that has double losses, too, and calibrations have not.
+fn measured_agreement(code: &dyn Code, bundle: &Bundle) -> f64 {
+    let of_code = |measured: &&Measured| {
+        (measured.code.as_str(), measured.k, measured.r) == (code.kind().as_str(), code.k(), code.r())
+    };
+    bundle.manifest().measured.iter().filter(of_code).find_map(|measured| measured.agreement).expect("it was measured")
 }
 
 /// What the documents say of the codes that are shipped as the best of their kind, from what `eval --record` measured.

@@ -13,7 +13,7 @@ use super::{Dispatch, Effect, timers::Due};
 use crate::{
     clock::Time,
     config::Grace,
-    job::JobKind,
+    health::drift::Standing,
     query::{Accepts, Answer, Failure, Prediction, Provenance, Query, Values},
     reply::{Admitted, Late},
     stripe::{Place, Stripe},
@@ -26,18 +26,33 @@ const GRACE_MIN: Duration = Duration::from_millis(5);
 
 impl Dispatch {
     /// The exact answer came.
-    pub(super) fn answer_direct(&self, kind: JobKind, query: &Admitted, output: &Values, now: Time) {
+    pub(super) fn answer_direct(&self, query: &Admitted, output: &Values, now: Time) {
         let prediction = Prediction { values: Arc::clone(output), provenance: Provenance::Direct, confidence: None };
-        if self.answer(query, prediction, now).is_ok() {
-            return;
+        if self.answer(query, prediction, now).is_err() {
+            self.metrics.late.inc();
         }
-        self.metrics.late.inc();
-        // The live A_d: what was served against what would have been; the first run alone, so that each query counts once.
-        if let Some(Ok(served)) = query.answered()
-            && matches!(served.provenance, Provenance::Reconstructed | Provenance::Approximate)
-            && kind == JobKind::Data
-        {
-            self.metrics.agreement(argmax(&served.values) == argmax(output));
+    }
+
+    /// The first run of a query gave `output`: compares what was decoded for it before, if anything was. What was served counts for the
+    /// live `A_d`. For drift, what was held back counts as well: which of the two became of it depends on its confidence, so either alone
+    /// would be a biased sample of what the calibration was fitted on.
+    pub(super) fn compare(&self, query: &Admitted, place: Option<&Place>, output: &Values, effects: &mut Vec<Effect>) {
+        let is_decoded = |prediction: &&Prediction| {
+            matches!(prediction.provenance, Provenance::Reconstructed | Provenance::Approximate)
+        };
+        let served = query.answered().and_then(|answer| answer.as_ref().ok()).filter(is_decoded);
+        let agrees = |decoded: &Values| argmax(decoded) == argmax(output);
+        if let Some(served) = served {
+            self.metrics.agreement(agrees(&served.values));
+        }
+        let held = || place.and_then(|place| place.stripe.held(place.slot));
+        let decoded = served.map(|served| &served.values).or_else(held);
+        if let (Some(drift), Some(decoded)) = (&self.drift, decoded) {
+            let mut drift = drift.lock();
+            let turn = drift.compared(agrees(decoded));
+            // Under the lock, or two turns could be told in the wrong order.
+            self.metrics.drifted(drift.standing() == Standing::Drifted);
+            effects.extend(turn.map(Effect::Drift));
         }
     }
 

@@ -27,6 +27,7 @@ use std::{
 };
 
 use lanes::{LaneSeat, Seat};
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 pub use settle::Completed;
 use timers::{Due, Timers};
@@ -35,7 +36,10 @@ use crate::{
     clock::Time,
     code::{Calibration, Code},
     config::{Placement, Policy},
-    health::{self, LaneHealth, Move, State},
+    health::{
+        self, LaneHealth, Move, State,
+        drift::{Drift, Turn},
+    },
     job::{JobKind, Role},
     metrics::Metrics,
     query::{Confidence, FaultDomain, LaneId, Provenance, Values},
@@ -81,6 +85,8 @@ pub enum Effect {
     Wake(LaneId),
     /// A lane changed its state: log it.
     Moved(LaneId, Move),
+    /// Reconstructions agree with direct answers less often than expected, or do so no more: log it.
+    Drift(Turn),
 }
 
 /// A parity job that waits: row `row` of a full stripe.
@@ -116,6 +122,8 @@ pub struct Dispatch {
     /// Lanes that are still loading their models.
     loading: AtomicUsize,
     jobs: [IntCounter; JobKind::ALL.len()],
+    /// Locked only when a direct answer comes late.
+    drift: Option<Mutex<Drift>>,
     metrics: Arc<Metrics>,
 }
 
@@ -132,6 +140,10 @@ impl Dispatch {
                 metrics.lane_moved(lane_id(lane), name, starting);
             }
         }
+        let watch = |calibration: Calibration| {
+            metrics.expect_agreement(calibration.agreement);
+            Mutex::new(Drift::new(calibration.agreement, calibration.rows))
+        };
         let open = |code: &Arc<dyn Code>| {
             OpenStripes::new(Arc::clone(code), Arc::clone(&metrics), settings.stripe_fill, redundancy_max)
         };
@@ -146,6 +158,7 @@ impl Dispatch {
             timers: Timers::new(4 * settings.queue_max),
             loading: AtomicUsize::new(lanes),
             jobs: JobKind::ALL.map(|kind| metrics.jobs(kind.as_str())),
+            drift: settings.calibration.map(watch),
             settings,
             metrics,
         }

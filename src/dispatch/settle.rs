@@ -67,7 +67,11 @@ impl Dispatch {
     fn output(&self, job: Seat, output: Values, now: Time, effects: &mut Vec<Effect>) {
         match job {
             Seat::Query(Run { kind, query, place }) => {
-                self.answer_direct(kind, &query, &output, now);
+                self.answer_direct(&query, &output, now);
+                // The first run alone, so that each query counts once.
+                if kind == JobKind::Data {
+                    self.compare(&query, place.as_ref(), &output, effects);
+                }
                 if let Some(stripes) = self.stripes.as_ref().filter(|_| query.query.in_range) {
                     stripes.remember(&query.query.row, &output);
                 }

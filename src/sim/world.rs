@@ -154,7 +154,7 @@ impl World<'_> {
                     self.dispatch.rise(lane);
                     self.step(lane);
                 }
-                Effect::Moved(..) => {}
+                Effect::Moved(..) | Effect::Drift(_) => {}
             }
         }
     }

@@ -36,6 +36,8 @@ fn what_is_not_sure_enough_is_answered_directly() {
         let direct = reply.provenance.iter().zip(&reply.confidence).filter(|(word, _)| *word == "direct");
         assert!(direct.into_iter().all(|(_, confidence)| (confidence - 1.0).abs() < 1e-9));
     }
+    assert_eq!(daemon.metric("parityd_drift", ""), Some(0.0));
+    assert!(daemon.metric("parityd_agreement_expected", "").is_some_and(|share| (0.9..0.97).contains(&share)));
 
     // A request may ask for less than the policy does, and for more.
     let before = gated();
@@ -61,6 +63,7 @@ fn without_a_calibration_nothing_is_asked_for() {
     let silent = send_while_lane_0_hangs(&daemon, Load { min_confidence: Some(0.0), ..Load::new(100, LOAD / 3) });
     assert_all_answered(&silent, "who asks for nothing");
     assert!(silent.iter().any(Reply::is_decoded) && silent.iter().all(|reply| reply.confidence.is_empty()));
+    assert_eq!((daemon.metric("parityd_drift", ""), daemon.metric("parityd_agreement_expected", "")), (None, None));
 
     let file = folder.path().join("config.toml");
     let gated = uncalibrated.replace("[deployment.policy]", "[deployment.policy]\nmin_confidence = 0.5");

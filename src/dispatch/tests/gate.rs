@@ -1,8 +1,9 @@
-//! What becomes of a reconstruction of too little confidence.
+//! What becomes of a reconstruction of too little confidence, and what is learned from it all the same.
 //!
 //! Outputs have two values here. The decoded one is parity minus member: [0, 9] is all but certain, [0.2, 0] little better than a guess.
 
 use super::*;
+use crate::health::drift::Standing;
 
 const MEMBER: [f32; 2] = [5.0, 0.0];
 const SURE: [f32; 2] = [5.0, 9.0];
@@ -102,4 +103,47 @@ fn each_query_has_its_own_limit() {
     hand.complete_row(PARITY, &UNSURE);
     hand.tick_after(15);
     assert_eq!(provenance(&queries[1].0), Some(Provenance::Reconstructed), "it asks for nothing");
+}
+
+/// One stripe whose second member is decoded as `parity` says and then answers [0, 1].
+fn late_member(hand: &mut Hand, parity: [f32; 2]) {
+    let queries = hand.full_stripe(Accepts::Any);
+    hand.pull(PARITY);
+    hand.complete_row(BASE[0], &MEMBER);
+    hand.complete_row(PARITY, &parity);
+    hand.tick_after(15);
+    hand.complete_row(BASE[1], &[0.0, 1.0]);
+    drop(queries);
+}
+
+/// Whether it was served or held back, what was decoded is compared with the late direct answer.
+#[test]
+fn disagreement_of_what_is_served_or_held_back_is_told_as_drift_and_its_end() {
+    let (mut hand, _queries) = stripe(Rerun::AtOnce);
+    for lane in [BASE[0], BASE[1], PARITY] {
+        hand.complete_row(lane, &MEMBER);
+    }
+    let turns = |hand: &mut Hand| -> Vec<Standing> {
+        let drifts = |effect: Effect| if let Effect::Drift(turn) = effect { Some(turn.to) } else { None };
+        hand.effects.drain(..).filter_map(drifts).collect()
+    };
+    let drifted = |hand: &Hand, value: u8| hand.metrics.text().contains(&format!("parityd_drift {value}\n"));
+    for _ in 0..50 {
+        late_member(&mut hand, SURE);
+    }
+    assert_eq!(turns(&mut hand), []);
+    assert!(drifted(&hand, 0) && hand.metrics.text().contains("parityd_agreement_expected 0.9\n"));
+    // Held back, and of the other class than the direct answer.
+    for _ in 0..50 {
+        late_member(&mut hand, UNSURE);
+    }
+    assert_eq!(hand.metrics.gated.get(), 50);
+    assert_eq!(turns(&mut hand), [Standing::Drifted]);
+    assert!(drifted(&hand, 1));
+    assert!(hand.metrics.text().contains("parityd_agreement_total{agree=\"false\"} 0"), "nobody was served those");
+    for _ in 0..200 {
+        late_member(&mut hand, SURE);
+    }
+    assert_eq!(turns(&mut hand), [Standing::Expected]);
+    assert!(drifted(&hand, 0) && hand.metrics.text().contains("parityd_agreement_total{agree=\"true\"} 250"));
 }
