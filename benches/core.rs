@@ -17,7 +17,7 @@ use parityd::{
     health::Rules,
     job::{Completion, Role, Work},
     metrics::Metrics,
-    query::{Accepts, FaultDomain, LaneId, Query, Row, Values},
+    query::{Accepts, Confidence, FaultDomain, LaneId, Query, Row, Values},
     reply::{Admitted, Permit},
 };
 
@@ -54,6 +54,7 @@ fn settings() -> Settings {
         batch_max: 1,
         queue_max: 1024,
         code: Some(Arc::new(Sum::with_defaults(2, 1).expect("a small code"))),
+        calibration: None,
         stripe_fill: Duration::from_millis(20),
         policy: Policy {
             kind: PolicyKind::Coded,
@@ -61,6 +62,7 @@ fn settings() -> Settings {
             health: true,
             grace: Grace::Fixed(Duration::from_millis(5)),
             rerun: Rerun::AtOnce,
+            min_confidence: Confidence::NONE,
             default_prediction: None,
         },
         health: Rules {
@@ -85,6 +87,7 @@ fn a_stripe_of_two_queries(bencher: Bencher<'_, '_>) {
         admitted: now,
         deadline: now + Duration::from_millis(1),
         accepts: Accepts::Any,
+        min_confidence: Confidence::NONE,
         in_range: true,
     };
     let mut now = Time::ZERO;

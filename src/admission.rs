@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    query::{Accepts, Rows},
+    query::{Accepts, Confidence, Rows},
     reply::Pending,
 };
 
@@ -12,6 +12,8 @@ use crate::{
 pub struct Terms {
     /// Which predictions it takes.
     pub accepts: Accepts,
+    /// The least confidence of a reconstruction that it takes; `None` leaves it to the policy.
+    pub min_confidence: Option<Confidence>,
 }
 
 /// Why a request was refused before any of its rows was admitted.
@@ -26,6 +28,9 @@ pub enum Refusal {
         /// The limit.
         queue_max: usize,
     },
+    /// It asks for confidence, and nobody can tell that of a reconstruction.
+    #[error("the code is not calibrated, so that no reconstruction has a confidence")]
+    NotCalibrated,
     /// No lane can take work.
     #[error("no lane is ready")]
     NotReady,
@@ -39,7 +44,7 @@ impl Refusal {
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
             Refusal::Full | Refusal::NotReady | Refusal::Draining => Some(Duration::from_secs(1)),
-            Refusal::TooManyRows { .. } => None,
+            Refusal::TooManyRows { .. } | Refusal::NotCalibrated => None,
         }
     }
 }

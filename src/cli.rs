@@ -58,6 +58,8 @@ pub(crate) enum Train {
     Base(TrainBase),
     /// Train parity models on a base model's outputs
     Parity(TrainParity),
+    /// Fit how the confidence of reconstructions is told, for every code of a folder of weights
+    Calibrate(TrainCalibrate),
 }
 
 #[derive(Debug, Args)]
@@ -131,6 +133,17 @@ pub(crate) struct TrainParity {
 
     #[command(flatten)]
     pub(crate) run: TrainRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainCalibrate {
+    /// Folder of weights that holds the base model and the parity models
+    #[arg(long, value_name = "DIR")]
+    pub(crate) weights: PathBuf,
+
+    /// Folder of Fashion-MNIST's files [default: $PARITYD_DATA, then that of the Debian package]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
 }
 
 /// What both trainings take.

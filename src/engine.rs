@@ -18,10 +18,13 @@ use crate::{
     admission::{Admission, Refusal, Terms},
     clock::Clock,
     dispatch::{Completed, Dispatch, Effect, Settings},
-    health::{Move, State},
+    health::{
+        Move, State,
+        drift::{Standing, Turn},
+    },
     job::{AbortOnPanic, Completion, Feed, Loss, Work},
     metrics::Metrics,
-    query::{LaneId, Query, Rows},
+    query::{Confidence, LaneId, Query, Rows},
     queue::Bells,
     repeat::{Line, Repeats},
     reply::{Admitted, Pending, Permit},
@@ -133,6 +136,7 @@ impl Engine {
             match *effect {
                 Effect::Wake(lane) => self.bells.ring(lane),
                 Effect::Moved(lane, change) => self.tell_move(lane, change),
+                Effect::Drift(turn) => tell_drift(turn),
             }
         }
     }
@@ -172,8 +176,17 @@ impl Engine {
             admitted,
             deadline: admitted + self.limits.deadline,
             accepts: terms.accepts,
+            min_confidence: terms.min_confidence.unwrap_or(self.dispatch.min_confidence()),
         };
         rows.iter().map(query).collect()
+    }
+}
+
+/// Never left out: a turn takes dozens of comparisons, and the next one hundreds.
+fn tell_drift(Turn { to, expected, live, compared }: Turn) {
+    match to {
+        Standing::Drifted => tracing::warn!(expected, live, compared, "reconstructions agree less than calibrated"),
+        Standing::Expected => tracing::info!(expected, live, compared, "reconstructions agree as calibrated again"),
     }
 }
 
@@ -189,6 +202,9 @@ impl Admission for Engine {
         }
         if rows.count() > queue_max {
             return Err(Refusal::TooManyRows { queue_max });
+        }
+        if terms.min_confidence.is_some_and(|least| least > Confidence::NONE) && !self.dispatch.can_judge() {
+            return Err(Refusal::NotCalibrated);
         }
         let permits = Permit::acquire(&self.admitted, queue_max, rows.count()).ok_or(Refusal::Full)?;
         let (admitted, pending) = Admitted::request(self.queries(rows, terms), permits);

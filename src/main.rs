@@ -24,10 +24,12 @@ use parityd::{
     data,
     eval::{self, EvalError},
     serve::{self, Plan, ServeError},
-    train::{self, BaseOptions, ParityOptions, Settings, TrainError},
+    train::{self, BaseOptions, CalibrateOptions, ParityOptions, Settings, TrainError},
 };
 
-use cli::{Bench, BenchCompare, BenchHttp, Cli, Command, Eval, Train, TrainBase, TrainParity, TrainRun};
+use cli::{
+    Bench, BenchCompare, BenchHttp, Cli, Command, Eval, Train, TrainBase, TrainCalibrate, TrainParity, TrainRun,
+};
 
 /// What was measured is printed, but nothing should be concluded from it. `EX_DATAERR` of sysexits.
 const VOID: u8 = 65;
@@ -71,6 +73,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Check) => check(&Plan::load(cli.config.as_deref())?),
         Some(Command::Train(Train::Base(options))) => train_base(options),
         Some(Command::Train(Train::Parity(options))) => train_parity(options),
+        Some(Command::Train(Train::Calibrate(options))) => train_calibrate(options),
         Some(Command::Eval(options)) => evaluate(options),
         Some(Command::Bench(Bench::Http(options))) => bench_http(options),
         Some(Command::Bench(Bench::Compare(options))) => bench_compare(options),
@@ -144,6 +147,11 @@ fn train_parity(options: &TrainParity) -> Result<()> {
         settings: settings(run, if *k == 2 { 64 } else { 32 }),
     };
     Ok(train::parity(&options)?)
+}
+
+fn train_calibrate(options: &TrainCalibrate) -> Result<()> {
+    let TrainCalibrate { weights, data } = options;
+    Ok(train::calibrate(&CalibrateOptions { weights: weights.clone(), data: data::locate(data.as_deref()) })?)
 }
 
 fn settings(run: &TrainRun, batch: u32) -> Settings {

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::query::{LaneId, Provenance};
@@ -45,6 +45,10 @@ pub struct Metrics {
     agreement: [IntCounter; 2],
     /// `parityd_unprotected_total`: queries that ran without a stripe.
     pub unprotected: IntCounter,
+    /// `parityd_gated_total`: reconstructions that were held back.
+    pub gated: IntCounter,
+    drift: IntGauge,
+    agreement_expected: Gauge,
     /// `parityd_late_total`: outputs that came after their query was answered.
     pub late: IntCounter,
     jobs: IntCounterVec,
@@ -88,6 +92,12 @@ impl Metrics {
                 .map(|outcome| stripes.with_label_values(&[outcome])),
             agreement: ["false", "true"].map(|agree| agreement.with_label_values(&[agree])),
             unprotected: counter(&registry, "parityd_unprotected_total", "Queries that ran without a stripe."),
+            gated: counter(&registry, "parityd_gated_total", "Reconstructions of too little confidence to be served."),
+            // Registered once there is a calibration.
+            drift: IntGauge::new("parityd_drift", "1 while reconstructions agree less than calibrated.")
+                .expect(NAMES_ARE_VALID),
+            agreement_expected: Gauge::new("parityd_agreement_expected", "The calibration's share of agreement.")
+                .expect(NAMES_ARE_VALID),
             late: counter(&registry, "parityd_late_total", "Outputs that came after the answer."),
             jobs,
             registry,
@@ -143,6 +153,18 @@ impl Metrics {
         self.agreement[usize::from(agree)].inc();
     }
 
+    /// Reconstructions are expected to agree with the base model in this share.
+    pub fn expect_agreement(&self, share: f64) {
+        register(&self.registry, &self.drift);
+        register(&self.registry, &self.agreement_expected);
+        self.agreement_expected.set(share);
+    }
+
+    /// Reconstructions agree less often than expected, or do so no more.
+    pub fn drifted(&self, drifted: bool) {
+        self.drift.set(i64::from(drifted));
+    }
+
     /// Everything in Prometheus' text format.
     pub fn text(&self) -> String {
         let mut text = Vec::new();
@@ -188,6 +210,8 @@ mod tests {
         metrics.lane_moved(LaneId(1), "starting", "healthy");
         metrics.served(LaneId(0), Duration::from_micros(150));
         metrics.jobs("data").inc();
+        assert!(!metrics.text().contains("parityd_drift"), "what does not exist is absent");
+        metrics.expect_agreement(0.93);
         let text = metrics.text();
         for line in [
             "parityd_queries_total{deployment=\"m\",provenance=\"reconstructed\"} 1",
@@ -200,6 +224,9 @@ mod tests {
             "parityd_stripes_total{outcome=\"complete\"} 0",
             "parityd_agreement_total{agree=\"true\"} 0",
             "parityd_unprotected_total 0",
+            "parityd_gated_total 0",
+            "parityd_drift 0",
+            "parityd_agreement_expected 0.93",
             "parityd_jobs_total{kind=\"data\"} 1",
         ] {
             assert!(text.contains(line), "{line} is missing from\n{text}");

@@ -94,6 +94,34 @@ pub enum Accepts {
     DirectOnly,
 }
 
+/// How likely a decoded prediction is right: a calibrated score from 0 to 1. `code` computes it, clients and policies ask for a least one.
+#[derive(Clone, Copy, PartialEq, PartialOrd, Debug)]
+pub struct Confidence(f32);
+
+impl Confidence {
+    /// Nothing is known in its favour; asking for this much is asking for nothing.
+    pub const NONE: Confidence = Confidence(0.0);
+    /// That of an answer of the base model itself.
+    pub const FULL: Confidence = Confidence(1.0);
+
+    /// `None` unless `value` is from 0 to 1.
+    pub fn new(value: f32) -> Option<Self> {
+        (0.0..=1.0).contains(&value).then_some(Confidence(value))
+    }
+
+    /// The number.
+    pub const fn get(self) -> f32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Confidence {
+    /// As few digits as tell it apart from every other: what a reply says compares with a limit as the value itself does.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// One admitted input row with its terms.
 #[derive(Clone, Debug)]
 pub struct Query {
@@ -105,6 +133,8 @@ pub struct Query {
     pub deadline: Time,
     /// What the client takes.
     pub accepts: Accepts,
+    /// A decoded prediction with less is not served; the query goes on waiting for its direct answer.
+    pub min_confidence: Confidence,
     /// Whether every value lies in the manifest's input range. Rows outside run unprotected: they would spoil a parity
     /// query's range too, and their direct output is served even if it is not finite.
     pub in_range: bool,
@@ -146,6 +176,8 @@ pub struct Prediction {
     pub values: Values,
     /// Where they came from.
     pub provenance: Provenance,
+    /// How likely they are right, if they were decoded and the code is calibrated.
+    pub confidence: Option<Confidence>,
 }
 
 /// Why an admitted query got no prediction.

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Time,
-        query::{Accepts, Prediction, Provenance, Row},
+        query::{Accepts, Confidence, Prediction, Provenance, Row},
     };
 
     fn query() -> Query {
@@ -231,12 +231,13 @@ mod tests {
             admitted: Time::ZERO,
             deadline: Time::ZERO,
             accepts: Accepts::Any,
+            min_confidence: Confidence::NONE,
             in_range: true,
         }
     }
 
     fn direct(value: f32) -> Prediction {
-        Prediction { values: [value].into(), provenance: Provenance::Direct }
+        Prediction { values: [value].into(), provenance: Provenance::Direct, confidence: None }
     }
 
     #[test]

@@ -17,14 +17,14 @@ use std::{
 use parityd::{
     admission::{Admission, Refusal, Terms},
     clock::Clock,
-    code::{Code, Sum},
+    code::{Calibration, Code, Sum, Temperature},
     config::{Grace, Placement, Policy, PolicyKind, Rerun},
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::Rules,
     job::{Batch, Completion, Feed, Loss, ParityInput, Role, Work},
     metrics::Metrics,
-    query::{Accepts, Answer, Failure, FaultDomain, LaneId, Provenance, Row, Rows},
+    query::{Accepts, Answer, Confidence, Failure, FaultDomain, LaneId, Provenance, Row, Rows},
     reply::Pending,
 };
 use rand::RngExt;
@@ -88,6 +88,7 @@ fn settings(code: Arc<dyn Code>) -> Settings {
         batch_max: 3,
         queue_max: 64,
         code: Some(code),
+        calibration: Some(Calibration { temperature: Temperature::UNIT, agreement: 1.0, rows: 1_000 }),
         stripe_fill: Duration::from_millis(5),
         policy: Policy {
             kind: PolicyKind::Coded,
@@ -95,6 +96,7 @@ fn settings(code: Arc<dyn Code>) -> Settings {
             health: true,
             grace: Grace::Fixed(Duration::from_millis(1)),
             rerun: Rerun::AtOnce,
+            min_confidence: Confidence::NONE,
             default_prediction: None,
         },
         health: Rules {
@@ -150,7 +152,8 @@ fn run_client(engine: &Engine, seed: u64) -> usize {
         let values: Vec<f32> = (0..count * WIDTH).map(|_| random.random_range(0.0..1.0)).collect();
         let rows = Rows::new(values, WIDTH).unwrap();
         let accepts = if random.random_bool(0.1) { Accepts::DirectOnly } else { Accepts::Any };
-        let pending = match engine.admit(&rows, Terms { accepts }) {
+        let min_confidence = random.random_bool(0.3).then(|| Confidence::new(0.8).unwrap());
+        let pending = match engine.admit(&rows, Terms { accepts, min_confidence }) {
             Ok(pending) => pending,
             Err(Refusal::Full) => {
                 thread::yield_now();
@@ -168,6 +171,7 @@ fn run_client(engine: &Engine, seed: u64) -> usize {
                     let far = truth.iter().zip(&*prediction.values).any(|(truth, value)| (truth - value).abs() > 1e-3);
                     assert!(!far, "{prediction:?} is not {truth:?}");
                     assert!(accepts == Accepts::Any || prediction.provenance == Provenance::Direct);
+                    assert!(prediction.confidence >= min_confidence || prediction.provenance == Provenance::Direct);
                     reconstructed += usize::from(prediction.provenance == Provenance::Reconstructed);
                 }
                 // Two lanes may happen to lose one and the same row.
@@ -205,6 +209,7 @@ fn every_query_is_answered_once_whatever_the_threads_do() {
         reconstructed
     });
     assert!(reconstructed > 0, "some jobs were late enough to be decoded");
+    assert!(metrics.gated.get() > 0, "some of them were not sure enough");
     drop(engine);
     assert_eq!(metrics.stripes_open.get(), 0, "every stripe is over");
 }

@@ -84,7 +84,7 @@ const LAYERS: &Layers = &[
     ),
     // Programs beside the daemon; only `main` names them.
     ("data", &[]),
-    ("eval", &["data", "model", "weights", "code", "clock"]),
+    ("eval", &["data", "model", "weights", "code", "query", "clock"]),
     ("train", &["eval", "data", "model", "weights", "code", "clock"]),
     // A client: it knows the daemon by its port alone, as any client does.
     ("bench", &["data", "health", "clock"]),

@@ -108,6 +108,32 @@ fn a_trained_folder_is_measured_and_recorded() {
 }
 
 #[test]
+fn the_last_row_of_a_code_has_it_calibrated() {
+    let dir = data();
+    let manifest = || fs::read_to_string(dir.path().join("w/manifest.toml")).unwrap();
+    let train = |row: usize| {
+        run(&format!("train parity --weights w -k 2 -r 2 --row {row} --data . --epochs 1"), dir.path());
+        manifest()
+    };
+    run("train base --arch mlp --out w --data . --epochs 2", dir.path());
+    refused("train calibrate --weights w --data .", dir.path(), 78, "no parity models to calibrate");
+    assert!(!train(0).contains("[[calibration]]"), "row 1 is missing");
+    let whole = train(1);
+    assert_eq!(whole.matches("[[calibration]]").count(), 1);
+    assert_eq!(train(0), whole, "the same model again, and so the same calibration");
+    run("train calibrate --weights w --data .", dir.path());
+    assert_eq!(manifest(), whole);
+    let rows: serde_json::Value =
+        serde_json::from_str(&run("eval --weights w --data . --seeds 1 --json", dir.path())).unwrap();
+    let at = rows[0]["coverage"].as_array().unwrap();
+    assert_eq!(at.iter().map(|at| at["coverage"].as_f64().unwrap()).collect::<Vec<_>>(), [1.0, 0.99, 0.95, 0.9, 0.8]);
+    assert_eq!((&at[0]["a_d"], &at[0]["a_a"]), (&rows[0]["a_d"], &rows[0]["a_a"]), "all of them, of each pattern");
+    assert!(rows[0]["calibration_error"].as_f64().is_some_and(|error| error < 0.5));
+    run("train base --arch mlp --out w --data . --epochs 1 --seed 9", dir.path());
+    assert!(!manifest().contains("[[calibration]]"), "it was for another base");
+}
+
+#[test]
 fn refusals_have_their_exit_codes() {
     let dir = data();
     let empty = TempDir::new().unwrap();

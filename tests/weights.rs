@@ -11,9 +11,12 @@ use std::{
 use parityd::{
     code::{Code, Kind, Spec},
     eval,
+    health::drift::Drift,
     model::Device,
     weights::{Bundle, Measured, canary, oracle},
 };
+use rand::RngExt;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use tempfile::TempDir;
 
 fn repository() -> &'static Path {
@@ -96,6 +99,11 @@ fn recorded_accuracies_hold_on_the_subset() {
             assert!(row.a_a >= a_a, "A_a of {} is {}, under {a_a}", dir.display(), row.a_a);
             let (recorded, found) = (recorded.a_d.unwrap(), row.a_d.unwrap());
             let a_d = recorded - slack(recorded, row.rows);
+            let error = row.calibration_error.expect("every shipped code is calibrated");
+            // A thousand rows in 15 bins are off by some 5 points by chance alone; `sum` without a temperature is by 15.
+            assert!(error < 0.08, "confidences of {} with k = {} are off by {error}", row.code, row.k);
+            let served: Vec<f64> = row.coverage.iter().map(|at| at.a_d).collect();
+            assert!(served.is_sorted() && served[4] > served[0] + 0.03, "{} with k = {}: {served:?}", row.code, row.k);
             assert!(found >= a_d, "A_d of {} with k = {} is {found}, under {a_d}", dir.display(), row.k);
         }
     }
@@ -114,6 +122,44 @@ fn accuracies_are_those_that_were_asked_for() {
             }
         }
     }
+}
+
+/// The calibrations are of these weights (or they would not load), and agreement on the validation images is as on the test images.
+#[test]
+fn every_shipped_code_is_calibrated() {
+    for (dir, code, bundle) in codes() {
+        let calibration = bundle.calibration().expect("run `parityd train calibrate`");
+        assert_eq!(calibration.rows, 5_000 - 5_000 % code.k());
+        let agreement = measured_agreement(&*code, &bundle);
+        let off = (calibration.agreement - agreement).abs();
+        assert!(
+            off < 0.02,
+            "{code:?} of {} agrees in {agreement}, calibrated in {}",
+            dir.display(),
+            calibration.agreement
+        );
+    }
+}
+
+/// Whoever serves pictures like the test images is not alarmed: a hundred thousand comparisons that agree as often as `eval` measured.
+#[test]
+fn the_test_images_are_no_drift() {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    for (dir, code, bundle) in codes() {
+        let calibration = bundle.calibration().expect("every shipped code is calibrated");
+        let agreement = measured_agreement(&*code, &bundle);
+        let mut drift = Drift::new(calibration.agreement, calibration.rows);
+        let alarm = (0..100_000).find(|_| drift.compared(random.random_bool(agreement)).is_some());
+        assert_eq!(alarm, None, "{code:?} of {}: {agreement} under {}", dir.display(), calibration.agreement);
+    }
+}
+
+/// The share of agreement that `eval --record` measured. With r = 2 that has double losses, too, and calibrations have not.
+fn measured_agreement(code: &dyn Code, bundle: &Bundle) -> f64 {
+    let of_code = |measured: &&Measured| {
+        (measured.code.as_str(), measured.k, measured.r) == (code.kind().as_str(), code.k(), code.r())
+    };
+    bundle.manifest().measured.iter().filter(of_code).find_map(|measured| measured.agreement).expect("it was measured")
 }
 
 /// What the documents say of the codes that are shipped as the best of their kind, from what `eval --record` measured.

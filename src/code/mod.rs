@@ -7,6 +7,7 @@
 
 mod berrut;
 mod concat;
+mod confidence;
 mod learned;
 mod matrix;
 mod replica;
@@ -19,6 +20,7 @@ use std::fmt::Debug;
 use crate::query::Provenance;
 pub use berrut::Berrut;
 pub use concat::Concat;
+pub use confidence::{Calibration, Temperature};
 pub use learned::{Decoder, Learned, Matrix};
 pub use replica::Replica;
 pub use spec::{CodeError, Kind, Spec};

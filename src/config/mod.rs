@@ -21,7 +21,7 @@ use std::{
 use crate::{
     code::{Coefficients, Kind, Spec},
     job::Role,
-    query::LaneId,
+    query::{Confidence, LaneId},
 };
 
 pub use faults::{ConfigFault, ConfigFaults, Warning};
@@ -203,6 +203,8 @@ pub struct Policy {
     pub grace: Grace,
     /// `rerun`: when a lost job is run again.
     pub rerun: Rerun,
+    /// `min_confidence`: a reconstruction with less is held back, unless its request says otherwise.
+    pub min_confidence: Confidence,
     /// `default_prediction`: answered at the deadline, as a last resort, if present.
     pub default_prediction: Option<Vec<f32>>,
 }

@@ -85,6 +85,7 @@ fn policy(f: &mut fmt::Formatter<'_>, policy: &Policy) -> fmt::Result {
         Grace::Fixed(grace) => writeln!(f, "grace_ms = {}", millis(grace))?,
     }
     writeln!(f, "rerun = {}", text(rerun))?;
+    writeln!(f, "min_confidence = {:?}", policy.min_confidence.get())?;
     match &policy.default_prediction {
         Some(values) => writeln!(f, "default_prediction = {}", numbers(values)),
         None => writeln!(f, "# default_prediction: none"),

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     code::{DATA_MAX, Kind, SPREAD_MAX},
     job::Role,
-    query::LaneId,
+    query::{Confidence, LaneId},
 };
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
     lanes::LANES_MAX,
     rules,
     section::Section,
-    values::{MILLIS_MIN, Read, address, boolean, kind, millis, name, number_rows, numbers, text, whole, word},
+    values::{MILLIS_MIN, Read, address, boolean, kind, millis, name, number_rows, numbers, share, text, whole, word},
 };
 
 /// The variable that overrides `http.listen`.
@@ -155,6 +155,7 @@ fn policy(table: &mut Section<'_, '_>) -> Policy {
         health: table.get("health", |value| word(value, &[("on", true), ("none", false)])).unwrap_or(true),
         grace: grace(table),
         rerun: table.get("rerun", |value| word(value, &reruns)).unwrap_or(Rerun::AtOnce),
+        min_confidence: table.get("min_confidence", share).and_then(Confidence::new).unwrap_or(Confidence::NONE),
         default_prediction: table.get("default_prediction", numbers),
     }
 }

@@ -71,6 +71,7 @@ fn a_deployment_gets_the_documented_defaults() {
     assert!(deployment.policy.health);
     assert_eq!(deployment.policy.grace, Grace::Auto);
     assert_eq!(deployment.policy.rerun, Rerun::AtOnce);
+    assert_eq!(deployment.policy.min_confidence, Confidence::NONE);
     assert_eq!(deployment.policy.default_prediction, None);
 }
 
@@ -123,6 +124,10 @@ fn values_are_refused_with_their_rule() {
     wrong("[deployment.policy]\nkind = \"hedged\"", &format!("deployment.policy.kind = \"hedged\": {later}"));
     wrong("[deployment.policy]\nhealth = true", "deployment.policy.health = true: must be \"on\" or \"none\"");
     wrong("[deployment.policy]\ngrace = 3", "deployment.policy.grace = 3: must be \"auto\" or \"none\"");
+    for value in ["1.01", "-0.1", "nan", "\"0.9\""] {
+        let fault = format!("deployment.policy.min_confidence = {value}: must be a number from 0 to 1");
+        wrong(&format!("[deployment.policy]\nmin_confidence = {value}"), &fault);
+    }
     let numbers = "must be an array of finite numbers such as [1.0, 2.0]";
     for value in ["[]", "[1.0, inf]", "[\"1\"]", "1e99", "[1e99]"] {
         let fault = format!("deployment.policy.default_prediction = {value}: {numbers}");
@@ -383,6 +388,13 @@ proptest! {
         let mut config = parse(LEAST).unwrap();
         config.health.hang = Duration::from_nanos(nanos);
         prop_assert_eq!(parse(&config.to_string()).unwrap().health.hang, config.health.hang);
+    }
+
+    #[test]
+    fn any_confidence_survives_printing(least in 0.0_f32..=1.0) {
+        let mut config = parse(LEAST).unwrap();
+        config.deployment.policy.min_confidence = Confidence::new(least).unwrap();
+        prop_assert_eq!(parse(&config.to_string()).unwrap(), config);
     }
 
     #[test]

@@ -58,6 +58,15 @@ fn number(value: &DeValue<'_>) -> Option<f64> {
     number.is_finite().then_some(number)
 }
 
+/// A number from 0 to 1.
+pub(super) fn share(value: &DeValue<'_>) -> Read<f32> {
+    #[expect(clippy::cast_possible_truncation, reason = "confidences are f32; rounding keeps them within 0 to 1")]
+    number(value)
+        .filter(|number| (0.0..=1.0).contains(number))
+        .map(|number| number as f32)
+        .ok_or_else(|| "must be a number from 0 to 1".to_owned())
+}
+
 /// Milliseconds, at least `min`.
 pub(super) fn millis(value: &DeValue<'_>, min: f64) -> Read<Duration> {
     number(value)

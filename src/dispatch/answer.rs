@@ -3,17 +3,20 @@
 //! A reconstruction of a slot that is erased is served at once. Otherwise it waits until the query's grace is over, because most
 //! reconstructions that could be served at once turn out to be needless: the direct answer was about to come, and it is exact. What is decoded
 //! bears the code's label: reconstructed, approximate (`compact`), or direct (`replica`).
+//!
+//! A reconstruction of less confidence than its query asks for is held back. Each slot is decoded once, so from then on the query is like
+//! one that takes direct answers only: it waits for its run, and is run again at once if that is lost.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Dispatch, timers::Due};
+use super::{Dispatch, Effect, timers::Due};
 use crate::{
     clock::Time,
     config::Grace,
-    job::JobKind,
+    health::drift::Standing,
     query::{Accepts, Answer, Failure, Prediction, Provenance, Query, Values},
     reply::{Admitted, Late},
-    stripe::Stripe,
+    stripe::{Place, Stripe},
 };
 
 /// `grace = "auto"` waits this much longer than expected, in 1/100.
@@ -23,18 +26,33 @@ const GRACE_MIN: Duration = Duration::from_millis(5);
 
 impl Dispatch {
     /// The exact answer came.
-    pub(super) fn answer_direct(&self, kind: JobKind, query: &Admitted, output: &Values, now: Time) {
-        let prediction = Prediction { values: Arc::clone(output), provenance: Provenance::Direct };
-        if self.answer(query, prediction, now).is_ok() {
-            return;
+    pub(super) fn answer_direct(&self, query: &Admitted, output: &Values, now: Time) {
+        let prediction = Prediction { values: Arc::clone(output), provenance: Provenance::Direct, confidence: None };
+        if self.answer(query, prediction, now).is_err() {
+            self.metrics.late.inc();
         }
-        self.metrics.late.inc();
-        // The live A_d: what was served against what would have been; the first run alone, so that each query counts once.
-        if let Some(Ok(served)) = query.answered()
-            && matches!(served.provenance, Provenance::Reconstructed | Provenance::Approximate)
-            && kind == JobKind::Data
-        {
-            self.metrics.agreement(argmax(&served.values) == argmax(output));
+    }
+
+    /// The first run of a query gave `output`: compares what was decoded for it before, if anything was. What was served counts for the
+    /// live `A_d`. For drift, what was held back counts as well: which of the two became of it depends on its confidence, so either alone
+    /// would be a biased sample of what the calibration was fitted on.
+    pub(super) fn compare(&self, query: &Admitted, place: Option<&Place>, output: &Values, effects: &mut Vec<Effect>) {
+        let is_decoded = |prediction: &&Prediction| {
+            matches!(prediction.provenance, Provenance::Reconstructed | Provenance::Approximate)
+        };
+        let served = query.answered().and_then(|answer| answer.as_ref().ok()).filter(is_decoded);
+        let agrees = |decoded: &Values| argmax(decoded) == argmax(output);
+        if let Some(served) = served {
+            self.metrics.agreement(agrees(&served.values));
+        }
+        let held = || place.and_then(|place| place.stripe.held(place.slot));
+        let decoded = served.map(|served| &served.values).or_else(held);
+        if let (Some(drift), Some(decoded)) = (&self.drift, decoded) {
+            let mut drift = drift.lock();
+            let turn = drift.compared(agrees(decoded));
+            // Under the lock, or two turns could be told in the wrong order.
+            self.metrics.drifted(drift.standing() == Standing::Drifted);
+            effects.extend(turn.map(Effect::Drift));
         }
     }
 
@@ -54,23 +72,32 @@ impl Dispatch {
     }
 
     /// Something arrived: serves what may be served now, and sets a timer for what must wait for its grace.
-    pub(super) fn decode_ready(&self, stripe: &Arc<Stripe>, now: Time) {
+    pub(super) fn decode_ready(&self, stripe: &Arc<Stripe>, now: Time, effects: &mut Vec<Effect>) {
         for slot in stripe.recoverable().iter() {
             let Some(query) = stripe.waiting(slot) else { continue };
             let at = self.grace_ends(&query.query);
             if stripe.is_erased(slot) || at <= now {
-                self.reconstruct(stripe, slot, now);
+                self.reconstruct(stripe, slot, now, effects);
             } else {
                 self.timers.add(at, Due::Grace(Arc::downgrade(stripe), slot));
             }
         }
     }
 
-    /// Decodes a slot and answers its query.
-    pub(super) fn reconstruct(&self, stripe: &Stripe, slot: usize, now: Time) {
+    /// Decodes a slot and answers its query, or holds back what it decoded.
+    pub(super) fn reconstruct(&self, stripe: &Arc<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
         let Some(query) = stripe.waiting(slot) else { return };
         let Some(values) = stripe.decode(slot) else { return };
-        let prediction = Prediction { values, provenance: stripe.provenance() };
+        let confidence = self.settings.calibration.map(|calibration| calibration.temperature.confidence(&values));
+        if confidence.is_some_and(|confidence| confidence < query.query.min_confidence) {
+            self.metrics.gated.inc();
+            if stripe.hold_back(slot, values) {
+                let place = Place { stripe: Arc::clone(stripe), slot };
+                self.rescue(Arc::clone(query), Some(place), effects);
+            }
+            return;
+        }
+        let prediction = Prediction { values, provenance: stripe.provenance(), confidence };
         if self.answer(query, prediction, now).is_ok() {
             stripe.served();
         }
@@ -93,7 +120,7 @@ impl Dispatch {
     pub(super) fn expire(&self, query: &Admitted, now: Time) {
         let takes_default = query.query.accepts == Accepts::Any;
         if let Some(values) = self.default_prediction().filter(|_| takes_default) {
-            let prediction = Prediction { values, provenance: Provenance::Default };
+            let prediction = Prediction { values, provenance: Provenance::Default, confidence: None };
             // A direct answer may have come this very moment; then it stands.
             self.answer(query, prediction, now).unwrap_or(());
         } else {

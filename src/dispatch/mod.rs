@@ -27,18 +27,22 @@ use std::{
 };
 
 use lanes::{LaneSeat, Seat};
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 pub use settle::Completed;
 use timers::{Due, Timers};
 
 use crate::{
     clock::Time,
-    code::Code,
+    code::{Calibration, Code},
     config::{Placement, Policy},
-    health::{self, LaneHealth, Move, State},
+    health::{
+        self, LaneHealth, Move, State,
+        drift::{Drift, Turn},
+    },
     job::{JobKind, Role},
     metrics::Metrics,
-    query::{FaultDomain, LaneId, Values},
+    query::{Confidence, FaultDomain, LaneId, Provenance, Values},
     queue::{Bounded, Call, IdleLanes},
     reply::Admitted,
     stripe::{OpenStripes, Place, Stripe},
@@ -64,6 +68,8 @@ pub struct Settings {
     pub queue_max: usize,
     /// The code; `None` runs every query unprotected.
     pub code: Option<Arc<dyn Code>>,
+    /// How likely what it decodes is right; `None` leaves it unjudged.
+    pub calibration: Option<Calibration>,
     /// How long a stripe may stay short.
     pub stripe_fill: Duration,
     /// Grace, reruns, placement, default prediction.
@@ -79,6 +85,8 @@ pub enum Effect {
     Wake(LaneId),
     /// A lane changed its state: log it.
     Moved(LaneId, Move),
+    /// Reconstructions agree with direct answers less often than expected, or do so no more: log it.
+    Drift(Turn),
 }
 
 /// A parity job that waits: row `row` of a full stripe.
@@ -114,6 +122,8 @@ pub struct Dispatch {
     /// Lanes that are still loading their models.
     loading: AtomicUsize,
     jobs: [IntCounter; JobKind::ALL.len()],
+    /// Locked only when a direct answer comes late.
+    drift: Option<Mutex<Drift>>,
     metrics: Arc<Metrics>,
 }
 
@@ -135,6 +145,10 @@ impl Dispatch {
                 metrics.lane_moved(lane_id(lane), name, starting);
             }
         }
+        let watch = |calibration: Calibration| {
+            metrics.expect_agreement(calibration.agreement);
+            Mutex::new(Drift::new(calibration.agreement, calibration.rows))
+        };
         let open = |code: &Arc<dyn Code>| {
             OpenStripes::new(Arc::clone(code), Arc::clone(&metrics), settings.stripe_fill, redundancy_max)
         };
@@ -149,6 +163,7 @@ impl Dispatch {
             timers: Timers::new(4 * settings.queue_max),
             loading: AtomicUsize::new(lanes),
             jobs: JobKind::ALL.map(|kind| metrics.jobs(kind.as_str())),
+            drift: settings.calibration.map(watch),
             settings,
             metrics,
         }
@@ -207,6 +222,17 @@ impl Dispatch {
     pub fn has_moving_lane(&self, now: Time, patience: Duration) -> bool {
         let moves = |lane: &LaneSeat| lane.in_flight(now).is_none_or(|age| age <= patience);
         self.lanes.iter().any(|lane| lane.settings.role.runs_base() && lane.is_healthy() && moves(lane))
+    }
+
+    /// The least confidence of queries that do not ask for one themselves.
+    pub fn min_confidence(&self) -> Confidence {
+        self.settings.policy.min_confidence
+    }
+
+    /// Whether a query may ask for confidence: whatever it may be answered is judged, or is exact anyway.
+    pub fn can_judge(&self) -> bool {
+        let exact = |code: &Arc<dyn Code>| code.provenance() == Provenance::Direct;
+        self.settings.calibration.is_some() || self.settings.code.as_ref().is_none_or(exact)
     }
 
     /// Whether no lane is still loading its models.

@@ -49,7 +49,7 @@ impl Dispatch {
         }
         for (job, completion) in running.seats.into_iter().zip(completions) {
             match completion {
-                Completion::Output(output) => self.output(job, output, now),
+                Completion::Output(output) => self.output(job, output, now, effects),
                 Completion::Lost(loss) => {
                     self.change(lane, |health| health.lost(loss, &self.settings.health, now), effects);
                     self.lost(lane, job, now, effects);
@@ -64,21 +64,25 @@ impl Dispatch {
         self.change(lane, |health| Some(health.canary(outcome, &self.settings.health, now)), effects);
     }
 
-    fn output(&self, job: Seat, output: Values, now: Time) {
+    fn output(&self, job: Seat, output: Values, now: Time, effects: &mut Vec<Effect>) {
         match job {
             Seat::Query(Run { kind, query, place }) => {
-                self.answer_direct(kind, &query, &output, now);
+                self.answer_direct(&query, &output, now);
+                // The first run alone, so that each query counts once.
+                if kind == JobKind::Data {
+                    self.compare(&query, place.as_ref(), &output, effects);
+                }
                 if let Some(stripes) = self.stripes.as_ref().filter(|_| query.query.in_range) {
                     stripes.remember(&query.query.row, &output);
                 }
                 if let Some(Place { stripe, slot }) = place {
                     stripe.settle(slot, output);
-                    self.decode_ready(&stripe, now);
+                    self.decode_ready(&stripe, now, effects);
                 }
             }
             Seat::Parity { stripe, row } => {
                 stripe.settle(stripe.k() + row, output);
-                self.decode_ready(&stripe, now);
+                self.decode_ready(&stripe, now, effects);
             }
         }
     }
@@ -103,7 +107,7 @@ impl Dispatch {
     /// A slot is lost or declared late: whatever waited only for it is decoded, whatever hoped for it is rescued.
     pub(super) fn erase(&self, stripe: &Arc<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
         stripe.give_up(SlotSet::only(slot));
-        self.decode_ready(stripe, now);
+        self.decode_ready(stripe, now, effects);
         self.rescue_hopeless(stripe, effects);
     }
 

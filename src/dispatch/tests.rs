@@ -1,9 +1,11 @@
 //! Single rules of the core, step by step. What holds over long runs is in `sim`.
 
+mod gate;
+
 use super::*;
 use crate::{
     clock::Time,
-    code::Sum,
+    code::{Sum, Temperature},
     config::{Grace, PolicyKind, Rerun},
     health::Rules,
     job::{Batch, Completion, Loss, Work},
@@ -22,6 +24,8 @@ struct Hand {
     metrics: Arc<Metrics>,
     now: Time,
     effects: Vec<Effect>,
+    /// What queries ask for.
+    least: Confidence,
 }
 
 impl Hand {
@@ -30,12 +34,17 @@ impl Hand {
     }
 
     fn with_code(rerun: Rerun, k: usize, r: usize) -> Self {
+        Hand::with(rerun, k, r, None)
+    }
+
+    fn with(rerun: Rerun, k: usize, r: usize, calibration: Option<Calibration>) -> Self {
         let lane = |role, domain| LaneSettings { role, domain: FaultDomain(domain) };
         let settings = Settings {
             lanes: vec![lane(Role::Base, 0), lane(Role::Base, 1), lane(Role::Parity, 2)],
             batch_max: r,
             queue_max: 8,
             code: Some(Arc::new(Sum::with_defaults(k, r).unwrap())),
+            calibration,
             stripe_fill: Duration::from_millis(20),
             policy: Policy {
                 kind: PolicyKind::Coded,
@@ -43,6 +52,7 @@ impl Hand {
                 health: true,
                 grace: Grace::Fixed(Duration::from_millis(15)),
                 rerun,
+                min_confidence: Confidence::NONE,
                 default_prediction: None,
             },
             health: Rules {
@@ -57,12 +67,14 @@ impl Hand {
         for lane in [BASE[0], BASE[1], PARITY] {
             core.ready(lane, Duration::from_millis(10), &mut effects);
         }
-        Hand { core, taken: Arc::new(AtomicUsize::new(0)), metrics, now: Time::ZERO, effects: Vec::new() }
+        let (taken, least) = (Arc::new(AtomicUsize::new(0)), Confidence::NONE);
+        Hand { core, taken, metrics, now: Time::ZERO, effects: Vec::new(), least }
     }
 
     fn submit(&mut self, value: f32, accepts: Accepts) -> (Arc<Admitted>, Pending) {
         let deadline = self.now + DEADLINE;
-        let query = Query { row: Row::whole(vec![value]), admitted: self.now, deadline, accepts, in_range: true };
+        let (row, min_confidence) = (Row::whole(vec![value]), self.least);
+        let query = Query { row, admitted: self.now, deadline, accepts, min_confidence, in_range: true };
         let permits = Permit::acquire(&self.taken, 8, 1).expect("a place is free");
         let (mut admitted, pending) = Admitted::request(vec![query], permits);
         self.core.submit(admitted.clone(), &mut self.effects);
@@ -75,10 +87,18 @@ impl Hand {
 
     /// The lane's one job gives `value` (the model is the identity), or is lost.
     fn complete(&mut self, lane: LaneId, outcome: Result<f32, Loss>) {
-        let completion = match outcome {
-            Ok(value) => Completion::Output([value].into()),
-            Err(loss) => Completion::Lost(loss),
-        };
+        match outcome {
+            Ok(value) => self.complete_row(lane, &[value]),
+            Err(loss) => self.completed(lane, Completion::Lost(loss)),
+        }
+    }
+
+    /// The lane's one job gives this output.
+    fn complete_row(&mut self, lane: LaneId, output: &[f32]) {
+        self.completed(lane, Completion::Output(output.into()));
+    }
+
+    fn completed(&mut self, lane: LaneId, completion: Completion) {
         let completed = Completed { lane, completions: vec![completion], service: Duration::from_millis(10) };
         self.core.complete(completed, self.now, &mut self.effects);
     }

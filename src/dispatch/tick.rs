@@ -20,7 +20,7 @@ impl Dispatch {
             match due {
                 Due::Grace(stripe, slot) => {
                     if let Some(stripe) = stripe.upgrade() {
-                        self.reconstruct(&stripe, slot, now);
+                        self.reconstruct(&stripe, slot, now, effects);
                     }
                 }
                 Due::Patience(Exact { query, place }) => self.rescue(query, place, effects),

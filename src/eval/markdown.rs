@@ -13,6 +13,11 @@ pub fn markdown(rows: &[Row]) -> String {
         line(&mut page, row);
     }
     page.push_str(READING);
+    page.push_str(COVERAGE);
+    for row in rows.iter().filter(|row| !row.coverage.is_empty()) {
+        coverage(&mut page, row);
+    }
+    page.push_str(PAPERS);
     page.push_str("| data | network | code | k | A_a % | A_d % | source | here |\n|---|---|---|---|---|---|---|---|\n");
     for published in &PUBLISHED {
         let here = published.missing.map_or_else(|| "above".to_owned(), |why| format!("not measured: {why}"));
@@ -40,6 +45,18 @@ fn line(page: &mut String, row: &Row) {
     .expect(TO_MEMORY);
 }
 
+/// What a gate serves of one code: `A_d` of what is served, `A_a` of the same rows, from which confidence.
+fn coverage(page: &mut String, row: &Row) {
+    let Row { deployment, code, k, r, .. } = row;
+    let error = row.calibration_error.map_or_else(String::new, |error| format!("{:.1}", 100.0 * error));
+    let cells = row.coverage.iter().map(|at| {
+        let from = if at.coverage < 1.0 { format!(" from {:.2}", at.threshold) } else { String::new() };
+        format!("{:.2}, {:.2}{from}", 100.0 * at.a_d, 100.0 * at.a_a)
+    });
+    let cells = cells.collect::<Vec<_>>().join(" | ");
+    writeln!(page, "| `{deployment}` | `{code}` | {k} | {r} | {error} | {cells} |").expect(TO_MEMORY);
+}
+
 const TO_MEMORY: &str = "writing to a string cannot fail";
 
 const HEAD: &str = "# Accuracy
@@ -61,6 +78,20 @@ const READING: &str = "
 answer. `mux` keeps the rows apart as channels and has a head for each. `compact` runs each row through a small copy of the base model that
 costs 1/k of it; its answers are called `approximate`. [codes.md](codes.md) says more, and which settings each preset stands for.
 
+";
+
+const COVERAGE: &str = "## What a gate on confidence serves
+
+With `min_confidence` a reconstruction of less confidence is held back, and the query waits for its direct answer. Each cell: the accuracy of
+the reconstructions that are served, that of the direct answers to the very same rows, and the confidence from which they are served, if so
+large a share of all reconstructions is. *error* is the expected calibration error in points: how far confidences are from the shares of right
+answers, over 15 bins. Temperatures are those of the manifests, fitted on the validation images.
+
+| deployment | code | k | r | error | 100 % | 99 % | 95 % | 90 % | 80 % |
+|---|---|---|---|---|---|---|---|---|---|
+";
+
+const PAPERS: &str = "
 ## What the papers report
 
 ";
@@ -76,6 +107,6 @@ mod tests {
             assert!(page.contains(published.source) && !published.a_d.is_empty());
         }
         assert!(page.contains("not measured: the data is not freely packaged"));
-        assert_eq!(page.lines().filter(|line| line.starts_with("| ")).count(), PUBLISHED.len() + 2);
+        assert_eq!(page.lines().filter(|line| line.starts_with("| ")).count(), PUBLISHED.len() + 3);
     }
 }

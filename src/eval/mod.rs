@@ -5,6 +5,7 @@
 //! lost in turn, with all parity slots at hand. Nets, encoder and decoder are the daemon's. Nothing here is estimated from training.
 
 mod cost;
+mod coverage;
 mod markdown;
 mod papers;
 mod report;
@@ -20,12 +21,14 @@ use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use crate::{
-    code::{Code, Kind, Reading, RunsOn, SlotSet, Spec},
+    code::{Calibration, Code, Kind, Reading, RunsOn, SlotSet, Spec},
     data::{self, DataError, Images},
     model::{Device, Net, TensorError},
     weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError},
 };
 pub use cost::Cost;
+pub use coverage::Coverage;
+use coverage::Judged;
 pub use markdown::markdown;
 pub use report::{Row, json, table};
 pub use stripes::{Stripes, class, encode};
@@ -128,6 +131,8 @@ struct Reconstructed {
     /// For each pattern of lost data slots, its accuracy over all seeds.
     by_pattern: Vec<(SlotSet, f64)>,
     agreement: f64,
+    /// Every reconstruction with its confidence; none if the code is not calibrated.
+    judged: Vec<Judged>,
 }
 
 /// Right answers, agreements with the direct answer, and how many there were.
@@ -170,14 +175,14 @@ impl Direct<'_> {
         let nets: Vec<Option<&Net>> = nets.iter().map(Some).collect();
         let patterns = patterns(code);
         let mut by_pattern = vec![Tally::default(); patterns.len()];
-        let mut by_seed = Vec::new();
+        let (mut by_seed, mut judged) = (Vec::new(), Vec::new());
         for &seed in seeds {
             let mut order: Vec<usize> = (0..self.images.count()).collect();
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
             let stripes = Stripes::run(code, self.images, &order, self.outputs, &nets)?;
             let mut of_seed = Tally::default();
             for (pattern, sum) in patterns.iter().zip(&mut by_pattern) {
-                let tally = self.tally(&stripes, *pattern);
+                let tally = self.tally(&stripes, *pattern, bundle.calibration(), &mut judged);
                 sum.add(tally);
                 of_seed.add(tally);
             }
@@ -192,13 +197,27 @@ impl Direct<'_> {
             a_d: by_seed.into_iter().map(Tally::accuracy).collect(),
             by_pattern: patterns.into_iter().zip(by_pattern.into_iter().map(Tally::accuracy)).collect(),
             agreement: all.agree as f64 / all.all.max(1) as f64,
+            judged,
         })
     }
 
-    fn tally(&self, stripes: &Stripes<'_>, lost: SlotSet) -> Tally {
+    /// Counts the reconstructions of `lost`, and judges each.
+    fn tally(
+        &self,
+        stripes: &Stripes<'_>,
+        lost: SlotSet,
+        calibration: Option<Calibration>,
+        judged: &mut Vec<Judged>,
+    ) -> Tally {
         let mut tally = Tally::default();
         stripes.reconstruct(lost, |row, decoded| {
-            tally.right += usize::from(self.is_right(row, decoded));
+            let right = self.is_right(row, decoded);
+            judged.extend(calibration.map(|calibration| Judged {
+                confidence: calibration.temperature.confidence(decoded),
+                right,
+                direct_right: self.is_right(row, self.output(row)),
+            }));
+            tally.right += usize::from(right);
             tally.agree += usize::from(class(decoded) == class(self.output(row)));
             tally.all += 1;
         });
@@ -214,6 +233,7 @@ impl Direct<'_> {
         let base_flops = cost::flops(bundle.base_plan().multiply_adds());
         let training = kind.and_then(|kind| manifest.rows_of(kind, k, r).first().map(|row| &row.training));
         let (mean, sd) = measured.as_ref().map(|measured| mean_and_sd(&measured.a_d)).unzip();
+        let judged = measured.as_ref().map(|measured| &measured.judged).filter(|judged| !judged.is_empty());
         Ok(Row {
             deployment: manifest.deployment.name.clone(),
             dataset: manifest.dataset.name.clone(),
@@ -230,6 +250,8 @@ impl Direct<'_> {
             a_d_sd: sd,
             a_d_by_pattern: measured.iter().flat_map(|measured| &measured.by_pattern).map(named).collect(),
             agreement: measured.as_ref().map(|measured| measured.agreement),
+            coverage: judged.map_or_else(Vec::new, |judged| coverage::coverage(judged.clone())),
+            calibration_error: judged.map(|judged| coverage::calibration_error(judged)),
             parity_flops: code.map(|code| cost::parity_flops(bundle, code)),
             base_flops,
             cost,

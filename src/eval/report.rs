@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Cost;
+use super::{Cost, Coverage};
 use crate::weights::Measured;
 
 /// Fractions lost for which the table gives the overall accuracy.
@@ -39,6 +39,10 @@ pub struct Row {
     pub a_d_by_pattern: BTreeMap<String, f64>,
     /// Share of reconstructed answers with the class of the base model's own output.
     pub agreement: Option<f64>,
+    /// What a gate would serve, from all of it to less; empty if the code is not calibrated.
+    pub coverage: Vec<Coverage>,
+    /// How far confidences are from the share of right answers among those that have them, on average.
+    pub calibration_error: Option<f64>,
     /// Encoder, parity model and decoder: two FLOPs a multiply-add.
     pub parity_flops: Option<u64>,
     /// The base model on one row.
@@ -144,6 +148,8 @@ mod tests {
             a_d_sd: Some(0.001),
             a_d_by_pattern: BTreeMap::from([("0".to_owned(), 0.79), ("1".to_owned(), 0.81)]),
             agreement: Some(0.82),
+            coverage: vec![Coverage { coverage: 0.95, threshold: 0.25, a_d: 0.83, a_a: 0.91 }],
+            calibration_error: Some(0.01),
             parity_flops: Some(840_000),
             base_flops: 833_040,
             cost: Some(Cost {
@@ -175,6 +181,8 @@ mod tests {
             "a_d",
             "a_d_by_pattern",
             "agreement",
+            "coverage",
+            "calibration_error",
             "parity_flops",
             "base_flops",
             "rows",

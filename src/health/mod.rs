@@ -5,8 +5,9 @@
 //! the whole queue. Canaries back off, so that a dead device costs next to nothing. Hung is a statement about the batch in
 //! flight; it is the timer's to make, because the lane's own thread cannot.
 //!
-//! Stragglers (lanes that are slower than their peers) are not told apart yet.
+//! Stragglers (lanes that are slower than their peers) are not told apart yet. [`drift`] watches not lanes but what is decoded.
 
+pub mod drift;
 pub mod nvml;
 
 use std::time::Duration;

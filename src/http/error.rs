@@ -12,6 +12,9 @@ use crate::{admission::Refusal, http::UnknownLane, query::Failure};
 /// The longest text that an error repeats from a client, in bytes.
 const TEXT_BYTES_MAX: usize = 300;
 
+/// The request parameter that asks for confidence.
+pub(super) const MIN_CONFIDENCE: &str = "parameters.min_confidence";
+
 /// A request that is wrong in itself: sending it again is of no use.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ClientError {
@@ -170,6 +173,7 @@ impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::TooManyRows { queue_max } => ClientError::TooManyRows { queue_max }.into(),
+            Refusal::NotCalibrated => ClientError::field(MIN_CONFIDENCE, refusal.to_string()).into(),
             Refusal::Full | Refusal::NotReady | Refusal::Draining => Error::Refused(refusal),
         }
     }
@@ -182,6 +186,7 @@ impl Error {
             Error::Client(error) => error.status(),
             Error::Busy | Error::Refused(Refusal::Full) => StatusCode::TOO_MANY_REQUESTS,
             Error::Refused(Refusal::TooManyRows { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::Refused(Refusal::NotCalibrated) => StatusCode::BAD_REQUEST,
             Error::Refused(Refusal::NotReady | Refusal::Draining) | Error::Failed { failure: Failure::Stopped, .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -196,6 +201,7 @@ impl Error {
             Error::Client(error) => error.reason(),
             Error::Busy | Error::Refused(Refusal::Full) => "full",
             Error::Refused(Refusal::TooManyRows { .. }) => "too_many_rows",
+            Error::Refused(Refusal::NotCalibrated) => "bad_field",
             Error::Refused(Refusal::NotReady) => "not_ready",
             Error::Refused(Refusal::Draining) => "draining",
             Error::Failed { failure, .. } => failure.reason(),
@@ -246,6 +252,7 @@ mod tests {
             Refusal::NotReady.into(),
             Refusal::Draining.into(),
             Refusal::TooManyRows { queue_max: 1 }.into(),
+            Refusal::NotCalibrated.into(),
             Error::Failed { row: 0, failure: Failure::Stopped },
             Error::Failed { row: 0, failure: Failure::Deadline },
             Error::Failed { row: 0, failure: Failure::QueryFault },

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     admission::{Refusal, Terms},
-    query::{Answer, Failure, Prediction},
+    query::{Answer, Confidence, Failure, Prediction, Provenance},
 };
 
 /// Bytes of the body that are JSON, in the binary tensor extension.
@@ -44,7 +44,8 @@ pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, E
     let call = parse(body.as_ref(), &site.signature, site.limits.queue_max)?;
     drop(body);
     let _awaited = shared.drain.await_me();
-    let pending = site.admission.admit(&call.rows, Terms { accepts: call.accepts })?;
+    let pending =
+        site.admission.admit(&call.rows, Terms { accepts: call.accepts, min_confidence: call.min_confidence })?;
     drop(call.rows);
     let answers = tokio::select! {
         biased;
@@ -104,6 +105,8 @@ struct InferReply<'a> {
 #[derive(Serialize)]
 struct Parameters {
     provenance: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confidence: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -128,6 +131,20 @@ impl Serialize for Data<'_> {
     }
 }
 
+/// One number a row if some row was decoded and judged. The base model's own answer bears 1, the default prediction 0: neither is a
+/// reconstruction, so neither number is a share of right answers.
+fn confidences(predictions: &[Prediction]) -> Option<String> {
+    let told = |prediction: &Prediction| {
+        let unjudged = match prediction.provenance {
+            Provenance::Direct => Confidence::FULL,
+            Provenance::Reconstructed | Provenance::Approximate | Provenance::Default => Confidence::NONE,
+        };
+        prediction.confidence.unwrap_or(unjudged).to_string()
+    };
+    let judged = predictions.iter().any(|prediction| prediction.confidence.is_some());
+    judged.then(|| predictions.iter().map(told).collect::<Vec<_>>().join(","))
+}
+
 fn reply(site: &Site, id: Option<&str>, predictions: &[Prediction]) -> Reply {
     let signature = &site.signature;
     let words = predictions.iter().map(|prediction| prediction.provenance.as_str()).collect::<Vec<_>>();
@@ -136,7 +153,7 @@ fn reply(site: &Site, id: Option<&str>, predictions: &[Prediction]) -> Reply {
         model_name: &signature.name,
         model_version: &signature.version,
         id,
-        parameters: Parameters { provenance: words.join(",") },
+        parameters: Parameters { provenance: words.join(","), confidence: confidences(predictions) },
         outputs: [Output {
             name: &signature.output.name,
             datatype: "FP32",
@@ -150,10 +167,18 @@ fn reply(site: &Site, id: Option<&str>, predictions: &[Prediction]) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::Provenance;
 
     fn prediction(values: &[f32]) -> Prediction {
-        Prediction { values: values.into(), provenance: Provenance::Direct }
+        Prediction { values: values.into(), provenance: Provenance::Direct, confidence: None }
+    }
+
+    #[test]
+    fn confidences_are_told_where_something_was_judged() {
+        let of = |provenance, confidence| Prediction { provenance, confidence, ..prediction(&[1.0]) };
+        let decoded = of(Provenance::Approximate, Confidence::new(0.9));
+        let rows = [of(Provenance::Direct, None), decoded, of(Provenance::Default, None)];
+        assert_eq!(confidences(&rows).as_deref(), Some("1,0.9,0"));
+        assert_eq!(confidences(&rows[..1]), None);
     }
 
     #[test]

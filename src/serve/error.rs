@@ -2,7 +2,13 @@
 
 use std::{io, net::SocketAddr};
 
-use crate::{code::CodeError, config::ConfigFaults, lane::OpenError, query::LaneId, weights::WeightsError};
+use crate::{
+    code::{CodeError, Kind},
+    config::ConfigFaults,
+    lane::OpenError,
+    query::LaneId,
+    weights::WeightsError,
+};
 
 /// What configuration and weights are refused for.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +22,19 @@ pub enum StartFaults {
     /// The weights.
     #[error("{0}")]
     Weights(WeightsError),
+    /// Confidence is asked for, and the weights cannot tell it.
+    #[error(
+        "[deployment.policy] min_confidence is above 0, and the weights have no calibration for kind = \"{kind}\", k = {k}, r = {r}; run \
+         `parityd train calibrate`"
+    )]
+    NotCalibrated {
+        /// Kind of the code.
+        kind: Kind,
+        /// Data slots.
+        k: usize,
+        /// Parity slots.
+        r: usize,
+    },
     /// The default prediction has the wrong size.
     #[error("[deployment.policy] default_prediction has {given} values, but the model gives {outputs}")]
     DefaultPrediction {

@@ -27,7 +27,7 @@ use crate::{
     engine::{Engine, Limits},
     health::{Rules, nvml},
     metrics::Metrics,
-    query::Signature,
+    query::{Confidence, Provenance, Signature},
     weights::{self, Bundle, Manifest},
 };
 
@@ -76,6 +76,11 @@ impl Plan {
         {
             return Err(StartFaults::DefaultPrediction { given: default.len(), outputs });
         }
+        let asks = deployment.policy.min_confidence > Confidence::NONE;
+        let judged = |code: &Arc<dyn Code>| code.provenance() == Provenance::Direct || bundle.calibration().is_some();
+        if let Some(code) = code.as_ref().filter(|code| asks && !judged(code)) {
+            return Err(StartFaults::NotCalibrated { kind: code.kind(), k: code.k(), r: code.r() });
+        }
         Ok(Plan { warnings, code, bundle: Arc::new(bundle), config })
     }
 
@@ -101,6 +106,7 @@ impl Plan {
             batch_max: deployment.batch_max,
             queue_max: deployment.queue_max,
             code: code.cloned(),
+            calibration: self.bundle.calibration(),
             stripe_fill: deployment.code.stripe_fill,
             policy: deployment.policy.clone(),
             health: Rules {

@@ -14,12 +14,12 @@ use std::{sync::Arc, time::Duration};
 pub use world::run;
 
 use crate::{
-    code::{Kind, Spec},
+    code::{Calibration, Kind, Spec, Temperature},
     config::{Grace, Placement, Policy, PolicyKind, Rerun},
     dispatch::{LaneSettings, Settings},
     health::Rules,
     job::Role,
-    query::{Answer, FaultDomain},
+    query::{Answer, Confidence, FaultDomain},
 };
 
 /// What can go wrong with one job, as shares of all jobs.
@@ -85,6 +85,7 @@ impl Scenario {
                 health: true,
                 grace: Grace::Auto,
                 rerun: Rerun::AtOnce,
+                min_confidence: Confidence::NONE,
                 default_prediction: None,
             },
             health: Rules {
@@ -96,12 +97,15 @@ impl Scenario {
     }
 
     fn settings(&self, code: Option<Arc<dyn crate::code::Code>>) -> Settings {
+        // Any temperature does: what is decoded is exact, so whatever is held back is held back for nothing.
+        let calibration = Calibration { temperature: Temperature::UNIT, agreement: 1.0, rows: 1_000 };
         let lane = |(role, domain): (&Role, u16)| LaneSettings { role: *role, domain: FaultDomain(domain) };
         Settings {
             lanes: self.roles.iter().zip(0..).map(lane).collect(),
             batch_max: self.batch_max,
             queue_max: self.queries,
             code,
+            calibration: (self.policy.min_confidence > Confidence::NONE).then_some(calibration),
             stripe_fill: Duration::from_millis(20),
             policy: self.policy.clone(),
             health: self.health,

@@ -1,7 +1,7 @@
 //! The promises, under drawn faults. A failure prints its seed; `run(&Scenario { seed, ..scenario })` replays it.
 
 use super::*;
-use crate::query::{Failure, Provenance};
+use crate::query::{Confidence, Failure, Provenance};
 
 fn count(outcome: &Outcome, provenance: Provenance) -> usize {
     outcome.ended.iter().filter(|ended| matches!(&ended.answer, Ok(p) if p.provenance == provenance)).count()
@@ -96,6 +96,22 @@ fn direct_only_queries_wait_for_the_direct_answer() {
     for outcome in sound(&Scenario { faults, direct_only_every: 2, ..Scenario::quiet(6) }) {
         let indirect = |ended: &&Ended| matches!(&ended.answer, Ok(p) if p.provenance != Provenance::Direct);
         assert_eq!(outcome.ended.iter().filter(|ended| ended.direct_only).filter(indirect).count(), 0);
+    }
+}
+
+/// What is held back is answered like a query that takes direct answers only: by its own lane, or by a rescue.
+#[test]
+fn a_gate_costs_reconstructions_and_no_query() {
+    let faults = Faults { slow: 0.02, lost: 0.005, hang: 0.01 };
+    for rerun in [Rerun::AtOnce, Rerun::AfterDecode] {
+        let open = Policy { rerun, ..Scenario::quiet(0).policy };
+        let gated = Policy { min_confidence: Confidence::new(0.6).unwrap(), ..open.clone() };
+        let scenario = |policy| Scenario { faults, policy, ..Scenario::quiet(11) };
+        for (open, gated) in sound(&scenario(open)).iter().zip(sound(&scenario(gated))) {
+            let (all, served) = (count(open, Provenance::Reconstructed), count(&gated, Provenance::Reconstructed));
+            assert!(served > 0 && 10 * served < 9 * all, "{served} of about {all} are served");
+            assert_eq!(failed(&gated, Failure::Deadline), 0);
+        }
     }
 }
 

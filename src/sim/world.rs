@@ -154,7 +154,7 @@ impl World<'_> {
                     self.dispatch.rise(lane);
                     self.step(lane);
                 }
-                Effect::Moved(..) => {}
+                Effect::Moved(..) | Effect::Drift(_) => {}
             }
         }
     }
@@ -201,6 +201,7 @@ impl World<'_> {
             admitted: self.now,
             deadline: self.now + self.scenario.deadline,
             accepts: if direct_only { Accepts::DirectOnly } else { Accepts::Any },
+            min_confidence: self.scenario.policy.min_confidence,
             in_range: true,
         };
         let permits = Permit::acquire(&self.permits, self.scenario.queries, 1).expect("the limit is all queries");
@@ -242,6 +243,9 @@ impl World<'_> {
             Ok(prediction) => {
                 if waiting.direct_only && prediction.provenance != Provenance::Direct {
                     self.broken.push(format!("query {index} takes direct answers only"));
+                }
+                if prediction.confidence.is_some_and(|told| told < self.scenario.policy.min_confidence) {
+                    self.broken.push(format!("query {index} got a confidence of {:?}", prediction.confidence));
                 }
                 let truth = linear(&waiting.row);
                 let far = truth.iter().zip(&*prediction.values).any(|(truth, value)| (truth - value).abs() > ROUNDING);

@@ -44,6 +44,8 @@ pub struct Stripe {
     members: Box<[OnceLock<Member>]>,
     parity_domains: Box<[OnceLock<FaultDomain>]>,
     outputs: Box<[OnceLock<Values>]>,
+    /// What was decoded for a data slot and held back.
+    held: Box<[OnceLock<Values>]>,
     word: Word,
     metrics: Arc<Metrics>,
 }
@@ -86,6 +88,7 @@ impl Filling {
             members: (0..k).map(|_| OnceLock::new()).collect(),
             parity_domains: (0..r).map(|_| OnceLock::new()).collect(),
             outputs: (0..k + r).map(|_| OnceLock::new()).collect(),
+            held: (0..k).map(|_| OnceLock::new()).collect(),
             word: Word(AtomicU64::new(0)),
             metrics: Arc::clone(metrics),
         }))
@@ -196,8 +199,11 @@ impl Stripe {
         self.code.recoverable(self.word.load().present())
     }
 
-    /// Whether `slot` could still be decoded if everything that is not given up arrived.
+    /// Whether `slot` could still be decoded if everything that is not given up arrived. Each is decoded once, so not if that was held back.
     pub fn has_hope(&self, slot: usize) -> bool {
+        if self.held(slot).is_some() {
+            return false;
+        }
         let all = SlotSet::below(self.k() + self.r());
         let best = all.without(self.word.load().erased()).without(SlotSet::only(slot));
         self.code.recoverable(best).has(slot)
@@ -214,10 +220,11 @@ impl Stripe {
         self.member(slot)?.query.as_ref().filter(|query| query.is_open())
     }
 
-    /// The query of `slot` if it is open and takes what this stripe decodes.
+    /// The query of `slot` if it is open and takes what this stripe decodes, which is not yet known to be too little.
     pub fn waiting(&self, slot: usize) -> Option<&Arc<Admitted>> {
         let exact = self.provenance() == Provenance::Direct;
-        self.open(slot).filter(|query| exact || query.query.accepts == Accepts::Any)
+        let takes = |query: &&Arc<Admitted>| exact || query.query.accepts == Accepts::Any;
+        self.open(slot).filter(takes).filter(|_| self.held(slot).is_none())
     }
 
     /// What its decoded predictions are.
@@ -240,6 +247,20 @@ impl Stripe {
     /// A reconstruction of one of its members was served.
     pub fn served(&self) {
         self.word.mark(word::SERVED);
+    }
+
+    /// What was decoded for `slot` is not served: its query has no hope but a run of its own. Whether `slot` is erased by now; if it is not,
+    /// whoever erases it later sees that there is no hope.
+    pub fn hold_back(&self, slot: usize, decoded: Values) -> bool {
+        assert!(self.held[slot].set(decoded).is_ok(), "a slot is decoded once");
+        // Of this and the erasure, the later in the word's order sees the other.
+        let before = self.word.mark(word::HELD);
+        before.erased().has(slot)
+    }
+
+    /// What was decoded for the data slot `slot` and held back.
+    pub fn held(&self, slot: usize) -> Option<&Values> {
+        self.held.get(slot).and_then(OnceLock::get)
     }
 }
 

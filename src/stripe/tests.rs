@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     clock::Time,
     code::Sum,
-    query::Query,
+    query::{Confidence, Query},
     reply::{Pending, Permit},
 };
 
@@ -28,7 +28,14 @@ fn full_stripe(code: &Arc<dyn Code>, accepts: Accepts) -> (Arc<Stripe>, Vec<Valu
     let (mut pendings, mut joined) = (Vec::new(), Joined::Short(Filling::new(code, &metrics)));
     for (i, row) in rows.iter().enumerate() {
         let row = Row::whole(row.clone());
-        let query = Query { row: row.clone(), admitted: Time::ZERO, deadline: Time::ZERO, accepts, in_range: true };
+        let query = Query {
+            row: row.clone(),
+            admitted: Time::ZERO,
+            deadline: Time::ZERO,
+            accepts,
+            min_confidence: Confidence::NONE,
+            in_range: true,
+        };
         let permits = Permit::acquire(&taken, 99, 1).unwrap();
         let (admitted, pending) = Admitted::request(vec![query], permits);
         pendings.push(pending);

@@ -17,6 +17,8 @@ pub(super) const SERVED: u64 = 1 << 60;
 pub(super) const SHORT: u64 = 1 << 61;
 /// Its parity was dropped.
 pub(super) const DROPPED: u64 = 1 << 62;
+/// Something that it decoded was held back.
+pub(super) const HELD: u64 = 1 << 63;
 
 const _: () = assert!(SLOTS_MAX <= 20 && DATA_MAX <= 15, "the word has room for them");
 
@@ -32,8 +34,9 @@ impl Word {
         Snapshot(self.0.fetch_or(bits, Ordering::SeqCst))
     }
 
-    pub(super) fn mark(&self, mark: u64) {
-        self.set(mark);
+    /// The word before.
+    pub(super) fn mark(&self, mark: u64) -> Snapshot {
+        self.set(mark)
     }
 
     pub(super) fn present(&self, slots: SlotSet) {

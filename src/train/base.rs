@@ -141,6 +141,7 @@ fn manifest(options: &BaseOptions, plan: &Plan, preprocessing: Normalisation, sp
         },
         base,
         parities: Vec::new(),
+        calibrations: Vec::new(),
         measured: Vec::new(),
     }
 }

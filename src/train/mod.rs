@@ -8,6 +8,7 @@
 mod adam;
 mod augment;
 mod base;
+mod calibrate;
 mod checkpoint;
 mod fit;
 mod init;
@@ -30,6 +31,7 @@ use crate::{
     weights::{Fault, Training, WeightsError, sha256, write_whole},
 };
 pub use base::{BaseOptions, base};
+pub use calibrate::{CalibrateOptions, calibrate};
 pub use parity::{ParityOptions, parity};
 pub use preset::Preset;
 
@@ -99,6 +101,12 @@ pub enum TrainError {
     NoPicture {
         /// The encoder.
         encoder: Encoder,
+    },
+    /// The folder of weights has the base model alone.
+    #[error("{}: no parity models to calibrate; make some with `parityd train parity`", dir.display())]
+    NothingToCalibrate {
+        /// The folder.
+        dir: PathBuf,
     },
     /// There is no such code.
     #[error(transparent)]

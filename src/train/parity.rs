@@ -2,11 +2,15 @@
 //!
 //! The lessons themselves are in `stripewise` and, for encoder and decoder together, in `learned`. A model enters the manifest as it is
 //! at that moment, so rows may be trained side by side.
+//! The last row of a code to be trained has the code calibrated.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
-    Settings, TrainError, finished,
+    Settings, TrainError, calibrate, finished,
     fit::{Fitted, Lesson, Run},
     learned::Joint,
     stripewise::{Known, Stripewise, has_output_a_row},
@@ -66,13 +70,21 @@ pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
         train: Known { images: &train, outputs: &train_outputs },
         validation: Known { images: &validation, outputs: &validation_outputs },
     };
-    if kind == Kind::Learned {
-        return teacher.encoder(k);
+    let input = &bundle.manifest().input.shape;
+    let code = if kind == Kind::Learned {
+        teacher.encoder(k)?
+    } else {
+        let code = options.code.build(input, None)?;
+        let all: Vec<usize> = (0..r).collect();
+        let rows = if options.rows.is_empty() { &all } else { &options.rows };
+        rows.iter().try_for_each(|&row| teacher.row(&*code, row))?;
+        code
+    };
+    // A code that still lacks a row, or has one that fits no more, is calibrated when that is trained.
+    if Bundle::load_uncalibrated(&options.weights, &*code).is_err() {
+        return Ok(());
     }
-    let code = options.code.build(&bundle.manifest().input.shape, None)?;
-    let all: Vec<usize> = (0..r).collect();
-    let rows = if options.rows.is_empty() { &all } else { &options.rows };
-    rows.iter().try_for_each(|&row| teacher.row(&*code, row))
+    calibrate::one_code(&options.weights, &*code, &validation, &validation_outputs)
 }
 
 /// The network of a parity model, if nobody says otherwise: one that costs about as much a job as the base model, if there is one.
@@ -131,7 +143,7 @@ impl Teacher<'_> {
     }
 
     /// Trains encoder and decoder of a learned code of k rows.
-    fn encoder(&self, k: usize) -> Result<(), TrainError> {
+    fn encoder(&self, k: usize) -> Result<Arc<dyn Code>, TrainError> {
         let ParityOptions { settings, encoder, .. } = self.options;
         let (encoder, base) = (encoder.unwrap_or(Encoder::Conv), self.bundle.base_plan());
         let plan = encoded_plan(encoder, k, base).ok_or(TrainError::NoPicture { encoder })?;
@@ -153,7 +165,8 @@ impl Teacher<'_> {
         let net = lesson.model(&fitted.parameters)?.into_parity();
         let architecture = self.bundle.manifest().base.architecture;
         let network = (architecture, Some(encoder));
-        self.enter(&Trained { code: &code, row: 0, network, fitted: &fitted, stored: &stored, net: &net })
+        self.enter(&Trained { code: &code, row: 0, network, fitted: &fitted, stored: &stored, net: &net })?;
+        Ok(Arc::new(code))
     }
 
     fn preprocessing(&self, weight: f64) -> Preprocessing {
@@ -212,6 +225,7 @@ fn enter(weights: &Path, parity: Parity) -> Result<(), TrainError> {
     }
     let (kind, k, r, row) = (parity.kind, parity.k, parity.r, parity.row);
     manifest.measured.retain(|measured| (measured.code.as_str(), measured.k, measured.r) != (kind.as_str(), k, r));
+    manifest.calibrations.retain(|calibrated| !calibrated.is_of(kind, k, r));
     manifest.parities.retain(|old| (old.kind, old.k, old.r, old.row) != (kind, k, r, row));
     manifest.parities.push(parity);
     manifest.parities.sort_by_key(|parity| (parity.kind, parity.k, parity.r, parity.row));

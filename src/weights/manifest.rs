@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, decoder};
+use super::{Calibrated, Fault, decoder};
 use crate::{
     code::{Code, Coefficients, Kind, Spec},
     model::{Architecture, Encoder},
@@ -46,6 +46,9 @@ pub struct Manifest {
     /// `[[parity]]`: one a parity row.
     #[serde(default, rename = "parity", skip_serializing_if = "Vec::is_empty")]
     pub parities: Vec<Parity>,
+    /// `[[calibration]]`: one a code, written by `train calibrate`.
+    #[serde(default, rename = "calibration", skip_serializing_if = "Vec::is_empty")]
+    pub calibrations: Vec<Calibrated>,
     /// `[[measured]]`: one a code, written by `eval --record`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub measured: Vec<Measured>,

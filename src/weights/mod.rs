@@ -5,6 +5,7 @@
 //! query is served, with all faults at once: a parity model of another base answers plausibly and wrongly, and nothing would notice.
 //! Each file is read once; the bytes that were hashed are the bytes that are used.
 
+mod calibration;
 pub mod canary;
 mod check;
 mod decoder;
@@ -19,10 +20,11 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    code::{Code, Kind},
+    code::{Calibration, Code, Kind},
     model::{Device, Net, Parameters, Plan, Preprocessing, TensorError},
     query::{Row, Signature, TensorSpec},
 };
+pub use calibration::Calibrated;
 pub use check::{ParityPlan, encoded_plan, parity_plan};
 pub use decoder::{decoder, decoder_of};
 pub use manifest::{
@@ -82,6 +84,7 @@ pub struct Bundle {
     base: Checked,
     parities: Vec<Checked>,
     k: usize,
+    calibration: Option<Calibration>,
 }
 
 /// One model's weights, checked.
@@ -115,13 +118,25 @@ impl Bundle {
     ///
     /// Refuses with every fault found; see the module.
     pub fn load(dir: &Path, code: Option<&dyn Code>) -> Result<Self, WeightsError> {
-        let manifest = Manifest::read(dir)?;
+        Bundle::check(dir, Manifest::read(dir)?, code)
+    }
+
+    /// As [`Bundle::load`], whatever the manifest says of the code's calibration: for whoever is about to replace it.
+    pub fn load_uncalibrated(dir: &Path, code: &dyn Code) -> Result<Self, WeightsError> {
+        let manifest = Manifest { calibrations: Vec::new(), ..Manifest::read(dir)? };
+        Bundle::check(dir, manifest, Some(code))
+    }
+
+    fn check(dir: &Path, manifest: Manifest, code: Option<&dyn Code>) -> Result<Self, WeightsError> {
         let mut faults = Vec::new();
         let base = check::base(dir, &manifest, &mut faults);
         let parities =
             code.map_or_else(Vec::new, |code| check::parities((dir, &manifest), base.as_ref(), code, &mut faults));
+        let calibration = code.and_then(|code| calibration::check(dir, &manifest, code, &mut faults));
         match base {
-            Some(base) if faults.is_empty() => Ok(Bundle { manifest, base, parities, k: code.map_or(1, Code::k) }),
+            Some(base) if faults.is_empty() => {
+                Ok(Bundle { manifest, base, parities, k: code.map_or(1, Code::k), calibration })
+            }
             _ => Err(WeightsError { faults }),
         }
     }
@@ -171,6 +186,11 @@ impl Bundle {
         let rows = self.manifest.rows_of(kind, self.k, self.parities.len());
         let parities = rows.iter().map(|parity| parity.sha256.clone());
         std::iter::once(self.manifest.base.sha256.clone()).chain(parities).collect()
+    }
+
+    /// How the code's decoded outputs are judged, if it is calibrated.
+    pub const fn calibration(&self) -> Option<Calibration> {
+        self.calibration
     }
 
     /// All that the manifest says.

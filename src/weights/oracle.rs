@@ -96,6 +96,7 @@ fn manifest(shape: &[usize], outputs: usize, base: Base) -> Manifest {
         },
         base,
         parities: Vec::new(),
+        calibrations: Vec::new(),
         measured: Vec::new(),
     }
 }

@@ -142,6 +142,57 @@ fn parity_rows_that_are_missing_or_there_twice_are_refused() {
     assert_faults(&found, &["two parity models"]);
 }
 
+fn calibrated(manifest: &Manifest) -> Calibrated {
+    let parities = manifest.parities.iter().map(|parity| parity.sha256.clone());
+    Calibrated {
+        kind: Kind::Sum,
+        k: 2,
+        r: 2,
+        temperature: 1.5,
+        agreement: 0.9,
+        rows: 100,
+        weights_sha256: std::iter::once(manifest.base.sha256.clone()).chain(parities).collect(),
+    }
+}
+
+#[test]
+fn a_calibration_is_read_for_its_code_alone() {
+    let dir = folder();
+    let load = || Bundle::load(dir.path(), Some(&code())).unwrap().calibration();
+    assert_eq!(load(), None);
+    let mut manifest = Manifest::read(dir.path()).unwrap();
+    // What is wrong with the calibration of a code that is not loaded matters to nobody.
+    let of_another = Calibrated { k: 3, temperature: -1.0, ..calibrated(&manifest) };
+    manifest.calibrations = vec![of_another, calibrated(&manifest)];
+    manifest.write(dir.path()).unwrap();
+    assert_eq!(Manifest::read(dir.path()).unwrap(), manifest);
+    let calibration = load().unwrap();
+    assert_eq!((calibration.temperature.get().to_bits(), calibration.rows), (1.5_f64.to_bits(), 100));
+    assert_eq!(Bundle::load(dir.path(), None).unwrap().calibration(), None);
+}
+
+#[test]
+fn a_calibration_for_other_weights_or_without_sense_is_refused() {
+    let with = |change: fn(&mut Calibrated)| {
+        faults(|manifest, _| {
+            let mut calibrated = calibrated(manifest);
+            change(&mut calibrated);
+            manifest.calibrations = vec![calibrated];
+        })
+    };
+    assert_faults(&with(|calibrated| calibrated.weights_sha256[2].replace_range(..1, "x")), &["for other weights"]);
+    assert_faults(&with(|calibrated| drop(calibrated.weights_sha256.pop())), &["for other weights"]);
+    for change in [
+        (|calibrated| calibrated.temperature = 0.0) as fn(&mut Calibrated),
+        |calibrated| calibrated.agreement = 1.1,
+        |calibrated| calibrated.rows = 0,
+    ] {
+        assert_faults(&with(change), &["needs a temperature above 0"]);
+    }
+    let found = faults(|manifest, _| manifest.calibrations = vec![calibrated(manifest); 2]);
+    assert_faults(&found, &["r = 2 twice"]);
+}
+
 #[test]
 fn codes_are_whole_or_refused() {
     let dir = folder();

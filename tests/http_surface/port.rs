@@ -17,7 +17,7 @@ use parityd::{
     http::{self, Lanes, Limits, Site, UnknownLane},
     job::{Fault, LaneReport, Role},
     metrics::Metrics,
-    query::{Accepts, Answer, Failure, LaneId, Prediction, Provenance, Query, Rows, Signature, TensorSpec},
+    query::{Accepts, Answer, Confidence, Failure, LaneId, Prediction, Provenance, Query, Rows, Signature, TensorSpec},
     reply::{Admitted, Pending, Permit},
 };
 use serde_json::{Value, json};
@@ -39,14 +39,16 @@ impl Adder {
         let row = &admitted.query.row;
         let failure = [(-1.0, Failure::Deadline), (-2.0, Failure::QueryFault), (-3.0, Failure::Stopped)];
         let failed = failure.iter().find(|(first, _)| (row[0] - first).abs() < f32::EPSILON);
+        let confidence = Confidence::new(0.75).unwrap();
         let provenance = match admitted.query.accepts {
-            Accepts::Any if index % 2 == 1 => Provenance::Reconstructed,
+            Accepts::Any if index % 2 == 1 && confidence >= admitted.query.min_confidence => Provenance::Reconstructed,
             Accepts::Any | Accepts::DirectOnly => Provenance::Direct,
         };
+        let confidence = (provenance == Provenance::Reconstructed).then_some(confidence);
         let sum = row.iter().sum::<f32>();
         let answer: Answer = match failed {
             Some((_, failure)) => Err(*failure),
-            None => Ok(Prediction { values: [sum, f32::MAX * sum].into(), provenance }),
+            None => Ok(Prediction { values: [sum, f32::MAX * sum].into(), provenance, confidence }),
         };
         admitted.answer(answer).expect("nobody else answers");
     }
@@ -81,8 +83,14 @@ impl Admission for Adder {
             return Err(refusal);
         }
         let permits = Permit::acquire(&self.taken, QUEUE_MAX, rows.count()).ok_or(Refusal::Full)?;
-        let query =
-            |row| Query { row, admitted: Time::ZERO, deadline: Time::ZERO, accepts: terms.accepts, in_range: true };
+        let query = |row| Query {
+            row,
+            admitted: Time::ZERO,
+            deadline: Time::ZERO,
+            accepts: terms.accepts,
+            min_confidence: terms.min_confidence.unwrap_or(Confidence::NONE),
+            in_range: true,
+        };
         let (admitted, pending) = Admitted::request(rows.iter().map(query).collect(), permits);
         if let Some(held) = self.held.lock().unwrap().as_mut() {
             held.extend(admitted);

@@ -82,6 +82,25 @@ fn what_a_client_sends_beside_its_rows_is_honoured_or_skipped() {
 }
 
 #[test]
+fn confidence_is_asked_for_and_told() {
+    let port = Port::open();
+    let mut body = tensor(&json!([ROW, ROW]));
+    assert_eq!(port.infer(&body.to_string()).json()["parameters"]["confidence"], "1,0.75");
+    body["parameters"] = json!({"min_confidence": 0.75});
+    assert_eq!(port.infer(&body.to_string()).json()["parameters"]["provenance"], "direct,reconstructed");
+    body["parameters"] = json!({"min_confidence": 0.76});
+    let sure = port.infer(&body.to_string()).json();
+    assert_eq!(sure["parameters"], json!({"provenance": "direct,direct"}), "nothing was judged");
+    body["parameters"] = json!({"min_confidence": 1.5});
+    port.infer(&body.to_string()).refused(400, "bad_field");
+    port.engine.refuse(Refusal::NotCalibrated);
+    body["parameters"] = json!({"min_confidence": 0.5});
+    let reply = port.infer(&body.to_string());
+    reply.refused(400, "bad_field");
+    assert!(reply.json()["error"].as_str().unwrap().starts_with("parameters.min_confidence: "), "{reply:?}");
+}
+
+#[test]
 fn verbs_and_paths_that_are_not_served_are_told_apart() {
     let port = Port::open();
     for (verb, path, allow) in [

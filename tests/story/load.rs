@@ -34,13 +34,14 @@ pub(crate) struct Load {
     pub(crate) duration: Duration,
     pub(crate) rows: usize,
     pub(crate) allow_reconstructed: bool,
+    pub(crate) min_confidence: Option<f64>,
     pub(crate) seed: u64,
 }
 
 impl Load {
     /// `per_second` requests of one row.
     pub(crate) fn new(per_second: u32, duration: Duration) -> Self {
-        Load { per_second, duration, rows: 1, allow_reconstructed: true, seed: 1 }
+        Load { per_second, duration, rows: 1, allow_reconstructed: true, min_confidence: None, seed: 1 }
     }
 }
 
@@ -53,6 +54,8 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     /// One word a row; empty unless the status is 200.
     pub(crate) provenance: Vec<String>,
+    /// One number a row, if any row was judged.
+    pub(crate) confidence: Vec<f64>,
     /// One row of outputs a row.
     pub(crate) logits: Vec<Vec<f32>>,
     /// `reason` of an error.
@@ -94,7 +97,7 @@ pub(crate) fn send(daemon: &Daemon, load: Load) -> Vec<Reply> {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(picked) = picked.get(index) else { return };
-            let body = body(&images, picked, load.allow_reconstructed);
+            let body = body(&images, picked, load.allow_reconstructed, load.min_confidence);
             let sent_at = Duration::from_secs(index as u64) / load.per_second;
             thread::sleep((start + sent_at).saturating_duration_since(Instant::now()));
             let outcome = exchange(&agent, &daemon.url, &body);
@@ -118,15 +121,16 @@ pub(crate) fn ask_direct(daemon: &Daemon, picked: &[usize]) -> Vec<Reply> {
     let (images, agent) = (images(), agent(PATIENCE));
     let one = |&image: &usize| Reply {
         images: vec![image],
-        ..exchange(&agent, &daemon.url, &body(&images, &[image], false))
+        ..exchange(&agent, &daemon.url, &body(&images, &[image], false, None))
     };
     picked.iter().map(one).collect()
 }
 
-fn body(images: &Images, picked: &[usize], allow_reconstructed: bool) -> String {
+fn body(images: &Images, picked: &[usize], allow_reconstructed: bool, min_confidence: Option<f64>) -> String {
     let values: Vec<f32> = picked.iter().flat_map(|&image| images.row(image).iter().copied()).collect();
     let input = json!({"name": "input", "shape": [picked.len(), 1, 28, 28], "datatype": "FP32", "data": values});
-    json!({"inputs": [input], "parameters": {"allow_reconstructed": allow_reconstructed}}).to_string()
+    let parameters = json!({"allow_reconstructed": allow_reconstructed, "min_confidence": min_confidence});
+    json!({"inputs": [input], "parameters": parameters}).to_string()
 }
 
 fn exchange(agent: &ureq::Agent, url: &str, body: &str) -> Reply {
@@ -134,6 +138,7 @@ fn exchange(agent: &ureq::Agent, url: &str, body: &str) -> Reply {
         images: Vec::new(),
         status: 0,
         provenance: Vec::new(),
+        confidence: Vec::new(),
         logits: Vec::new(),
         reason: String::new(),
         retry_after: false,
@@ -158,9 +163,12 @@ fn exchange(agent: &ureq::Agent, url: &str, body: &str) -> Reply {
     }
     let provenance =
         told["parameters"]["provenance"].as_str().expect("a label").split(',').map(str::to_owned).collect();
+    let confidence = told["parameters"]["confidence"].as_str().unwrap_or_default().split(',');
+    let confidence = confidence.filter_map(|number| number.parse().ok()).collect();
     let values = told["outputs"][0]["data"].as_array().expect("outputs").iter();
     let values: Vec<f32> = values.map(|value| value.as_f64().expect("a number") as f32).collect();
-    Reply { status, provenance, logits: values.chunks(10).map(<[f32]>::to_vec).collect(), ..nothing }
+    let logits = values.chunks(10).map(<[f32]>::to_vec).collect();
+    Reply { status, provenance, confidence, logits, ..nothing }
 }
 
 /// The class with the largest output.

@@ -12,6 +12,7 @@ mod codes;
 mod daemon;
 mod drain;
 mod faults;
+mod gate;
 mod limits;
 mod load;
 mod log;

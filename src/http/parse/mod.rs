@@ -22,8 +22,8 @@ use serde::{
 
 use values::Data;
 
-use super::error::ClientError;
-use crate::query::{Accepts, Rows, Signature, TensorSpec};
+use super::error::{ClientError, MIN_CONFIDENCE};
+use crate::query::{Accepts, Confidence, Rows, Signature, TensorSpec};
 
 /// An infer request that can be admitted.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Call {
     pub id: Option<String>,
     /// Which predictions the client takes.
     pub accepts: Accepts,
+    /// The least confidence of a reconstruction that the client takes, if it says.
+    pub min_confidence: Option<Confidence>,
     /// At least one row, each as wide as the input.
     pub rows: Rows,
 }
@@ -118,6 +120,14 @@ enum CallKey {
 #[derive(Deserialize, Default)]
 struct Parameters {
     allow_reconstructed: Option<bool>,
+    #[serde(default, deserialize_with = "min_confidence")]
+    min_confidence: Option<f64>,
+}
+
+/// A number, or an error that names the parameter.
+fn min_confidence<'de, D: Deserializer<'de>>(json: D) -> Result<Option<f64>, D::Error> {
+    let read = Option::<f64>::deserialize(json);
+    read.map_err(|error| serde::de::Error::custom(format!("min_confidence: {error}")))
 }
 
 #[derive(Deserialize)]
@@ -160,8 +170,17 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let rows = inputs.ok_or_else(|| expected.refuse_field("inputs", "missing"))?;
         let parameters = parameters.flatten().map(|Object(parameters)| parameters).unwrap_or_default();
         let accepts = if parameters.allow_reconstructed.unwrap_or(true) { Accepts::Any } else { Accepts::DirectOnly };
-        Ok(Call { id: id.flatten(), accepts, rows })
+        let min_confidence = parameters.min_confidence.map(|least| confidence(expected, least)).transpose()?;
+        Ok(Call { id: id.flatten(), accepts, min_confidence, rows })
     }
+}
+
+fn confidence<E: serde::de::Error>(expected: &Expected<'_>, least: f64) -> Result<Confidence, E> {
+    // Rounded after the look: 1.00000001 is not from 0 to 1.
+    let within = Some(least).filter(|least| (0.0..=1.0).contains(least));
+    #[expect(clippy::cast_possible_truncation, reason = "confidences are f32")]
+    let read = within.and_then(|least| Confidence::new(least as f32));
+    read.ok_or_else(|| expected.refuse_field(MIN_CONFIDENCE, format!("a number from 0 to 1 is expected, not {least}")))
 }
 
 fn check_outputs<E: serde::de::Error>(expected: &Expected<'_>, outputs: &[Object<Output>]) -> Result<(), E> {

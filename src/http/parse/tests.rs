@@ -68,6 +68,19 @@ fn fields_come_in_any_order_and_unknown_ones_are_skipped() {
 }
 
 #[test]
+fn a_least_confidence_is_a_number_from_0_to_1() {
+    let asked = |least: Value| json!({"parameters": {"min_confidence": least}, "inputs": [tensor()]}).to_string();
+    for (least, read_as) in [(json!(0.9), Some(0.9)), (json!(0), Some(0.0)), (json!(1), Some(1.0)), (Value::Null, None)]
+    {
+        let call = read(&asked(least)).expect("from 0 to 1");
+        assert_eq!(call.min_confidence, read_as.and_then(Confidence::new));
+    }
+    for least in [json!(1.000_000_001), json!(-0.1), json!("0.9"), json!(true), json!([0.9])] {
+        refused(&asked(least), 400, "min_confidence");
+    }
+}
+
+#[test]
 fn null_stands_for_an_absent_field() {
     let body = json!({"id": null, "parameters": null, "outputs": null, "inputs": [tensor()]}).to_string();
     let call = read(&body).expect("nulls");
