@@ -184,6 +184,10 @@ pub(crate) struct Eval {
     #[arg(long, conflicts_with = "json")]
     pub(crate) markdown: bool,
 
+    /// Draw the figures of what was measured into this folder, each as SVG and as PNG
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plots: Option<PathBuf>,
+
     /// How many permutations of the test images to measure, seeded from 0
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seeds: u64,

@@ -171,6 +171,9 @@ fn evaluate(options: &Eval) -> Result<()> {
         }
         rows.extend(measured);
     }
+    if let Some(dir) = &options.plots {
+        eval::plot(&rows, dir)?;
+    }
     let text = match options {
         Eval { json: true, .. } => eval::json(&rows),
         Eval { markdown: true, .. } => eval::markdown(&rows),

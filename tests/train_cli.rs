@@ -99,7 +99,9 @@ fn a_trained_folder_is_measured_and_recorded() {
     assert!(manifest.contains("parityd train parity --weights weights/tiny/1 --kind sum -k 2 -r 2 --row 1"));
     let again = run("eval --weights weights/tiny/1 --data . --seeds 2 --json", dir.path());
     assert_eq!(untimed(&json), untimed(&again), "only time is measured anew");
-    assert!(run("eval --all --data . --seeds 1", dir.path()).contains("A_d"));
+    assert!(run("eval --all --data . --seeds 1 --plots figures", dir.path()).contains("A_d"));
+    let figures = fs::read_dir(dir.path().join("figures")).unwrap().count();
+    assert!(figures >= 8, "{figures} files, a network's figures as SVG and as PNG");
 
     // A new base leaves no parity model behind that learned from the old one.
     run("train base --arch mlp --out weights/tiny/1 --name tiny --data . --epochs 1 --seed 9", dir.path());

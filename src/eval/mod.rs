@@ -5,8 +5,10 @@
 //! lost in turn, with all parity slots at hand. Nets, encoder and decoder are the daemon's. Nothing here is estimated from training.
 
 mod cost;
+mod distance;
 mod markdown;
 mod papers;
+mod plot;
 mod report;
 mod stripes;
 
@@ -26,7 +28,9 @@ use crate::{
     weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError},
 };
 pub use cost::Cost;
+use distance::Distances;
 pub use markdown::markdown;
+pub use plot::plot;
 pub use report::{Row, json, table};
 pub use stripes::{Stripes, class, encode};
 
@@ -65,6 +69,14 @@ pub enum EvalError {
         file: PathBuf,
         /// Why.
         error: io::Error,
+    },
+    /// A figure could not be drawn.
+    #[error("figure {name} cannot be drawn: {fault}")]
+    Figure {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        fault: String,
     },
     /// Arithmetic failed.
     #[error(transparent)]
@@ -126,6 +138,8 @@ struct Reconstructed {
     /// For each pattern of lost data slots, its accuracy over all seeds.
     by_pattern: Vec<(SlotSet, f64)>,
     agreement: f64,
+    /// Percentiles of the distances from the direct answers.
+    distances: Vec<f32>,
 }
 
 /// Right answers, agreements with the direct answer, and how many there were.
@@ -163,19 +177,27 @@ impl Direct<'_> {
         right as f64 / self.images.count().max(1) as f64
     }
 
+    /// How often the most frequent class is right.
+    fn most_frequent(&self) -> f64 {
+        let mut counts = [0_usize; u8::MAX as usize + 1];
+        self.images.labels.iter().for_each(|&label| counts[usize::from(label)] += 1);
+        counts.into_iter().max().unwrap_or(0) as f64 / self.images.count().max(1) as f64
+    }
+
     fn reconstructed(&self, bundle: &Bundle, code: &dyn Code, seeds: &[u64]) -> Result<Reconstructed, TensorError> {
         let nets = (0..code.r()).map(|row| bundle.parity(row, &Device::Cpu)).collect::<Result<Vec<Net>, _>>()?;
         let nets: Vec<Option<&Net>> = nets.iter().map(Some).collect();
         let patterns = patterns(code);
         let mut by_pattern = vec![Tally::default(); patterns.len()];
         let mut by_seed = Vec::new();
+        let mut distances = Distances::default();
         for &seed in seeds {
             let mut order: Vec<usize> = (0..self.images.count()).collect();
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
             let stripes = Stripes::run(code, self.images, &order, self.outputs, &nets)?;
             let mut of_seed = Tally::default();
             for (pattern, sum) in patterns.iter().zip(&mut by_pattern) {
-                let tally = self.tally(&stripes, *pattern);
+                let tally = self.tally(&stripes, *pattern, &mut distances);
                 sum.add(tally);
                 of_seed.add(tally);
             }
@@ -190,15 +212,17 @@ impl Direct<'_> {
             a_d: by_seed.into_iter().map(Tally::accuracy).collect(),
             by_pattern: patterns.into_iter().zip(by_pattern.into_iter().map(Tally::accuracy)).collect(),
             agreement: all.agree as f64 / all.all.max(1) as f64,
+            distances: distances.percentiles(),
         })
     }
 
-    fn tally(&self, stripes: &Stripes<'_>, lost: SlotSet) -> Tally {
+    fn tally(&self, stripes: &Stripes<'_>, lost: SlotSet, distances: &mut Distances) -> Tally {
         let mut tally = Tally::default();
         stripes.reconstruct(lost, |row, decoded| {
             tally.right += usize::from(self.is_right(row, decoded));
             tally.agree += usize::from(class(decoded) == class(self.output(row)));
             tally.all += 1;
+            distances.add(decoded, self.output(row));
         });
         tally
     }
@@ -220,10 +244,12 @@ impl Direct<'_> {
             r,
             preset: training.unwrap_or(&manifest.base.training).preset.clone(),
             a_a: self.accuracy(),
+            a_default: self.most_frequent(),
             a_d: mean,
             a_d_sd: sd,
             a_d_by_pattern: measured.iter().flat_map(|measured| &measured.by_pattern).map(named).collect(),
             agreement: measured.as_ref().map(|measured| measured.agreement),
+            distances: measured.as_ref().map_or_else(Vec::new, |measured| measured.distances.clone()),
             parity_flops: code.map(|code| cost::parity_flops(bundle, code)),
             base_flops,
             cost,

@@ -30,6 +30,9 @@ pub struct Row {
     pub preset: String,
     /// Accuracy of direct answers.
     pub a_a: f64,
+    /// Accuracy of always answering the most frequent class, for the figures.
+    #[serde(skip)]
+    pub a_default: f64,
     /// Accuracy of reconstructed answers over all patterns, mean over the seeds.
     pub a_d: Option<f64>,
     /// Its standard deviation over the seeds, for the table and the manifest.
@@ -39,6 +42,10 @@ pub struct Row {
     pub a_d_by_pattern: BTreeMap<String, f64>,
     /// Share of reconstructed answers with the class of the base model's own output.
     pub agreement: Option<f64>,
+    /// The distances from the direct answer that 0 %, 1 % … 100 % of the reconstructed ones do not exceed, for the figures: each the largest
+    /// difference of a class's probability.
+    #[serde(skip)]
+    pub distances: Vec<f32>,
     /// Encoder, parity model and decoder: two FLOPs a multiply-add.
     pub parity_flops: Option<u64>,
     /// The base model on one row.
@@ -127,10 +134,10 @@ fn costs(row: &Row) -> [String; 5] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn row() -> Row {
+    pub(in super::super) fn row() -> Row {
         Row {
             deployment: "fashion-mnist".to_owned(),
             dataset: "fashion-mnist".to_owned(),
@@ -140,10 +147,12 @@ mod tests {
             r: 1,
             preset: "parm".to_owned(),
             a_a: 0.9,
+            a_default: 0.1,
             a_d: Some(0.8),
             a_d_sd: Some(0.001),
             a_d_by_pattern: BTreeMap::from([("0".to_owned(), 0.79), ("1".to_owned(), 0.81)]),
             agreement: Some(0.82),
+            distances: vec![0.0, 0.2, 1.0],
             parity_flops: Some(840_000),
             base_flops: 833_040,
             cost: Some(Cost {
