@@ -10,9 +10,10 @@ mod log;
 use std::{
     env,
     io::{self, Write},
+    os::unix::process::CommandExt,
     panic,
     path::Path,
-    process::ExitCode,
+    process::{self, ExitCode},
     time::Duration,
 };
 
@@ -44,12 +45,19 @@ const NEW_PROCESS: u8 = 75;
 /// Configuration, weights, port or data do not allow it.
 const CANNOT_START: u8 = 78;
 
+/// How many threads candle may take for what it does not do in the pool of its caller.
+const CANDLE_THREADS: &str = "CANDLE_NUM_THREADS";
+
 fn main() -> ExitCode {
+    let shared = without_shared_pool();
     let cli = Cli::parse();
     // A wrong `--log` ends the process with 2, as any wrong flag.
     let log = log::start(&cli.log, cli.log_format).unwrap_or_else(|error| {
         Cli::command().error(ErrorKind::InvalidValue, format!("--log {}: {error}", cli.log)).exit()
     });
+    if let Some(error) = shared {
+        tracing::warn!(%error, "cannot set CANDLE_NUM_THREADS=1: lanes and trainers may wait for each other");
+    }
     let ended = panic::catch_unwind(|| run(&cli));
     let code = match ended {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -63,6 +71,25 @@ fn main() -> ExitCode {
     // Its last lines are written now; a lane that hangs may keep the process's end waiting, but not its log.
     drop(log);
     code
+}
+
+/// Starts this process anew, with the same id, so that candle has no pool beside those of its callers.
+///
+/// Candle runs element-wise work on tensors of 64 Ki values and more in a pool of the whole process: one caller at a time, and all threads
+/// spin until the last is done. Lanes and the parts of a training step then wait for each other, and burn the cores that the others need. The size of
+/// that pool is read from the environment once; changing the environment of a running process is unsafe, starting with another is not.
+/// Gives why it could not be done.
+fn without_shared_pool() -> Option<io::Error> {
+    if env::var_os(CANDLE_THREADS).is_some() {
+        return None;
+    }
+    let mut arguments = env::args_os();
+    let name = arguments.next()?;
+    let program = match env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return Some(error),
+    };
+    Some(process::Command::new(program).arg0(name).args(arguments).env(CANDLE_THREADS, "1").exec())
 }
 
 fn run(cli: &Cli) -> Result<()> {
