@@ -58,6 +58,8 @@ pub(crate) enum Train {
     Base(TrainBase),
     /// Train parity models on a base model's outputs
     Parity(TrainParity),
+    /// Train every model anew that the manifests below a folder describe, and compare old and new accuracies
+    All(TrainAll),
 }
 
 #[derive(Debug, Args)]
@@ -127,6 +129,33 @@ pub(crate) struct TrainParity {
 
     #[command(flatten)]
     pub(crate) run: TrainRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainAll {
+    /// Folder of the weights to read (<deployment>/<version> below it)
+    #[arg(long, value_name = "DIR", default_value = "weights")]
+    pub(crate) weights: PathBuf,
+
+    /// Folder that gets the same, trained anew
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+
+    /// Passes over the training images [default: what each manifest records; fewer for a quick try]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) epochs: Option<u32>,
+
+    /// Folder of Fashion-MNIST's files [default: $PARITYD_DATA, then that of the Debian package]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// Keep what is there already, made with the same settings, and go on from checkpoints
+    #[arg(long)]
+    pub(crate) resume: bool,
+
+    /// JSON alone on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What both trainings take.

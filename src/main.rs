@@ -25,10 +25,10 @@ use parityd::{
     data,
     eval::{self, EvalError},
     serve::{self, Plan, ServeError},
-    train::{self, BaseOptions, ParityOptions, Settings, TrainError},
+    train::{self, AllOptions, BaseOptions, ParityOptions, Remade, Settings, TrainError},
 };
 
-use cli::{Bench, BenchCompare, BenchHttp, Cli, Command, Eval, Train, TrainBase, TrainParity, TrainRun};
+use cli::{Bench, BenchCompare, BenchHttp, Cli, Command, Eval, Train, TrainAll, TrainBase, TrainParity, TrainRun};
 
 /// What was measured is printed, but nothing should be concluded from it. `EX_DATAERR` of sysexits.
 const VOID: u8 = 65;
@@ -44,6 +44,9 @@ const NEW_PROCESS: u8 = 75;
 
 /// Configuration, weights, port or data do not allow it.
 const CANNOT_START: u8 = 78;
+
+/// Seeds of the permutations that `eval` uses, too, if nobody says otherwise.
+const SEEDS: [u64; 5] = [0, 1, 2, 3, 4];
 
 /// How many threads candle may take for what it does not do in the pool of its caller.
 const CANDLE_THREADS: &str = "CANDLE_NUM_THREADS";
@@ -98,6 +101,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Check) => check(&Plan::load(cli.config.as_deref())?),
         Some(Command::Train(Train::Base(options))) => train_base(options),
         Some(Command::Train(Train::Parity(options))) => train_parity(options),
+        Some(Command::Train(Train::All(options))) => train_all(options),
         Some(Command::Eval(options)) => evaluate(options),
         Some(Command::Bench(Bench::Http(options))) => bench_http(options),
         Some(Command::Bench(Bench::Compare(options))) => bench_compare(options),
@@ -170,6 +174,25 @@ fn train_parity(options: &TrainParity) -> Result<()> {
         settings: settings(run, if *k == 2 { 64 } else { 32 }),
     };
     Ok(train::parity(&options)?)
+}
+
+/// Trains, then measures old and new on the same images: what a manifest records may have been measured on others.
+fn train_all(options: &TrainAll) -> Result<()> {
+    let data = data::locate(options.data.as_deref());
+    let made = train::all(&AllOptions {
+        weights: options.weights.clone(),
+        out: options.out.clone(),
+        data: data.clone(),
+        epochs: options.epochs.map(|epochs| epochs as usize),
+        resume: options.resume,
+    })?;
+    let mut changes = Vec::new();
+    for Remade { old, new } in made {
+        let measured = eval::measure(&new, &data, &SEEDS)?;
+        eval::record(&new, &measured)?;
+        changes.extend(eval::changes(&eval::measure(&old, &data, &SEEDS)?, &measured));
+    }
+    print(&if options.json { serde_json::to_string_pretty(&changes)? } else { eval::changes_table(&changes) })
 }
 
 fn settings(run: &TrainRun, batch: u32) -> Settings {

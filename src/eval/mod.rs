@@ -4,6 +4,7 @@
 //! test set is permuted with each seed, cut into stripes of k (a rest is left out), and every set of data slots that the code can recover is
 //! lost in turn, with all parity slots at hand. Nets, encoder and decoder are the daemon's. Nothing here is estimated from training.
 
+mod change;
 mod cost;
 mod distance;
 mod markdown;
@@ -27,6 +28,7 @@ use crate::{
     model::{Device, Net, TensorError},
     weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError},
 };
+pub use change::{Change, changes, changes_table};
 pub use cost::Cost;
 use distance::Distances;
 pub use markdown::markdown;

@@ -103,7 +103,12 @@ pub fn table(rows: &[Row]) -> String {
     let [few, some, many] = LOST.map(|lost| format!("A_o {lost}"));
     let names = ["deployment", "network", "code", "k", "r", "preset", "A_a", "A_d", "agree"];
     let names = names.map(str::to_owned).into_iter().chain([few, some, many]).chain(COSTS.map(str::to_owned));
-    let lines: Vec<Vec<String>> = std::iter::once(names.collect()).chain(rows.iter().map(cells)).collect();
+    aligned(std::iter::once(names.collect()).chain(rows.iter().map(cells)).collect())
+}
+
+/// Lines of cells, each column as wide as its widest cell.
+#[expect(clippy::needless_pass_by_value, reason = "a table is built to be printed")]
+pub(super) fn aligned(lines: Vec<Vec<String>>) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     let aligned = |line: &Vec<String>| {
