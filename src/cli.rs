@@ -60,6 +60,8 @@ pub(crate) enum Train {
     Parity(TrainParity),
     /// Fit how the confidence of reconstructions is told, for every code of a folder of weights
     Calibrate(TrainCalibrate),
+    /// Train every model anew that the manifests below a folder describe, and compare old and new accuracies
+    All(TrainAll),
 }
 
 #[derive(Debug, Args)]
@@ -146,6 +148,33 @@ pub(crate) struct TrainCalibrate {
     pub(crate) data: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct TrainAll {
+    /// Folder of the weights to read (<deployment>/<version> below it)
+    #[arg(long, value_name = "DIR", default_value = "weights")]
+    pub(crate) weights: PathBuf,
+
+    /// Folder that gets the same, trained anew
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+
+    /// Passes over the training images [default: what each manifest records; fewer for a quick try]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) epochs: Option<u32>,
+
+    /// Folder of Fashion-MNIST's files [default: $PARITYD_DATA, then that of the Debian package]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// Keep what is there already, made with the same settings, and go on from checkpoints
+    #[arg(long)]
+    pub(crate) resume: bool,
+
+    /// JSON alone on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// What both trainings take.
 #[derive(Debug, Args)]
 pub(crate) struct TrainRun {
@@ -200,6 +229,10 @@ pub(crate) struct Eval {
     /// The page docs/accuracy.md on standard output: what was measured beside what the papers report
     #[arg(long, conflicts_with = "json")]
     pub(crate) markdown: bool,
+
+    /// Draw the figures of what was measured into this folder, each as SVG and as PNG
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plots: Option<PathBuf>,
 
     /// How many permutations of the test images to measure, seeded from 0
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]

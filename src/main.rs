@@ -10,9 +10,10 @@ mod log;
 use std::{
     env,
     io::{self, Write},
+    os::unix::process::CommandExt,
     panic,
     path::Path,
-    process::ExitCode,
+    process::{self, ExitCode},
     time::Duration,
 };
 
@@ -24,11 +25,12 @@ use parityd::{
     data,
     eval::{self, EvalError},
     serve::{self, Plan, ServeError},
-    train::{self, BaseOptions, CalibrateOptions, ParityOptions, Settings, TrainError},
+    train::{self, AllOptions, BaseOptions, CalibrateOptions, ParityOptions, Remade, Settings, TrainError},
 };
 
 use cli::{
-    Bench, BenchCompare, BenchHttp, Cli, Command, Eval, Train, TrainBase, TrainCalibrate, TrainParity, TrainRun,
+    Bench, BenchCompare, BenchHttp, Cli, Command, Eval, Train, TrainAll, TrainBase, TrainCalibrate, TrainParity,
+    TrainRun,
 };
 
 /// What was measured is printed, but nothing should be concluded from it. `EX_DATAERR` of sysexits.
@@ -46,12 +48,22 @@ const NEW_PROCESS: u8 = 75;
 /// Configuration, weights, port or data do not allow it.
 const CANNOT_START: u8 = 78;
 
+/// Seeds of the permutations that `eval` uses, too, if nobody says otherwise.
+const SEEDS: [u64; 5] = [0, 1, 2, 3, 4];
+
+/// How many threads candle may take for what it does not do in the pool of its caller.
+const CANDLE_THREADS: &str = "CANDLE_NUM_THREADS";
+
 fn main() -> ExitCode {
+    let shared = without_shared_pool();
     let cli = Cli::parse();
     // A wrong `--log` ends the process with 2, as any wrong flag.
     let log = log::start(&cli.log, cli.log_format).unwrap_or_else(|error| {
         Cli::command().error(ErrorKind::InvalidValue, format!("--log {}: {error}", cli.log)).exit()
     });
+    if let Some(error) = shared {
+        tracing::warn!(%error, "cannot set CANDLE_NUM_THREADS=1: lanes and trainers may wait for each other");
+    }
     let ended = panic::catch_unwind(|| run(&cli));
     let code = match ended {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -67,6 +79,25 @@ fn main() -> ExitCode {
     code
 }
 
+/// Starts this process anew, with the same id, so that candle has no pool beside those of its callers.
+///
+/// Candle runs element-wise work on tensors of 64 Ki values and more in a pool of the whole process: one caller at a time, and all threads
+/// spin until the last is done. Lanes and the parts of a training step then wait for each other, and burn the cores that the others need. The size of
+/// that pool is read from the environment once; changing the environment of a running process is unsafe, starting with another is not.
+/// Gives why it could not be done.
+fn without_shared_pool() -> Option<io::Error> {
+    if env::var_os(CANDLE_THREADS).is_some() {
+        return None;
+    }
+    let mut arguments = env::args_os();
+    let name = arguments.next()?;
+    let program = match env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return Some(error),
+    };
+    Some(process::Command::new(program).arg0(name).args(arguments).env(CANDLE_THREADS, "1").exec())
+}
+
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         None | Some(Command::Serve) => Ok(serve::run(&Plan::load(cli.config.as_deref())?)?),
@@ -74,6 +105,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Train(Train::Base(options))) => train_base(options),
         Some(Command::Train(Train::Parity(options))) => train_parity(options),
         Some(Command::Train(Train::Calibrate(options))) => train_calibrate(options),
+        Some(Command::Train(Train::All(options))) => train_all(options),
         Some(Command::Eval(options)) => evaluate(options),
         Some(Command::Bench(Bench::Http(options))) => bench_http(options),
         Some(Command::Bench(Bench::Compare(options))) => bench_compare(options),
@@ -154,6 +186,25 @@ fn train_calibrate(options: &TrainCalibrate) -> Result<()> {
     Ok(train::calibrate(&CalibrateOptions { weights: weights.clone(), data: data::locate(data.as_deref()) })?)
 }
 
+/// Trains, then measures old and new on the same images: what a manifest records may have been measured on others.
+fn train_all(options: &TrainAll) -> Result<()> {
+    let data = data::locate(options.data.as_deref());
+    let made = train::all(&AllOptions {
+        weights: options.weights.clone(),
+        out: options.out.clone(),
+        data: data.clone(),
+        epochs: options.epochs.map(|epochs| epochs as usize),
+        resume: options.resume,
+    })?;
+    let mut changes = Vec::new();
+    for Remade { old, new } in made {
+        let measured = eval::measure(&new, &data, &SEEDS)?;
+        eval::record(&new, &measured)?;
+        changes.extend(eval::changes(&eval::measure(&old, &data, &SEEDS)?, &measured));
+    }
+    print(&if options.json { serde_json::to_string_pretty(&changes)? } else { eval::changes_table(&changes) })
+}
+
 fn settings(run: &TrainRun, batch: u32) -> Settings {
     Settings {
         preset: run.preset,
@@ -179,6 +230,9 @@ fn evaluate(options: &Eval) -> Result<()> {
             eval::record(folder, &measured)?;
         }
         rows.extend(measured);
+    }
+    if let Some(dir) = &options.plots {
+        eval::plot(&rows, dir)?;
     }
     let text = match options {
         Eval { json: true, .. } => eval::json(&rows),

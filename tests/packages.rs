@@ -55,6 +55,18 @@ fn cargo_reads_what_the_container_copies() {
     assert!(cargo.status.success(), "{}", String::from_utf8_lossy(&cargo.stderr));
 }
 
+/// A registry takes 10 MiB; pictures of a page that is read in the repository leave that to the weights. What the program embeds must come.
+#[test]
+fn the_crate_package_has_the_font_and_no_picture() {
+    let arguments = ["package", "--list", "--offline", "--allow-dirty"];
+    let cargo = Command::new(env!("CARGO")).args(arguments).current_dir(root()).output().unwrap();
+    assert!(cargo.status.success(), "{}", String::from_utf8_lossy(&cargo.stderr));
+    let listed = String::from_utf8_lossy(&cargo.stdout);
+    let files: Vec<&str> = listed.lines().collect();
+    assert!(files.contains(&"src/eval/plot/roboto-latin.ttf") && files.contains(&"docs/accuracy.md"), "{files:?}");
+    assert_eq!(files.iter().filter(|file| file.starts_with("docs/plots")).count(), 0);
+}
+
 /// The compiler that is promised is the one that CI and the container use.
 #[test]
 fn one_toolchain_everywhere() {

@@ -111,6 +111,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("nvml_wrapper", &["health"]),
     // Candle's parallel loops run in the pool of whoever calls them; the core must not have one.
     ("rayon", &["lane", "train", "eval"]),
+    // Pictures are made where accuracies are measured, and nowhere in the daemon.
+    ("plotters", &["eval"]),
+    ("plotters_backend", &["eval"]),
+    ("ab_glyph", &["eval"]),
+    ("png", &["eval"]),
     // An executor that the core depended on could not be replaced by the simulator. bench is a program of its own, with its own sockets.
     ("tokio", &["http", "serve", "bench", "main"]),
     ("async", &["http", "serve", "bench", "main"]),

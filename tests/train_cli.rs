@@ -25,8 +25,12 @@ fn data() -> TempDir {
 }
 
 fn parityd(arguments: &str, dir: &Path) -> Output {
+    parityd_on(1, arguments, dir)
+}
+
+fn parityd_on(threads: usize, arguments: &str, dir: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parityd"));
-    command.current_dir(dir).args(arguments.split_whitespace()).env("RAYON_NUM_THREADS", "1");
+    command.current_dir(dir).args(arguments.split_whitespace()).env("RAYON_NUM_THREADS", threads.to_string());
     command.env_remove("PARITYD_DATA").env_remove("PARITYD_LOG").output().expect("cargo has built it")
 }
 
@@ -59,6 +63,47 @@ fn a_seed_gives_the_same_weights_however_often_it_is_interrupted() {
         train("parts", arch, "--epochs 1 --seed 3");
         assert_eq!(whole, train("parts", arch, "--epochs 2 --seed 3 --resume"));
     }
+}
+
+/// A batch is cut into the same parts whoever runs them, and their gradients are added up in order.
+#[test]
+fn the_number_of_threads_changes_no_bit_of_the_weights() {
+    let dir = data();
+    let trained = |threads: usize| {
+        let at = format!("weights/t{threads}/1");
+        for arguments in [
+            format!("train base --arch lenet5 --out {at} --data . --epochs 1 --preset best"),
+            format!("train parity --weights {at} -k 2 --data . --epochs 1 --preset best"),
+        ] {
+            let output = parityd_on(threads, &arguments, dir.path());
+            assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let read = |file: &str| fs::read(dir.path().join(&at).join(file)).unwrap();
+        (read("base.safetensors"), read("sum-k2-r1/row0.safetensors"))
+    };
+    let one = trained(1);
+    for threads in [2, 3, 7] {
+        assert!(one == trained(threads), "{threads} threads");
+    }
+}
+
+/// Candle's own pool, which all of a process shares, would make the parts of a batch wait for each other.
+#[cfg(target_os = "linux")]
+#[test]
+#[expect(clippy::disallowed_methods, reason = "waits for another process")]
+fn candle_gets_no_pool_beside_those_of_its_callers() {
+    let dir = data();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parityd"));
+    command.current_dir(dir.path()).env("RAYON_NUM_THREADS", "2").env_remove("CANDLE_NUM_THREADS");
+    command.args("train base --arch lenet5 --out w --data . --epochs 1000 --log error".split(' '));
+    let mut child = command.spawn().expect("cargo has built it");
+    let set = (0..500).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let environment = fs::read(format!("/proc/{}/environ", child.id())).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|entry| entry == b"CANDLE_NUM_THREADS=1")
+    });
+    child.kill().and_then(|()| child.wait()).expect("it was running");
+    assert!(set, "the process has the id that it was started with, and one thread of candle's");
 }
 
 /// Rows without what differs between two runs.
@@ -99,7 +144,9 @@ fn a_trained_folder_is_measured_and_recorded() {
     assert!(manifest.contains("parityd train parity --weights weights/tiny/1 --kind sum -k 2 -r 2 --row 1"));
     let again = run("eval --weights weights/tiny/1 --data . --seeds 2 --json", dir.path());
     assert_eq!(untimed(&json), untimed(&again), "only time is measured anew");
-    assert!(run("eval --all --data . --seeds 1", dir.path()).contains("A_d"));
+    assert!(run("eval --all --data . --seeds 1 --plots figures", dir.path()).contains("A_d"));
+    let figures = fs::read_dir(dir.path().join("figures")).unwrap().count();
+    assert!(figures >= 8, "{figures} files, a network's figures as SVG and as PNG");
 
     // A new base leaves no parity model behind that learned from the old one.
     run("train base --arch mlp --out weights/tiny/1 --name tiny --data . --epochs 1 --seed 9", dir.path());

@@ -2,7 +2,11 @@
 
 use std::fmt::Write;
 
-use super::{Row, papers::PUBLISHED};
+use super::{
+    Row,
+    papers::PUBLISHED,
+    plot::{Figure, networks},
+};
 
 /// The whole page.
 pub fn markdown(rows: &[Row]) -> String {
@@ -17,6 +21,7 @@ pub fn markdown(rows: &[Row]) -> String {
     for row in rows.iter().filter(|row| !row.coverage.is_empty()) {
         coverage(&mut page, row);
     }
+    figures(&mut page, rows);
     page.push_str(PAPERS);
     page.push_str("| data | network | code | k | A_a % | A_d % | source | here |\n|---|---|---|---|---|---|---|---|\n");
     for published in &PUBLISHED {
@@ -26,6 +31,18 @@ pub fn markdown(rows: &[Row]) -> String {
         writeln!(page, "| {} | {} |", cells.join(" | "), rest.join(" | ")).expect(TO_MEMORY);
     }
     page
+}
+
+/// The figures that `--plots docs/plots` draws of these rows.
+fn figures(page: &mut String, rows: &[Row]) {
+    page.push_str("\n## Figures\n");
+    for figure in Figure::ALL {
+        writeln!(page, "\n{}\n", figure.sentence()).expect(TO_MEMORY);
+        for network in networks(rows) {
+            let file = format!("plots/{}-{}", network.stem, figure.name());
+            writeln!(page, "[![{} of {}]({file}.png)]({file}.svg)", figure.name(), network.stem).expect(TO_MEMORY);
+        }
+    }
 }
 
 fn line(page: &mut String, row: &Row) {
@@ -63,7 +80,7 @@ const HEAD: &str = "# Accuracy
 
 Made by
 
-    parityd eval --all --markdown > docs/accuracy.md
+    parityd eval --all --plots docs/plots --markdown > docs/accuracy.md
 
 from the shipped weights: every code on the 10,000 test images of Fashion-MNIST, permuted with several seeds (five unless `--seeds` says otherwise), cut into stripes of k, every
 recoverable set of lost data slots in turn. A_a is the accuracy of direct answers, A_d that of decoded ones (mean and standard deviation
@@ -77,10 +94,10 @@ const READING: &str = "
 `sum` and `concat` add pictures up and take the difference: their model does k tasks at once, and the errors of all members meet in the
 answer. `mux` keeps the rows apart as channels and has a head for each. `compact` runs each row through a small copy of the base model that
 costs 1/k of it; its answers are called `approximate`. [codes.md](codes.md) says more, and which settings each preset stands for.
-
 ";
 
-const COVERAGE: &str = "## What a gate on confidence serves
+const COVERAGE: &str = "
+## What a gate on confidence serves
 
 With `min_confidence` a reconstruction of less confidence is held back, and the query waits for its direct answer. Each cell: the accuracy of
 the reconstructions that are served, that of the direct answers to the very same rows, and the confidence from which they are served, if so

@@ -4,10 +4,13 @@
 //! test set is permuted with each seed, cut into stripes of k (a rest is left out), and every set of data slots that the code can recover is
 //! lost in turn, with all parity slots at hand. Nets, encoder and decoder are the daemon's. Nothing here is estimated from training.
 
+mod change;
 mod cost;
 mod coverage;
+mod distance;
 mod markdown;
 mod papers;
+mod plot;
 mod report;
 mod stripes;
 
@@ -26,10 +29,13 @@ use crate::{
     model::{Device, Net, TensorError},
     weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError},
 };
+pub use change::{Change, changes, changes_table};
 pub use cost::Cost;
 pub use coverage::Coverage;
 use coverage::Judged;
+use distance::Distances;
 pub use markdown::markdown;
+pub use plot::plot;
 pub use report::{Row, json, table};
 pub use stripes::{Stripes, class, encode};
 
@@ -68,6 +74,14 @@ pub enum EvalError {
         file: PathBuf,
         /// Why.
         error: io::Error,
+    },
+    /// A figure could not be drawn.
+    #[error("figure {name} cannot be drawn: {fault}")]
+    Figure {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        fault: String,
     },
     /// Arithmetic failed.
     #[error(transparent)]
@@ -133,6 +147,8 @@ struct Reconstructed {
     agreement: f64,
     /// Every reconstruction with its confidence; none if the code is not calibrated.
     judged: Vec<Judged>,
+    /// Percentiles of the distances from the direct answers.
+    distances: Vec<f32>,
 }
 
 /// Right answers, agreements with the direct answer, and how many there were.
@@ -170,19 +186,26 @@ impl Direct<'_> {
         right as f64 / self.images.count().max(1) as f64
     }
 
+    /// How often the most frequent class is right.
+    fn most_frequent(&self) -> f64 {
+        let mut counts = [0_usize; u8::MAX as usize + 1];
+        self.images.labels.iter().for_each(|&label| counts[usize::from(label)] += 1);
+        counts.into_iter().max().unwrap_or(0) as f64 / self.images.count().max(1) as f64
+    }
+
     fn reconstructed(&self, bundle: &Bundle, code: &dyn Code, seeds: &[u64]) -> Result<Reconstructed, TensorError> {
         let nets = (0..code.r()).map(|row| bundle.parity(row, &Device::Cpu)).collect::<Result<Vec<Net>, _>>()?;
         let nets: Vec<Option<&Net>> = nets.iter().map(Some).collect();
         let patterns = patterns(code);
         let mut by_pattern = vec![Tally::default(); patterns.len()];
-        let (mut by_seed, mut judged) = (Vec::new(), Vec::new());
+        let (mut by_seed, mut judged, mut distances) = (Vec::new(), Vec::new(), Distances::default());
         for &seed in seeds {
             let mut order: Vec<usize> = (0..self.images.count()).collect();
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
             let stripes = Stripes::run(code, self.images, &order, self.outputs, &nets)?;
             let mut of_seed = Tally::default();
             for (pattern, sum) in patterns.iter().zip(&mut by_pattern) {
-                let tally = self.tally(&stripes, *pattern, bundle.calibration(), &mut judged);
+                let tally = self.tally(&stripes, *pattern, bundle.calibration(), (&mut judged, &mut distances));
                 sum.add(tally);
                 of_seed.add(tally);
             }
@@ -198,6 +221,7 @@ impl Direct<'_> {
             by_pattern: patterns.into_iter().zip(by_pattern.into_iter().map(Tally::accuracy)).collect(),
             agreement: all.agree as f64 / all.all.max(1) as f64,
             judged,
+            distances: distances.percentiles(),
         })
     }
 
@@ -207,7 +231,7 @@ impl Direct<'_> {
         stripes: &Stripes<'_>,
         lost: SlotSet,
         calibration: Option<Calibration>,
-        judged: &mut Vec<Judged>,
+        (judged, distances): (&mut Vec<Judged>, &mut Distances),
     ) -> Tally {
         let mut tally = Tally::default();
         stripes.reconstruct(lost, |row, decoded| {
@@ -220,6 +244,7 @@ impl Direct<'_> {
             tally.right += usize::from(right);
             tally.agree += usize::from(class(decoded) == class(self.output(row)));
             tally.all += 1;
+            distances.add(decoded, self.output(row));
         });
         tally
     }
@@ -246,12 +271,14 @@ impl Direct<'_> {
                 Some(RunsOn::ParityModel) | None => training.unwrap_or(&manifest.base.training).preset.clone(),
             },
             a_a: self.accuracy(),
+            a_default: self.most_frequent(),
             a_d: mean,
             a_d_sd: sd,
             a_d_by_pattern: measured.iter().flat_map(|measured| &measured.by_pattern).map(named).collect(),
             agreement: measured.as_ref().map(|measured| measured.agreement),
             coverage: judged.map_or_else(Vec::new, |judged| coverage::coverage(judged.clone())),
             calibration_error: judged.map(|judged| coverage::calibration_error(judged)),
+            distances: measured.as_ref().map_or_else(Vec::new, |measured| measured.distances.clone()),
             parity_flops: code.map(|code| cost::parity_flops(bundle, code)),
             base_flops,
             cost,

@@ -30,6 +30,9 @@ pub struct Row {
     pub preset: String,
     /// Accuracy of direct answers.
     pub a_a: f64,
+    /// Accuracy of always answering the most frequent class, for the figures.
+    #[serde(skip)]
+    pub a_default: f64,
     /// Accuracy of reconstructed answers over all patterns, mean over the seeds.
     pub a_d: Option<f64>,
     /// Its standard deviation over the seeds, for the table and the manifest.
@@ -43,6 +46,10 @@ pub struct Row {
     pub coverage: Vec<Coverage>,
     /// How far confidences are from the share of right answers among those that have them, on average.
     pub calibration_error: Option<f64>,
+    /// The distances from the direct answer that 0 %, 1 % … 100 % of the reconstructed ones do not exceed, for the figures: each the largest
+    /// difference of a class's probability.
+    #[serde(skip)]
+    pub distances: Vec<f32>,
     /// Encoder, parity model and decoder: two FLOPs a multiply-add.
     pub parity_flops: Option<u64>,
     /// The base model on one row.
@@ -100,7 +107,12 @@ pub fn table(rows: &[Row]) -> String {
     let [few, some, many] = LOST.map(|lost| format!("A_o {lost}"));
     let names = ["deployment", "network", "code", "k", "r", "preset", "A_a", "A_d", "agree"];
     let names = names.map(str::to_owned).into_iter().chain([few, some, many]).chain(COSTS.map(str::to_owned));
-    let lines: Vec<Vec<String>> = std::iter::once(names.collect()).chain(rows.iter().map(cells)).collect();
+    aligned(std::iter::once(names.collect()).chain(rows.iter().map(cells)).collect())
+}
+
+/// Lines of cells, each column as wide as its widest cell.
+#[expect(clippy::needless_pass_by_value, reason = "a table is built to be printed")]
+pub(super) fn aligned(lines: Vec<Vec<String>>) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     let aligned = |line: &Vec<String>| {
@@ -131,10 +143,10 @@ fn costs(row: &Row) -> [String; 5] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn row() -> Row {
+    pub(in super::super) fn row() -> Row {
         Row {
             deployment: "fashion-mnist".to_owned(),
             dataset: "fashion-mnist".to_owned(),
@@ -144,12 +156,14 @@ mod tests {
             r: 1,
             preset: "parm".to_owned(),
             a_a: 0.9,
+            a_default: 0.1,
             a_d: Some(0.8),
             a_d_sd: Some(0.001),
             a_d_by_pattern: BTreeMap::from([("0".to_owned(), 0.79), ("1".to_owned(), 0.81)]),
             agreement: Some(0.82),
             coverage: vec![Coverage { coverage: 0.95, threshold: 0.25, a_d: 0.83, a_a: 0.91 }],
             calibration_error: Some(0.01),
+            distances: vec![0.0, 0.2, 1.0],
             parity_flops: Some(840_000),
             base_flops: 833_040,
             cost: Some(Cost {

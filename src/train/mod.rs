@@ -6,6 +6,7 @@
 //! Each epoch ends in a checkpoint that is replaced whole; an interrupted run loses at most an epoch and goes on with `--resume`.
 
 mod adam;
+mod all;
 mod augment;
 mod base;
 mod calibrate;
@@ -27,9 +28,11 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     code::{CodeError, Kind},
     data::{DataError, Images},
+    eval::EvalError,
     model::{Device, Encoder, NoFit, Parameters, Tensor, TensorError},
     weights::{Fault, Training, WeightsError, sha256, write_whole},
 };
+pub use all::{AllOptions, Remade, all};
 pub use base::{BaseOptions, base};
 pub use calibrate::{CalibrateOptions, calibrate};
 pub use parity::{ParityOptions, parity};
@@ -73,6 +76,15 @@ pub enum TrainError {
     /// The architecture does not fit the data.
     #[error(transparent)]
     NoFit(#[from] NoFit),
+    /// No folder of weights could be found.
+    #[error(transparent)]
+    Folders(#[from] EvalError),
+    /// What is read would be written over.
+    #[error("{} holds the weights to train anew; name another folder with --out", dir.display())]
+    SameFolder {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The code has no such parity row.
     #[error("there is no parity row {row}: r = {r}")]
     NoSuchRow {
@@ -179,6 +191,7 @@ fn finished(settings: &Settings, fitted: &fit::Fitted, command: String) -> Train
         seed: settings.seed,
         batch: settings.batch,
         epochs: settings.epochs,
+        patience: settings.patience,
         best_epoch: fitted.best_epoch,
         validation: fitted.best_score,
     }

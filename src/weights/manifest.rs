@@ -126,6 +126,9 @@ pub struct Training {
     pub batch: usize,
     /// Passes over the training set.
     pub epochs: usize,
+    /// Passes without a better one after which it would have ended early, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<usize>,
     /// The pass after which it was best on the validation rows, from 1; these are its weights.
     pub best_epoch: usize,
     /// Base model: share of the validation labels hit. Parity model: share of reconstructions with the base model's class.

@@ -108,6 +108,7 @@ fn untrained() -> Training {
         seed: 0,
         batch: 0,
         epochs: 0,
+        patience: None,
         best_epoch: 0,
         validation: 0.0,
     }

@@ -1,0 +1,156 @@
+//! `train all`: every model that some manifests describe, trained anew with the settings that they record.
+//!
+//! Settings come from the manifest's fields, not from the command that it quotes, and each model is trained by what `train base` and
+//! `train parity` call. Base models come first: a parity model learns from the base model that stands beside it. With `resume`, a model
+//! that is there already, made with the same settings from the same base, stays.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{BaseOptions, ParityOptions, Preset, Settings, TrainError, base, parity};
+use crate::{
+    code::{Coefficients, Kind, Spec},
+    eval,
+    weights::{Fault, MANIFEST_FILE, Manifest, Parity, Training, sha256},
+};
+
+/// What `train all` is asked for.
+#[derive(Clone, Debug)]
+pub struct AllOptions {
+    /// The folder whose folders of weights (`<deployment>/<version>`) are read.
+    pub weights: PathBuf,
+    /// The folder that gets the same folders, trained anew.
+    pub out: PathBuf,
+    /// The folder of the data.
+    pub data: PathBuf,
+    /// Passes over the training rows, if not those that are recorded.
+    pub epochs: Option<usize>,
+    /// Whether to keep what is there already, and to go on from checkpoints.
+    pub resume: bool,
+}
+
+/// A folder of weights, and the one that was made after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remade {
+    /// The folder that was read.
+    pub old: PathBuf,
+    /// The folder that was made.
+    pub new: PathBuf,
+}
+
+/// Trains every model of every manifest below `options.weights` anew.
+pub fn all(options: &AllOptions) -> Result<Vec<Remade>, TrainError> {
+    let AllOptions { weights, out, .. } = options;
+    fs::create_dir_all(out).map_err(|error| TrainError::Write { file: out.clone(), error })?;
+    if fs::canonicalize(out).ok() == fs::canonicalize(weights).ok() {
+        return Err(TrainError::SameFolder { dir: out.clone() });
+    }
+    let mut made = Vec::new();
+    for old in eval::shipped(weights)? {
+        let new = out.join(old.strip_prefix(weights).expect("it was found below that folder"));
+        folder(options, &old, &new)?;
+        made.push(Remade { old, new });
+    }
+    Ok(made)
+}
+
+/// One folder of weights.
+fn folder(options: &AllOptions, old: &Path, new: &Path) -> Result<(), TrainError> {
+    let recorded = Manifest::read(old)?;
+    let settings = |training: &Training| settings(options, old, training);
+    let of_base = settings(&recorded.base.training)?;
+    if has_base(options, new, &recorded, &of_base) {
+        tracing::info!(folder = %new.display(), "kept the base model");
+    } else {
+        base(&BaseOptions {
+            architecture: recorded.base.architecture,
+            out: new.to_path_buf(),
+            name: recorded.deployment.name.clone(),
+            version: recorded.deployment.version.clone(),
+            data: options.data.clone(),
+            settings: of_base,
+        })?;
+    }
+    for model in &recorded.parities {
+        let settings = settings(&model.training)?;
+        if has_parity(options, new, model, &settings) {
+            tracing::info!(folder = %new.display(), file = %model.file, "kept a parity model");
+            continue;
+        }
+        parity(&ParityOptions {
+            weights: new.to_path_buf(),
+            code: spec(&recorded, model),
+            // Behind an encoder stands the base model.
+            architecture: model.encoder.is_none().then_some(model.architecture),
+            encoder: model.encoder,
+            rows: vec![model.row],
+            data: options.data.clone(),
+            settings,
+        })?;
+    }
+    Ok(())
+}
+
+/// The settings that a model was trained with.
+fn settings(options: &AllOptions, dir: &Path, training: &Training) -> Result<Settings, TrainError> {
+    let unknown = |rule| Fault::new(&dir.join(MANIFEST_FILE), rule, "use the parityd that made it");
+    let Training { seed, batch, epochs, patience, .. } = *training;
+    Ok(Settings {
+        preset: training.preset.parse::<Preset>().map_err(unknown)?,
+        seed,
+        batch,
+        epochs: options.epochs.unwrap_or(epochs),
+        patience,
+        resume: options.resume,
+    })
+}
+
+/// The code of a parity model. Coefficients are left out where they are those of the kind, as its first training had it.
+fn spec(manifest: &Manifest, model: &Parity) -> Spec {
+    let &Parity { kind, k, r, .. } = model;
+    let usual = Spec::of(kind, k, r);
+    let coefficients: Coefficients = manifest.rows_of(kind, k, r).iter().map(|row| row.coefficients.clone()).collect();
+    let of_kind = usual.build(&manifest.input.shape, None);
+    let same = |code: &dyn crate::code::Code| (0..r).all(|row| code.coefficients(row) == coefficients[row]);
+    if kind != Kind::Sum || coefficients.len() != r || of_kind.is_ok_and(|code| same(&*code)) {
+        return usual;
+    }
+    Spec { coefficients: Some(coefficients), ..usual }
+}
+
+/// Whether `new` has that base model already.
+fn has_base(options: &AllOptions, new: &Path, recorded: &Manifest, settings: &Settings) -> bool {
+    let Ok(made) = Manifest::read(new) else { return false };
+    options.resume
+        && (made.base.architecture, &made.deployment) == (recorded.base.architecture, &recorded.deployment)
+        && is_trained_with(&made.base.training, settings)
+        && is_whole(new, &made.base.file, &made.base.sha256)
+}
+
+/// Whether `new` has that parity model already, learned from the base model that is there now.
+fn has_parity(options: &AllOptions, new: &Path, model: &Parity, settings: &Settings) -> bool {
+    let Ok(made) = Manifest::read(new) else { return false };
+    let same = |row: &&Parity| {
+        (row.kind, row.k, row.r, row.row, row.architecture, row.encoder, &row.coefficients)
+            == (model.kind, model.k, model.r, model.row, model.architecture, model.encoder, &model.coefficients)
+    };
+    let there = made.parities.iter().find(same);
+    options.resume
+        && there.is_some_and(|row| {
+            row.base_sha256 == made.base.sha256
+                && is_trained_with(&row.training, settings)
+                && is_whole(new, &row.file, &row.sha256)
+        })
+}
+
+fn is_trained_with(training: &Training, settings: &Settings) -> bool {
+    let Settings { preset, seed, batch, epochs, patience, .. } = *settings;
+    training.preset == preset.as_str()
+        && (training.seed, training.batch, training.epochs, training.patience) == (seed, batch, epochs, patience)
+}
+
+fn is_whole(dir: &Path, file: &str, hash: &str) -> bool {
+    fs::read(dir.join(file)).is_ok_and(|bytes| sha256(&bytes) == hash)
+}
