@@ -231,6 +231,7 @@ fn evaluate(options: &Eval) -> Result<()> {
         }
         rows.extend(measured);
     }
+    eval::leave_out_repeats(&mut rows);
     if let Some(dir) = &options.plots {
         eval::plot(&rows, dir)?;
     }

@@ -42,6 +42,12 @@ impl Config {
 pub(super) fn check(config: &Config, root: &mut Section<'_, '_>) {
     limits(config, root);
     code(&config.deployment.code, root);
+    let pooled = config.deployment.policy.placement == Placement::Pooled;
+    let interpolates =
+        config.deployment.policy.kind == PolicyKind::Coded && config.deployment.code.kind == Kind::Berrut;
+    rule(root, &["deployment.code.kind", "deployment.policy.placement"], pooled || !interpolates, || {
+        "kind = \"berrut\" needs placement = \"pooled\": coded rows run on every lane".to_owned()
+    });
     if config.lanes != Lanes::Auto && root.is_sound("lane") && root.is_sound("devices") {
         devices(config.lanes(), root);
         roles(config, root);
@@ -143,10 +149,6 @@ fn roles(config: &Config, root: &mut Section<'_, '_>) {
 /// A code that is not systematic has its rows on every lane, and each row of a stripe on a device of its own.
 fn workers(config: &Config, root: &mut Section<'_, '_>) {
     let CodeSpec { k, r, .. } = config.deployment.code;
-    let pooled = config.deployment.policy.placement == Placement::Pooled;
-    rule(root, &["deployment.code.kind", "deployment.policy.placement"], pooled, || {
-        "kind = \"berrut\" needs placement = \"pooled\": coded rows run on every lane".to_owned()
-    });
     let domains = fault_domains(config.lanes()).iter().map(|domain| domain.0).collect::<BTreeSet<_>>().len();
     if domains < k + r {
         let why = format!("kind = \"berrut\" needs {} fault domains (k + r), has {domains}", k + r);

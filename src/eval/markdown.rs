@@ -52,7 +52,8 @@ fn line(page: &mut String, row: &Row) {
     let costs = row
         .multiples()
         .map_or_else(|| vec!["–".to_owned(); 5], |costs| costs.map(|cost| format!("{cost:.2}")).to_vec());
-    let Row { deployment, architecture, code, k, r, preset, .. } = row;
+    let Row { deployment, architecture, k, r, preset, .. } = row;
+    let code = row.label();
     let (a_a, a_d, agree) = (percent(Some(row.a_a)), percent(row.a_d), percent(row.agreement));
     writeln!(
         page,
@@ -64,7 +65,8 @@ fn line(page: &mut String, row: &Row) {
 
 /// What a gate serves of one code: `A_d` of what is served, `A_a` of the same rows, from which confidence.
 fn coverage(page: &mut String, row: &Row) {
-    let Row { deployment, code, k, r, .. } = row;
+    let Row { deployment, k, r, .. } = row;
+    let code = row.label();
     let error = row.calibration_error.map_or_else(String::new, |error| format!("{:.1}", 100.0 * error));
     let cells = row.coverage.iter().map(|at| {
         let from = if at.coverage < 1.0 { format!(" from {:.2}", at.threshold) } else { String::new() };

@@ -36,7 +36,7 @@ use coverage::Judged;
 use distance::Distances;
 pub use markdown::markdown;
 pub use plot::plot;
-pub use report::{Row, json, table};
+pub use report::{Row, json, leave_out_repeats, table};
 pub use stripes::{Stripes, class, encode};
 
 /// What a code's `kind` is called when there is none.
@@ -256,7 +256,8 @@ impl Direct<'_> {
         let redundancy = |code: &dyn Code| if code.is_systematic() { code.r() } else { code.r() - code.k() };
         let (kind, k, r) = code.map_or((None, 1, 0), |code| (Some(code.kind()), code.k(), redundancy(code)));
         let base_flops = cost::flops(bundle.base_plan().multiply_adds());
-        let training = kind.and_then(|kind| manifest.rows_of(kind, k, r).first().map(|row| &row.training));
+        let trained = kind.map_or_else(Vec::new, |kind| manifest.rows_of(kind, k, r));
+        let training = trained.first().map(|row| &row.training);
         let (mean, sd) = measured.as_ref().map(|measured| mean_and_sd(&measured.a_d)).unzip();
         let judged = measured.as_ref().map(|measured| &measured.judged).filter(|judged| !judged.is_empty());
         Ok(Row {
@@ -264,6 +265,7 @@ impl Direct<'_> {
             dataset: manifest.dataset.name.clone(),
             architecture: manifest.base.architecture.to_string(),
             code: kind.map_or(NO_CODE, Kind::as_str),
+            encoder: trained.first().and_then(|row| row.encoder),
             k,
             r,
             preset: match code.map(Code::runs_on) {

@@ -1,11 +1,11 @@
 //! What `eval` prints: JSON under fixed names, or a table for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
 use super::{Cost, Coverage};
-use crate::weights::Measured;
+use crate::{model::Encoder, weights::Measured};
 
 /// Fractions lost for which the table gives the overall accuracy.
 const LOST: [f64; 3] = [0.01, 0.05, 0.1];
@@ -22,6 +22,9 @@ pub struct Row {
     pub architecture: String,
     /// Kind of the code; `none` for the base model alone.
     pub code: &'static str,
+    /// What stands in front of the base model (`learned`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<Encoder>,
     /// Data slots.
     pub k: usize,
     /// Parity slots.
@@ -65,7 +68,22 @@ pub struct Row {
     pub weights_sha256: Vec<String>,
 }
 
+/// Leaves out what is there already: several folders may hold the same base model, and a code that has no weights of its own is the same for all.
+pub fn leave_out_repeats(rows: &mut Vec<Row>) {
+    let mut seen = HashSet::new();
+    rows.retain(|row| seen.insert((row.code, row.k, row.r, row.weights_sha256.clone())));
+}
+
 impl Row {
+    /// The code's name for people: its kind, and what tells two of one kind apart.
+    pub(super) const fn label(&self) -> &'static str {
+        match self.encoder {
+            None => self.code,
+            Some(Encoder::Mlp) => "learned, mlp",
+            Some(Encoder::Conv) => "learned, conv",
+        }
+    }
+
     /// What a parity job costs, as multiples of a base job: arithmetic, time of one and of eight, parameters, bytes.
     pub(super) fn multiples(&self) -> Option<[f64; 5]> {
         let (flops, cost) = (self.parity_flops?, self.cost.as_ref()?);
@@ -126,7 +144,7 @@ fn cells(row: &Row) -> Vec<String> {
     let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{:.2}", 100.0 * value));
     let spread = row.a_d_sd.map_or_else(String::new, |sd| format!(" ± {:.2}", 100.0 * sd));
     let overall = LOST.map(|lost| percent(row.a_d.map(|a_d| (1.0 - lost) * row.a_a + lost * a_d)));
-    let mut cells = vec![row.deployment.clone(), row.architecture.clone(), row.code.to_owned()];
+    let mut cells = vec![row.deployment.clone(), row.architecture.clone(), row.label().to_owned()];
     cells.extend([row.k.to_string(), row.r.to_string(), row.preset.clone()]);
     cells.extend([percent(Some(row.a_a)), percent(row.a_d) + &spread, percent(row.agreement)]);
     cells.extend(overall);
@@ -152,6 +170,7 @@ pub(super) mod tests {
             dataset: "fashion-mnist".to_owned(),
             architecture: "lenet5".to_owned(),
             code: "sum",
+            encoder: None,
             k: 2,
             r: 1,
             preset: "parm".to_owned(),
@@ -216,5 +235,22 @@ pub(super) mod tests {
     fn the_table_gives_overall_accuracies() {
         let table = table(&[row()]);
         assert!(table.contains("80.00 ± 0.10") && table.contains("89.00"), "{table}");
+    }
+
+    #[test]
+    fn one_code_on_one_base_model_is_one_row() {
+        let learned =
+            |encoder| Row { code: "learned", encoder: Some(encoder), weights_sha256: vec!["x".to_owned()], ..row() };
+        let other = Row { deployment: "copy".to_owned(), ..row() };
+        let mut rows = vec![row(), other, Row { k: 4, ..row() }, learned(Encoder::Mlp)];
+        leave_out_repeats(&mut rows);
+        assert_eq!(
+            rows.iter().map(|row| (row.deployment.as_str(), row.k)).collect::<Vec<_>>(),
+            [("fashion-mnist", 2), ("fashion-mnist", 4), ("fashion-mnist", 2)]
+        );
+        assert_eq!(
+            (rows[2].label(), learned(Encoder::Conv).label(), rows[0].label()),
+            ("learned, mlp", "learned, conv", "sum")
+        );
     }
 }

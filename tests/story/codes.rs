@@ -1,7 +1,7 @@
 //! Every kind of code served by the real daemon, in place of ParM's: a base lane hangs again and again, and clients see what the code
 //! calls its answers.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use crate::{
     alone, assert_all_answered,
@@ -37,6 +37,24 @@ fn answers_bear_the_label_of_their_code() {
         assert!(words.get(label).is_some_and(|&count| count >= 4), "{kind}: {words:?}");
         assert!(words.keys().all(|word| [label, "direct"].contains(word)), "{kind}: {words:?}");
     }
+}
+
+/// Encoder and decoder are networks; the decoder's numbers are part of the weights.
+#[test]
+fn learned_answers_are_reconstructed() {
+    let _alone = alone();
+    let weights = |deployment: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights").join(deployment).join("1");
+        format!("weights = {:?}", folder.display().to_string())
+    };
+    let (usual, learned) = (weights("fashion-mnist"), weights("fashion-mnist-mlp-learned-conv"));
+    let edits = [("kind = \"sum\"", "kind = \"learned\""), (usual.as_str(), learned.as_str())];
+    let daemon = Daemon::start(&config("examples/parm.toml", &edits));
+    let replies = send_while_lane_0_hangs(&daemon, Load::new(100, Duration::from_secs(2)));
+    assert_all_answered(&replies, "learned");
+    let words = words(&replies);
+    assert!(words.get("reconstructed").is_some_and(|&count| count >= 4), "{words:?}");
+    assert!(words.keys().all(|word| ["reconstructed", "direct"].contains(word)), "{words:?}");
 }
 
 /// Copies are the base model's own answers: direct, and welcome to clients that refuse anything else.

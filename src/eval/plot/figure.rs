@@ -24,13 +24,14 @@ pub(in super::super) enum Figure {
 }
 
 /// Safe for colour-blind eyes: Okabe and Ito, less their yellow, which fades on white.
-const COLOURS: [RGBColor; 6] = [
+const COLOURS: [RGBColor; 7] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x9e, 0x73),
     RGBColor(0xcc, 0x79, 0xa7),
     RGBColor(0xe6, 0x9f, 0x00),
     RGBColor(0x56, 0xb4, 0xe9),
+    RGBColor(0x33, 0x22, 0x88),
 ];
 const BLACK: RGBColor = RGBColor(0, 0, 0);
 const GREY: RGBColor = RGBColor(0x77, 0x77, 0x77);
@@ -80,7 +81,7 @@ impl Figure {
     pub(super) fn chart(self, rows: &[&Row], codes: &[&str]) -> Option<Chart> {
         let first = rows.iter().find(|row| row.a_d.is_some())?;
         let network = format!("{} ({})", first.deployment, first.architecture);
-        let of_code = |row: &Row| codes.iter().position(|code| *code == row.code).unwrap_or(0);
+        let of_code = |row: &Row| codes.iter().position(|code| *code == row.label()).unwrap_or(0);
         let (title, x, y, lines) = match self {
             Figure::Accuracy => accuracy(rows, of_code),
             Figure::Overall => overall(rows, of_code),
@@ -167,7 +168,7 @@ fn plain(label: String, points: Vec<(f64, f64)>, colour: RGBColor) -> Line {
 fn coded(row: &Row, place: usize, what: &str, dash: Dash, points: Vec<(f64, f64)>) -> Line {
     let parities = if row.r == 1 { String::new() } else { format!(" r={}", row.r) };
     Line {
-        label: format!("{}{what}{parities}", row.code),
+        label: format!("{}{what}{parities}", row.label()),
         points,
         colour: COLOURS[place % COLOURS.len()],
         dash,
@@ -182,7 +183,7 @@ fn by_k(rows: &[&Row], of_code: impl Fn(&Row) -> usize, share: impl Fn(&Row) -> 
     let mut lines: Vec<((&str, usize), Line)> = Vec::new();
     for row in rows {
         let Some(share) = share(row) else { continue };
-        let (key, point) = ((row.code, row.r), (row.k as f64, 100.0 * share));
+        let (key, point) = ((row.label(), row.r), (row.k as f64, 100.0 * share));
         match lines.iter_mut().find(|(known, _)| *known == key) {
             Some((_, line)) => line.points.push(point),
             None => lines.push((key, coded(row, of_code(row), "", Dash::Solid, vec![point]))),

@@ -1,6 +1,6 @@
 //! Figures of measured rows, as SVG and PNG: `eval --plots`.
 //!
-//! One set of files a network, named after its deployment. The same rows give the same bytes, whatever the machine has of fonts.
+//! One set of files a base model, named after its (first) deployment. The same rows give the same bytes, whatever the machine has of fonts.
 
 mod canvas;
 mod chart;
@@ -48,7 +48,7 @@ pub(super) fn networks(rows: &[Row]) -> Vec<Network<'_>> {
     for row in rows.iter().filter(|row| row.a_d.is_some()) {
         let same = |known: &&mut Network<'_>| {
             let first = known.rows[0];
-            (&first.deployment, first.weights_sha256.first()) == (&row.deployment, row.weights_sha256.first())
+            first.weights_sha256.first() == row.weights_sha256.first()
         };
         match networks.iter_mut().find(same) {
             Some(network) => network.rows.push(row),
@@ -70,8 +70,8 @@ pub(super) fn networks(rows: &[Row]) -> Vec<Network<'_>> {
 fn codes(rows: &[Row]) -> Vec<&'static str> {
     let mut codes = Vec::new();
     for row in rows.iter().filter(|row| row.a_d.is_some()) {
-        if !codes.contains(&row.code) {
-            codes.push(row.code);
+        if !codes.contains(&row.label()) {
+            codes.push(row.label());
         }
     }
     codes

@@ -1,0 +1,73 @@
+//! Which lanes there are, and what they must be fit for.
+
+use super::*;
+use crate::query::FaultDomain;
+
+#[test]
+fn gpus_are_split_between_base_and_parity() {
+    let config = parse(&format!("devices = \"auto\"\n{}", LEAST.split_at(LEAST.find("[[deploy").unwrap()).1)).unwrap();
+    assert_eq!((config.lanes(), config.warnings()), (&[][..], vec![]));
+    // (k, r, GPUs, parity lanes); none where the GPUs are too few.
+    for (k, r, count, parity) in [
+        (2, 1, 3, 1),
+        (2, 1, 4, 1),
+        (2, 1, 5, 2),
+        (2, 1, 8, 3),
+        (2, 1, 2, 0),
+        (4, 2, 6, 2),
+        (4, 2, 5, 0),
+        (3, 1, 18, 5),
+    ] {
+        let mut config = config.clone();
+        (config.deployment.code.k, config.deployment.code.r) = (k, r);
+        let gpus: Vec<_> = (0..count).map(|index| format!("GPU-{index:08}")).collect();
+        let (config, warning) = config.on_gpus(&gpus).unwrap();
+        assert_eq!(config.lanes().iter().filter(|lane| lane.role == Role::Parity).count(), parity, "{k} {r} {count}");
+        assert_eq!(config.lanes().len(), count);
+        assert_eq!(warning.is_some(), parity == 0);
+        let kind = if parity == 0 { PolicyKind::None } else { PolicyKind::Coded };
+        assert_eq!(config.deployment.policy.kind, kind);
+        assert_eq!(parse(&config.to_string()).unwrap(), config, "the outcome is itself a valid configuration");
+    }
+    let told = config.on_gpus(&[]).unwrap_err().to_string();
+    assert!(told.contains("found no GPU") && told.contains("device = \"cpu\""), "never a silent fall-back: {told}");
+}
+
+#[test]
+fn fault_domains_are_devices_and_cpu_lanes() {
+    let text = LEAST.replacen("cpu", "cuda:0", 2);
+    let config = parse(&format!("{text}[[lane]]\ndevice = \"cpu\"\nrole = \"base\"")).unwrap();
+    let domains = fault_domains(config.lanes());
+    assert_eq!(domains, [0, 0, 1, 2].map(FaultDomain));
+    let config = parse(&text).unwrap();
+    assert_eq!(config.warnings(), [Warning::Unprotected { domains: 2, slots: 3 }]);
+}
+
+#[test]
+fn lanes_that_share_a_core_are_told() {
+    let text = LEAST.replace("role = \"base\"", "role = \"base\"\ncore = 1");
+    assert_eq!(parse(&text).unwrap().warnings(), [Warning::SharedCore { first: 0, second: 1, core: 1 }]);
+}
+
+/// Interpolated rows run on every lane, each row of a stripe on a device of its own.
+#[test]
+fn berrut_needs_as_many_pooled_lanes_as_it_has_workers() {
+    let lanes = |role: &str, count| format!("[[lane]]\ndevice = \"cpu\"\nrole = \"{role}\"\n").repeat(count);
+    let text = |count, placement: &str, extra: &str| {
+        let listed =
+            if placement == "pooled" { lanes("both", count) } else { lanes("base", 1) + &lanes("parity", count) };
+        format!(
+            "{listed}[[deployment]]\nname = \"m\"\nweights = \"w\"\n[deployment.code]\nkind = \"berrut\"\nk = 2\n{extra}\
+             [deployment.policy]\nplacement = \"{placement}\"\n"
+        )
+    };
+    let code = parse(&text(3, "pooled", "")).unwrap().deployment.code;
+    assert_eq!((code.kind, code.k, code.r, code.errors), (Kind::Berrut, 2, 1, 0));
+    assert_eq!(parse(&text(5, "pooled", "r = 3\nerrors = 1\n")).unwrap().deployment.code.errors, 1);
+    let told = |text: &str| parse(text).unwrap_err().to_string();
+    assert!(told(&text(2, "pooled", "")).contains("needs 3 fault domains (k + r), has 2"));
+    assert!(told(&text(3, "dedicated", "")).contains("needs placement = \"pooled\""));
+    let auto = text(0, "dedicated", "").replace(&lanes("base", 1), "");
+    assert!(told(&format!("devices = \"auto\"\n{auto}")).contains("needs placement = \"pooled\""));
+    assert!(told(&text(5, "pooled", "r = 2\nerrors = 1\n")).contains("needs r = 3 or more, not 2"));
+}
