@@ -99,12 +99,16 @@ fn recorded_accuracies_hold_on_the_subset() {
             assert!(row.a_a >= a_a, "A_a of {} is {}, under {a_a}", dir.display(), row.a_a);
             let (recorded, found) = (recorded.a_d.unwrap(), row.a_d.unwrap());
             let a_d = recorded - slack(recorded, row.rows);
+            assert!(found >= a_d, "A_d of {} with k = {} is {found}, under {a_d}", dir.display(), row.k);
+            if row.code == "berrut" {
+                // It has no weights of its own to calibrate.
+                continue;
+            }
             let error = row.calibration_error.expect("every shipped code is calibrated");
             // A thousand rows in 15 bins are off by some 5 points by chance alone; `sum` without a temperature is by 15.
             assert!(error < 0.08, "confidences of {} with k = {} are off by {error}", row.code, row.k);
             let served: Vec<f64> = row.coverage.iter().map(|at| at.a_d).collect();
             assert!(served.is_sorted() && served[4] > served[0] + 0.03, "{} with k = {}: {served:?}", row.code, row.k);
-            assert!(found >= a_d, "A_d of {} with k = {} is {found}, under {a_d}", dir.display(), row.k);
         }
     }
 }
@@ -116,7 +120,7 @@ fn accuracies_are_those_that_were_asked_for() {
         let least = if manifest.deployment.name == "fashion-mnist" { 0.905 } else { 0.885 };
         for measured in manifest.measured {
             assert!(measured.a_a >= least, "A_a of {} is {}", dir.display(), measured.a_a);
-            if measured.k == 2 {
+            if measured.k == 2 && measured.code != "berrut" {
                 let a_d = measured.a_d.unwrap();
                 assert!(measured.a_a - a_d <= 0.11, "A_d of {} is {a_d}", dir.display());
             }
@@ -169,6 +173,7 @@ fn the_best_codes_lose_no_more_than_the_documents_say() {
         ("fashion-mnist", "compact", 2, 0.018),
         ("fashion-mnist", "compact", 4, 0.038),
         ("fashion-mnist-mlp", "sum", 2, 0.06),
+        ("fashion-mnist-mlp-learned-mlp", "learned", 2, 0.03),
     ];
     for (name, code, k, most) in most {
         let dir = repository().join("weights").join(name).join("1");

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Row, report::aligned};
+use super::{Row, UNTRAINED_PRESET, report::aligned};
 
 /// One code, before and after. Accuracies are fractions 0..1.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,7 +21,7 @@ pub struct Change {
     pub a_d: Option<[f64; 2]>,
 }
 
-/// Every code that both measurements have.
+/// Every code that both measurements have, and that is trained.
 pub fn changes(old: &[Row], new: &[Row]) -> Vec<Change> {
     let change = |old: &Row| {
         let same = |new: &&Row| (new.code, new.k, new.r) == (old.code, old.k, old.r);
@@ -30,7 +30,7 @@ pub fn changes(old: &[Row], new: &[Row]) -> Vec<Change> {
         let a_d = old.a_d.zip(new.a_d).map(<[f64; 2]>::from);
         Some(Change { deployment, code, k, r, a_a: [old.a_a, new.a_a], a_d })
     };
-    old.iter().filter_map(change).collect()
+    old.iter().filter(|row| row.preset != UNTRAINED_PRESET).filter_map(change).collect()
 }
 
 /// The changes as a table, in percent; differences in points.
