@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use crate::{
     alone, assert_all_answered,
     daemon::{Daemon, config},
-    load::{Load, Reply, send},
+    load::{Load, Reply, argmax, images, send},
     parm::send_while_lane_0_hangs,
 };
 
@@ -91,4 +91,32 @@ fn interpolated_answers_do_not_miss_a_lane() {
     let replies = send(&daemon, load);
     assert_all_answered(&replies, "berrut, direct only");
     assert_eq!(self::words(&replies).keys().copied().collect::<Vec<_>>(), ["direct"]);
+}
+
+/// A lane that returns finite, wrong values is found out by the four others, and the answers are hardly worse for it.
+#[test]
+fn a_lane_that_returns_garbage_is_found_out() {
+    let _alone = alone();
+    let share_right = |errors: usize| {
+        let edits = [
+            ("kind = \"sum\"", "kind = \"berrut\""),
+            ("r = 1", "r = 3"),
+            ("role = \"base\"", "role = \"both\""),
+            ("role = \"parity\"", "role = \"both\""),
+            ("placement = \"dedicated\"", "placement = \"pooled\""),
+        ];
+        let two_lanes = "[[lane]]\ndevice = \"cpu\"\nrole = \"both\"\n\n".repeat(2);
+        let text = config("examples/parm.toml", &edits).replacen("[[lane]]", &format!("{two_lanes}[[lane]]"), 1);
+        let daemon =
+            Daemon::start(&text.replace("[deployment.policy]", &format!("errors = {errors}\n[deployment.policy]")));
+        daemon.fault(0, r#"{"kind": "garbage"}"#);
+        let replies = send(&daemon, Load::new(100, Duration::from_secs(3)));
+        assert_all_answered(&replies, "garbage");
+        let images = images();
+        let right = |reply: &&Reply| argmax(&reply.logits[0]) == Some(usize::from(images.labels[reply.images[0]]));
+        replies.iter().filter(right).count() as f64 / replies.len() as f64
+    };
+    let (found_out, trusted) = (share_right(1), share_right(0));
+    println!("right: {found_out:.2} with errors = 1, {trusted:.2} with 0");
+    assert!(found_out > 0.6 && found_out > trusted + 0.1, "{found_out} with errors = 1, {trusted} with 0");
 }
