@@ -1,5 +1,5 @@
-//! The convolution on CPU: unfold the input, then one matrix product a row, forward and backward. Row by row, so that an unfolded
-//! row stays in the cache.
+//! The convolution on CPU: unfold the input, then one matrix product a row, forward and backward. A block of rows at a time: few enough that what
+//! was unfolded stays in the cache, and as many as that allows, because candle asks the system for its threads at each call.
 //!
 //! Candle's own CPU convolution is right but slow for small filters. Measured on one thread of a Zen 3: a row of LeNet-5 takes 65 us
 //! with this one and 262 us with candle's, a training step of 64 rows a third of the time. Serving and training go through this one
@@ -32,6 +32,9 @@ pub(super) struct Reach {
 struct Convolution {
     reach: Reach,
 }
+
+/// Values that are unfolded at a time, about.
+const BLOCK: usize = 1 << 18;
 
 /// All sizes of one convolution.
 #[derive(Clone, Copy)]
@@ -101,6 +104,19 @@ impl Sizes {
         self.channels * self.height * self.width
     }
 
+    /// Rows that are unfolded at a time.
+    fn block(&self) -> usize {
+        (BLOCK / (self.patch() * self.positions())).clamp(1, self.rows.max(1))
+    }
+
+    /// Rows one after the other, each to `[patch, positions]`.
+    fn unfold_all(&self, rows: &[f32], unfolded: &mut [f32]) {
+        let places = unfolded.chunks_exact_mut(self.patch() * self.positions());
+        for (row, place) in rows.chunks_exact(self.row()).zip(places) {
+            self.unfold(row, place);
+        }
+    }
+
     /// One row to `[patch, positions]`. Leaves what the padding covers as it is: zeros, if it was made of zeros.
     fn unfold(&self, row: &[f32], unfolded: &mut [f32]) {
         self.runs(|from, to, len| unfolded[to..to + len].copy_from_slice(&row[from..from + len]));
@@ -150,15 +166,16 @@ impl CustomOp3 for Convolution {
         let (patch, positions) = (sizes.patch(), sizes.positions());
         let (rows, bias) = (values(rows, rows_layout)?, values(bias, bias_layout)?);
         let filters = CpuStorage::F32(values(filters, filters_layout)?.to_vec());
-        let left = Layout::contiguous((sizes.filters, patch));
-        let right = Layout::contiguous((patch, positions));
-        let mut unfolded = vec![0.0; patch * positions];
+        let mut unfolded = vec![0.0; sizes.block() * patch * positions];
         let mut output = Vec::with_capacity(sizes.rows * sizes.filters * positions);
-        for row in rows.chunks_exact(sizes.row()) {
-            sizes.unfold(row, &mut unfolded);
+        for rows in rows.chunks(sizes.block() * sizes.row()) {
+            let n = rows.len() / sizes.row();
+            sizes.unfold_all(rows, &mut unfolded);
             let storage = CpuStorage::F32(unfolded);
-            let product = filters.matmul(&storage, (1, sizes.filters, positions, patch), &left, &right)?;
-            for (plane, bias) in product.as_slice::<f32>()?.chunks_exact(positions).zip(bias) {
+            let left = Layout::contiguous((1, sizes.filters, patch)).broadcast_as((n, sizes.filters, patch))?;
+            let right = Layout::contiguous((n, patch, positions));
+            let product = filters.matmul(&storage, (n, sizes.filters, positions, patch), &left, &right)?;
+            for (plane, bias) in product.as_slice::<f32>()?.chunks_exact(positions).zip(bias.iter().cycle()) {
                 output.extend(plane.iter().map(|value| value + bias));
             }
             unfolded = taken(storage)?;
@@ -182,24 +199,30 @@ impl CustomOp3 for Convolution {
         // The first layer reads data, which wants no gradient.
         let mut for_rows = rows.track_op().then(|| vec![0.0; images.len()]);
         let (mut for_filters, mut for_bias) = (vec![0.0; sizes.filters * patch], vec![0.0_f32; sizes.filters]);
-        let mut unfolded = vec![0.0; patch * positions];
-        let by_row = images.chunks_exact(sizes.row()).zip(gradients.chunks_exact(sizes.filters * positions));
-        for (index, (row, gradient)) in by_row.enumerate() {
-            for (sum, plane) in for_bias.iter_mut().zip(gradient.chunks_exact(positions)) {
-                *sum += plane.iter().sum::<f32>();
+        let mut unfolded = vec![0.0; sizes.block() * patch * positions];
+        let blocks = images.chunks(sizes.block() * sizes.row());
+        let blocks = blocks.zip(gradients.chunks(sizes.block() * sizes.filters * positions));
+        for (block, (rows, gradient)) in blocks.enumerate() {
+            let n = rows.len() / sizes.row();
+            for (plane, sum) in gradient.chunks_exact(positions).zip((0..sizes.filters).cycle()) {
+                for_bias[sum] += plane.iter().sum::<f32>();
             }
-            sizes.unfold(row, &mut unfolded);
+            sizes.unfold_all(rows, &mut unfolded);
             let (storage, gradient) = (CpuStorage::F32(unfolded), CpuStorage::F32(gradient.to_vec()));
-            let as_it_is = Layout::contiguous((sizes.filters, positions));
-            let turned = Layout::contiguous((patch, positions)).transpose(0, 1)?;
-            let product = gradient.matmul(&storage, (1, sizes.filters, patch, positions), &as_it_is, &turned)?;
-            for (sum, value) in for_filters.iter_mut().zip(product.as_slice::<f32>()?) {
-                *sum += value;
+            let as_it_is = Layout::contiguous((n, sizes.filters, positions));
+            let turned = Layout::contiguous((n, patch, positions)).transpose(1, 2)?;
+            let product = gradient.matmul(&storage, (n, sizes.filters, patch, positions), &as_it_is, &turned)?;
+            for of_row in product.as_slice::<f32>()?.chunks_exact(sizes.filters * patch) {
+                for_filters.iter_mut().zip(of_row).for_each(|(sum, value)| *sum += value);
             }
             if let Some(for_rows) = &mut for_rows {
-                let turned = Layout::contiguous((sizes.filters, patch)).transpose(0, 1)?;
-                let product = weights.matmul(&gradient, (1, patch, positions, sizes.filters), &turned, &as_it_is)?;
-                sizes.fold(product.as_slice()?, &mut for_rows[index * sizes.row()..(index + 1) * sizes.row()]);
+                let turned = Layout::contiguous((1, sizes.filters, patch)).transpose(1, 2)?;
+                let turned = turned.broadcast_as((n, patch, sizes.filters))?;
+                let product = weights.matmul(&gradient, (n, patch, positions, sizes.filters), &turned, &as_it_is)?;
+                let places = for_rows.chunks_exact_mut(sizes.row()).skip(block * sizes.block());
+                for (of_row, place) in product.as_slice::<f32>()?.chunks_exact(patch * positions).zip(places) {
+                    sizes.fold(of_row, place);
+                }
             }
             unfolded = taken(storage)?;
         }

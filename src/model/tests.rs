@@ -52,6 +52,8 @@ fn the_convolution_and_its_gradients_are_candles() {
         (2, 2, 9, 8, 3, 3, 2, 2),
         (1, 2, 6, 5, 2, 3, 8, 8),
         (2, 1, 7, 9, 2, 3, 0, 3),
+        // More rows than are unfolded at a time.
+        (30, 3, 28, 28, 2, 5, 2, 1),
     ] {
         let tensor = |rng: &mut ChaCha8Rng, shape: (usize, usize, usize, usize)| {
             let values = random(rng, shape.0 * shape.1 * shape.2 * shape.3);
