@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::Serialize;
 
 use super::{Cost, Coverage};
-use crate::{model::Encoder, weights::Measured};
+use crate::{code::Kind, model::Encoder, weights::Measured};
 
 /// Fractions lost for which the table gives the overall accuracy.
 const LOST: [f64; 3] = [0.01, 0.05, 0.1];
@@ -84,6 +84,17 @@ impl Row {
         }
     }
 
+    /// Whether answers are direct unless something is lost. Under the other codes every answer is a reconstructed one.
+    pub(super) fn is_systematic(&self) -> bool {
+        self.code != Kind::Berrut.as_str()
+    }
+
+    /// `A_o`: the accuracy of all answers if a share `lost` of all predictions is.
+    pub(super) fn overall(&self, lost: f64) -> Option<f64> {
+        let lost = if self.is_systematic() { lost } else { 1.0 };
+        self.a_d.map(|a_d| (1.0 - lost) * self.a_a + lost * a_d)
+    }
+
     /// What a parity job costs, as multiples of a base job: arithmetic, time of one and of eight, parameters, bytes.
     pub(super) fn multiples(&self) -> Option<[f64; 5]> {
         let (flops, cost) = (self.parity_flops?, self.cost.as_ref()?);
@@ -143,7 +154,7 @@ pub(super) fn aligned(lines: Vec<Vec<String>>) -> String {
 fn cells(row: &Row) -> Vec<String> {
     let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{:.2}", 100.0 * value));
     let spread = row.a_d_sd.map_or_else(String::new, |sd| format!(" ± {:.2}", 100.0 * sd));
-    let overall = LOST.map(|lost| percent(row.a_d.map(|a_d| (1.0 - lost) * row.a_a + lost * a_d)));
+    let overall = LOST.map(|lost| percent(row.overall(lost)));
     let mut cells = vec![row.deployment.clone(), row.architecture.clone(), row.label().to_owned()];
     cells.extend([row.k.to_string(), row.r.to_string(), row.preset.clone()]);
     cells.extend([percent(Some(row.a_a)), percent(row.a_d) + &spread, percent(row.agreement)]);
@@ -235,6 +246,13 @@ pub(super) mod tests {
     fn the_table_gives_overall_accuracies() {
         let table = table(&[row()]);
         assert!(table.contains("80.00 ± 0.10") && table.contains("89.00"), "{table}");
+    }
+
+    #[test]
+    fn interpolated_answers_pay_whether_or_not_something_is_lost() {
+        let close = |found: Option<f64>, expected: f64| found.is_some_and(|found| (found - expected).abs() < 1e-9);
+        assert!(close(row().overall(0.1), 0.89) && close(row().overall(0.0), 0.9));
+        assert!(close(Row { code: "berrut", ..row() }.overall(0.1), 0.8));
     }
 
     #[test]

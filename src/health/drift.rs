@@ -6,9 +6,9 @@
 //! asks for: everything since it last stood at 0. Some thirty comparisons show that another model answers, some hundreds that the odds have doubled.
 //!
 //! *False alarms.* "As often as the calibration allows" is the upper confidence limit of the share that differed there (Wilson, JASA 22,
-//! 1927, at [`Z`]), since a few thousand rows know that share to half a point only. While live answers differ no more often, the mean number of
-//! comparisons to a false alarm is at least [`ALARM_ODDS`] (Lorden, Ann. Math. Statist. 42, 1971), and n comparisons raise one with a
-//! probability of at most n / [`ALARM_ODDS`]. The alarm ends by the same rule with the two hypotheses exchanged, at [`CLEAR_ODDS`]: between
+//! 1927, at `Z`), since a few thousand rows know that share to half a point only. While live answers differ no more often, the mean number of
+//! comparisons to a false alarm is at least `ALARM_ODDS` (Lorden, Ann. Math. Statist. 42, 1971), and n comparisons raise one with a
+//! probability of at most n / `ALARM_ODDS`. The alarm ends by the same rule with the two hypotheses exchanged, at `CLEAR_ODDS`: between
 //! them lies the hysteresis.
 //!
 //! Better agreement than expected is no alarm: easy inputs do that, and nobody would act on it.

@@ -63,7 +63,8 @@ impl Figure {
             }
             Figure::Overall => {
                 "Overall accuracy, A_o(f) = (1 - f) A_a + f A_d, if a share f of all predictions is lost and reconstructed; the grey line is \
-                 what answering the most frequent class instead would leave."
+                 what answering the most frequent class instead would leave. `berrut` is not in it: it reconstructs every answer, so its A_o is \
+                 its A_d whatever is lost."
             }
             Figure::Agreement => {
                 "Share of reconstructed answers with the base model's own class, by k: what the code alone adds in errors, whether or not \
@@ -113,14 +114,19 @@ fn agreement(rows: &[&Row], of_code: impl Fn(&Row) -> usize) -> Parts {
 
 fn overall(rows: &[&Row], of_code: impl Fn(&Row) -> usize) -> Parts {
     let at = |row: &Row, a_d: f64, lost: f64| (lost, (100.0 - lost) * row.a_a + lost * a_d);
-    let points = |row: &Row| row.a_d.map(|a_d| [0.0, LOST_MAX / 2.0, LOST_MAX].map(|lost| at(row, a_d, lost)).to_vec());
+    let points = |row: &Row| {
+        let a_d = row.a_d.filter(|_| row.is_systematic())?;
+        Some([0.0, LOST_MAX / 2.0, LOST_MAX].map(|lost| at(row, a_d, lost)).to_vec())
+    };
     let mut lines = by_row(rows, of_code, points);
     // They all meet where nothing is lost.
     for line in &mut lines {
         line.marks = line.points[1..].to_vec();
     }
     let row = rows[0];
-    let (from, to) = ((2.0 * least(&lines)).floor() / 2.0, (200.0 * row.a_a).ceil() / 2.0);
+    // At least a point, should all lines be level, or none be left.
+    let lowest = least(&lines).min(100.0 * row.a_a - 1.0);
+    let (from, to) = ((2.0 * lowest).floor() / 2.0, (200.0 * row.a_a).ceil() / 2.0);
     // The default's line falls far below the others; it is shown down to where the axis ends.
     let leaves = ((100.0 * row.a_a - from) / (row.a_a - row.a_default)).min(LOST_MAX);
     let points = [0.0, leaves].map(|lost| at(row, row.a_default, lost)).to_vec();
