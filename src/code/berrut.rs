@@ -11,11 +11,7 @@
 //! by P = Q f with P and Q of degree k + E - 1; Q vanishes where f is wrong, so the E workers where |Q| is smallest, by the vote of all
 //! classes, are left out (section 3 of the paper).
 
-use super::{
-    Code, CodeError, Kind, Reading, RunsOn, SLOTS_MAX, SlotSet, add_up,
-    matrix::{pseudo_inverse, solve},
-    present, spec,
-};
+use super::{Code, CodeError, Kind, Reading, RunsOn, SLOTS_MAX, SlotSet, add_up, matrix::least_squares, present, spec};
 
 /// Points closer than this are one point.
 const SAME: f64 = 1e-9;
@@ -72,8 +68,8 @@ impl Berrut {
         for class in 0..classes {
             let known: Vec<(f64, f64)> =
                 workers.iter().map(|worker| (self.workers[worker], f64::from(output(worker)[class]))).collect();
-            let Some(denominators) = denominators(&known, k + self.errors - 1) else { continue };
-            let mut by_size: Vec<(f64, usize)> = denominators.into_iter().zip(workers.iter()).collect();
+            let mut by_size: Vec<(f64, usize)> =
+                denominators(&known, k + self.errors - 1).into_iter().zip(workers.iter()).collect();
             by_size.sort_by(|a, b| a.0.total_cmp(&b.0));
             for (_, worker) in by_size.into_iter().take(self.errors) {
                 votes[worker] += 1;
@@ -97,32 +93,19 @@ fn weights(points: &[f64], at: f64) -> Vec<f64> {
     raw.into_iter().map(|weight| weight / sum).collect()
 }
 
-/// |Q| at each known (point, value), where P(z) = Q(z) value with P and Q of degree `degree`, and Q has constant part 1; in Chebyshev
-/// polynomials, because powers would be all but dependent. `None` if nothing fits.
-fn denominators(known: &[(f64, f64)], degree: usize) -> Option<Vec<f64>> {
-    let chebyshev = |z: f64| -> Vec<f64> {
-        let angle = z.clamp(-1.0, 1.0).acos();
-        (0..=degree).map(|order| (order as f64 * angle).cos()).collect()
-    };
-    let bases: Vec<Vec<f64>> = known.iter().map(|&(z, _)| chebyshev(z)).collect();
-    // P(z) - value (Q(z) - 1) = value.
-    let equation = |(basis, &(_, value)): (&Vec<f64>, &(f64, f64))| -> Vec<f64> {
-        basis.iter().copied().chain(basis[1..].iter().map(|term| -value * term)).collect()
-    };
-    let equations: Vec<Vec<f64>> = bases.iter().zip(known).map(equation).collect();
+/// |Q| at each known (point, value), where P(z) = Q(z) value with P and Q of degree `degree` as nearly as can be, and Q has constant part 1; in
+/// Chebyshev polynomials, because powers would be all but dependent. With fewer wrong values than allowed for, many P and Q fit; the one
+/// found has the Q of least degree, which vanishes at no more workers than it must.
+fn denominators(known: &[(f64, f64)], degree: usize) -> Vec<f64> {
+    let term = |order: usize, z: f64| (order as f64 * z.clamp(-1.0, 1.0).acos()).cos();
+    // P(z) - value (Q(z) - 1) = value, a column for each unknown.
+    let of_p = (0..=degree).map(|order| known.iter().map(|&(z, _)| term(order, z)).collect());
+    let of_q = (1..=degree).map(|order| known.iter().map(|&(z, value)| -value * term(order, z)).collect());
+    let columns: Vec<Vec<f64>> = of_p.chain(of_q).collect();
     let values: Vec<f64> = known.iter().map(|&(_, value)| value).collect();
-    let unknowns = 2 * degree + 1;
-    let solution: Vec<f64> = if equations.len() == unknowns {
-        solve(equations, values.into_iter().map(|value| vec![value]).collect())?.into_iter().flatten().collect()
-    } else {
-        let dot = |row: &Vec<f64>| row.iter().zip(&values).map(|(weight, value)| weight * value).sum();
-        pseudo_inverse(&equations)?.iter().map(dot).collect()
-    };
-    let of = |basis: &Vec<f64>| {
-        let rest = basis[1..].iter().zip(&solution[degree + 1..]);
-        (1.0 + rest.map(|(term, weight)| term * weight).sum::<f64>()).abs()
-    };
-    Some(bases.iter().map(of).collect())
+    let solution = least_squares(&columns, &values);
+    let q = |z: f64| (1..=degree).map(|order| term(order, z) * solution[degree + order]).sum::<f64>();
+    known.iter().map(|&(z, _)| (1.0 + q(z)).abs()).collect()
 }
 
 impl Code for Berrut {

@@ -91,17 +91,19 @@ fn points_that_collide_are_taken_as_they_are() {
     }
 }
 
-/// Whichever worker is wrong, however it is wrong: it is left out, so the answers are those without it.
+/// Whichever workers are wrong, and however few of those that may be: they are left out, so the answers are those without them.
 #[test]
 fn erroneous_workers_are_found_and_left_out() {
-    for (k, errors, stragglers) in [(2, 1, 0), (2, 1, 1), (2, 2, 0), (3, 1, 0), (4, 1, 0)] {
+    let sizes = [(2, 1, 0), (2, 1, 1), (2, 2, 0), (2, 2, 1), (2, 3, 0), (3, 1, 0), (3, 2, 1), (4, 1, 0)];
+    let sizes_and_wrong = sizes.iter().flat_map(|&size| (1..=size.1).map(move |wrong| (size, wrong)));
+    for ((k, errors, stragglers), wrong) in sizes_and_wrong {
         let r = k + 2 * errors + stragglers - 1;
         let code = Berrut::new(k, r, errors).unwrap();
         assert_eq!(code.stragglers(), stragglers);
         let (rows, n) = (rows(k), code.r());
         let right = returned(&code, &rows);
         for first in 0..n {
-            let wrong: Vec<usize> = (0..errors).map(|error| (first + 2 * error) % n).collect();
+            let wrong: Vec<usize> = (0..wrong).map(|error| (first + 2 * error) % n).collect();
             let late: Vec<usize> = (0..stragglers).map(|late| (first + 1 + 2 * late) % n).collect();
             let mut spoiled = right.clone();
             for &worker in &wrong {
