@@ -38,7 +38,7 @@ pub struct Cost {
 impl Cost {
     /// Counts, and measures.
     pub(super) fn of(bundle: &Bundle, code: &dyn Code) -> Result<Self, TensorError> {
-        let (width, outputs) = (bundle.signature().input.width(), bundle.base_plan().outputs);
+        let (width, outputs) = (bundle.signature().input.width(), bundle.base_plan().outputs());
         let bytes = |input: usize, output: usize| size_of::<f32>() * (input + output);
         Ok(Cost {
             parity_parameters: bundle.parity_plan(0).parameter_count(),
@@ -58,7 +58,7 @@ fn on_one_thread<T: Send>(work: impl FnOnce() -> Result<T, TensorError> + Send) 
 
 /// Two FLOPs a multiply-add: encoder, parity model and decoder of one parity job.
 pub(super) fn parity_flops(bundle: &Bundle, code: &dyn Code) -> u64 {
-    flops(arithmetic(bundle, code, bundle.signature().input.width(), bundle.base_plan().outputs))
+    flops(arithmetic(bundle, code, bundle.signature().input.width(), bundle.base_plan().outputs()))
 }
 
 /// Two FLOPs a multiply-add.
@@ -93,12 +93,12 @@ fn time(bundle: &Bundle, code: &dyn Code, batch: usize) -> Result<f64, TensorErr
     let (mut of_base, mut of_parity) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {
         let started = clock.now();
-        base.forward(&base.rows(&base_rows)?)?.flatten_all()?.to_vec1::<f32>()?;
+        base.run(&base_rows)?;
         let between = clock.now();
         for query in queries.chunks_exact_mut(code.query_width(width)) {
             code.encode(0, &rows, query);
         }
-        parity.forward(&parity.rows(&queries)?)?.flatten_all()?.to_vec1::<f32>()?;
+        parity.run(&queries)?;
         of_base.push(between.since(started));
         of_parity.push(clock.now().since(between));
     }

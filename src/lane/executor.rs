@@ -156,7 +156,7 @@ impl Executor {
         };
         let net = net.expect("dispatch gives jobs to lanes that hold their model");
         // A parity model may make several output rows of one job.
-        let outputs = net.forward(&net.rows(&self.rows)?)?.flatten_all()?.to_vec1::<f32>()?;
+        let outputs = net.run(&self.rows)?;
         Ok(outputs.chunks_exact(outputs.len() / batch.jobs()).map(<[f32]>::to_vec).collect())
     }
 

@@ -12,9 +12,11 @@ use candle_core::{CpuStorage, CustomOp3, Device, Error, Layout, Result, Shape, T
 /// `[filters]`.
 pub(super) fn convolve(rows: &Tensor, filters: &Tensor, bias: &Tensor, reach: Reach) -> Result<Tensor> {
     match rows.device() {
-        Device::Cpu => rows.contiguous()?.apply_op3(&filters.contiguous()?, &bias.contiguous()?, Convolution { reach }),
-        Device::Cuda(_) | Device::Metal(_) => {
-            let convolved = rows.conv2d(filters, reach.padding, 1, reach.dilation, 1)?;
+        Device::Cpu if reach.stride == 1 => {
+            rows.contiguous()?.apply_op3(&filters.contiguous()?, &bias.contiguous()?, Convolution { reach })
+        }
+        Device::Cpu | Device::Cuda(_) | Device::Metal(_) => {
+            let convolved = rows.conv2d(filters, reach.padding, reach.stride, reach.dilation, 1)?;
             convolved.broadcast_add(&bias.reshape((1, bias.elem_count(), 1, 1))?)
         }
     }
@@ -25,6 +27,8 @@ pub(super) fn convolve(rows: &Tensor, filters: &Tensor, bias: &Tensor, reach: Re
 pub(super) struct Reach {
     /// Zeros added on each side.
     pub(super) padding: usize,
+    /// From one place of a filter to the next.
+    pub(super) stride: usize,
     /// Distance between neighbouring values of a filter; 1 for a usual one.
     pub(super) dilation: usize,
 }

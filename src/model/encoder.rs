@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bias, Layer, Plan};
+use super::{Bias, Convolution, Layer, Plan, Window, plan::Name};
 
 /// What makes one row out of k.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ impl Encoder {
     /// `[channels, height, width]` and it needs some.
     pub fn plan(self, k: usize, input: &[usize]) -> Option<Plan> {
         let width: usize = input.iter().product();
-        let stacked = |channels: &usize| std::iter::once(k * channels).chain(input.iter().copied().skip(1)).collect();
+        let stacked: Vec<usize> = std::iter::once(k * input.first()?).chain(input.iter().copied().skip(1)).collect();
         let layers = match self {
             Encoder::Mlp => vec![
                 Layer::Flatten,
@@ -57,37 +57,25 @@ impl Encoder {
             ],
             Encoder::Conv => dilated(k, input)?,
         };
-        Some(Plan { input: stacked(input.first()?), outputs: width, layers })
+        Plan::new(&stacked, layers)
     }
 }
 
 /// The convolutional encoder; none for rows that are no pictures.
 fn dilated(k: usize, input: &[usize]) -> Option<Vec<Layer>> {
-    let &[channels, height, width] = input else { return None };
+    let &[channels, _, _] = input else { return None };
+    let convolution = |name, channels, filters, kernel: usize, dilation| {
+        let window = Window { kernel, stride: 1, padding: kernel / 2 * dilation };
+        let name = Name::Borrowed(name);
+        Layer::Convolution(Convolution { name, channels, filters, window, dilation, bias: Bias::With })
+    };
     let mut layers = Vec::new();
     let mut read = k * channels;
     for (name, dilation) in CONVOLUTIONS.into_iter().zip(DILATIONS) {
-        layers.push(Layer::Convolution {
-            name,
-            channels: read,
-            filters: FILTERS * k,
-            kernel: 3,
-            padding: dilation,
-            dilation,
-            positions: height * width,
-        });
-        layers.push(Layer::Relu);
+        layers.extend([convolution(name, read, FILTERS * k, 3, dilation), Layer::Relu]);
         read = FILTERS * k;
     }
-    layers.push(Layer::Convolution {
-        name: "encoder.conv7",
-        channels: read,
-        filters: channels,
-        kernel: 1,
-        padding: 0,
-        dilation: 1,
-        positions: height * width,
-    });
+    layers.push(convolution("encoder.conv7", read, channels, 1, 1));
     Some(layers)
 }
 
@@ -95,17 +83,14 @@ fn dilated(k: usize, input: &[usize]) -> Option<Vec<Layer>> {
 /// slots. Three full matrices.
 pub fn decoder_plan(k: usize, r: usize, outputs: usize) -> Plan {
     let (read, written) = ((k + r) * outputs, k * outputs);
-    Plan {
-        input: vec![read],
-        outputs: written,
-        layers: vec![
-            Layer::dense("decoder.fc1", read, read, Bias::With),
-            Layer::Relu,
-            Layer::dense("decoder.fc2", read, written, Bias::With),
-            Layer::Relu,
-            Layer::dense("decoder.fc3", written, written, Bias::With),
-        ],
-    }
+    let layers = vec![
+        Layer::dense("decoder.fc1", read, read, Bias::With),
+        Layer::Relu,
+        Layer::dense("decoder.fc2", read, written, Bias::With),
+        Layer::Relu,
+        Layer::dense("decoder.fc3", written, written, Bias::With),
+    ];
+    Plan::new(&[read], layers).expect("each layer reads what the one before it writes")
 }
 
 impl fmt::Display for Encoder {
@@ -132,12 +117,12 @@ mod tests {
     #[test]
     fn encoders_have_the_papers_sizes() {
         let mlp = Encoder::Mlp.plan(2, &FASHION).unwrap();
-        assert_eq!((mlp.multiply_adds(), mlp.outputs), (1568 * 1568 + 1568 * 784, 784));
+        assert_eq!((mlp.multiply_adds(), mlp.outputs()), (1568 * 1568 + 1568 * 784, 784));
         let conv = Encoder::Conv.plan(2, &FASHION).unwrap();
         let filters = 40;
         let per_place = 2 * filters * 9 + 5 * filters * filters * 9 + filters;
-        assert_eq!((conv.multiply_adds(), conv.outputs), (784 * per_place, 784));
-        assert_eq!(conv.input, [2, 28, 28]);
+        assert_eq!((conv.multiply_adds(), conv.outputs()), (784 * per_place, 784));
+        assert_eq!(conv.input(), [2, 28, 28]);
         assert!(Encoder::Conv.plan(2, &[784]).is_none() && Encoder::Mlp.plan(2, &[784]).is_some());
         assert_eq!(decoder_plan(2, 1, 10).multiply_adds(), 30 * 30 + 30 * 20 + 20 * 20);
     }

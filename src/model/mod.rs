@@ -5,20 +5,26 @@
 //! the same device, and is `Send + Sync`; whether two threads may *use* it at once is the device's affair (a CUDA net belongs to its
 //! lane). Candle stays in here, in the lanes and in the trainer; others run a net on host slices with [`Net::predict`].
 
+mod architecture;
 mod conv;
+mod cpu;
 mod encoder;
 mod parameters;
 mod plan;
 mod pool;
+mod step;
+
+use std::sync::Arc;
 
 use candle_core::Result;
 pub use candle_core::{Device, Error as TensorError, Tensor};
-use candle_nn::{Linear, Module, VarBuilder};
-use conv::Reach;
+use cpu::Program;
+use step::Step;
 
+pub use architecture::{Architecture, NoFit, Width};
 pub use encoder::{Encoder, decoder_plan};
 pub use parameters::Parameters;
-pub use plan::{Architecture, Bias, Layer, NoFit, Plan};
+pub use plan::{Bias, Convolution, Layer, Origin, Plan, Window};
 
 /// Rows that [`Net::predict`] runs at once: enough to keep the matrix products long, little memory.
 const PREDICT_ROWS: usize = 64;
@@ -49,81 +55,52 @@ impl Preprocessing {
     }
 }
 
-/// A network on one device.
-#[derive(Debug)]
+/// A network on one device. Copies share its weights.
+#[derive(Clone, Debug)]
 pub struct Net {
     plan: Plan,
     preprocessing: Preprocessing,
-    steps: Vec<Step>,
+    form: Form,
     device: Device,
 }
 
-/// A layer with its parameters.
-#[derive(Debug)]
-enum Step {
-    Convolution { filters: Tensor, bias: Tensor, reach: Reach },
-    MaxPool,
-    Relu,
-    Flatten,
-    Unflatten(Vec<usize>),
-    Dense(Linear),
-}
-
-impl Step {
-    fn new(layer: &Layer, parameters: &VarBuilder<'_>) -> Result<Self> {
-        Ok(match *layer {
-            Layer::Convolution { name, channels, filters, kernel, padding, dilation, .. } => {
-                let parameters = parameters.pp(name);
-                Step::Convolution {
-                    filters: parameters.get((filters, channels, kernel, kernel), "weight")?,
-                    bias: parameters.get(filters, "bias")?,
-                    reach: Reach { padding, dilation },
-                }
-            }
-            Layer::MaxPool => Step::MaxPool,
-            Layer::Relu => Step::Relu,
-            Layer::Flatten => Step::Flatten,
-            Layer::Unflatten(ref shape) => Step::Unflatten(shape.clone()),
-            Layer::Dense { name, inputs, outputs, bias } => {
-                let parameters = parameters.pp(name);
-                let bias = match bias {
-                    Bias::With => Some(parameters.get(outputs, "bias")?),
-                    Bias::Without => None,
-                };
-                Step::Dense(Linear::new(parameters.get((outputs, inputs), "weight")?, bias))
-            }
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Step::Convolution { filters, bias, reach } => conv::convolve(x, filters, bias, *reach),
-            Step::MaxPool => pool::max_pool(x),
-            Step::Relu => x.relu(),
-            Step::Flatten => x.flatten_from(1),
-            Step::Unflatten(shape) => {
-                let shape: Vec<usize> = [x.dim(0)?].iter().chain(shape).copied().collect();
-                x.reshape(shape)
-            }
-            Step::Dense(linear) => linear.forward(x),
-        }
-    }
+#[derive(Clone, Debug)]
+enum Form {
+    /// Packed for the CPU once and for all.
+    Program(Arc<Program>),
+    /// Tensors, on any device; those of a net that learns change.
+    Steps(Arc<Vec<Step>>),
 }
 
 impl Net {
-    /// Builds the net of `plan` on `device`. On the CPU it shares the memory of `parameters`.
+    /// Builds the net of `plan` on `device`, to be run: on the CPU with its weights packed, which no later change of `parameters` reaches.
     ///
     /// Fails when a parameter is missing or misshapen, or the device refuses.
     pub fn new(plan: &Plan, preprocessing: Preprocessing, parameters: &Parameters, device: &Device) -> Result<Self> {
-        let builder = parameters.builder(device);
-        let steps = plan.layers.iter().map(|layer| Step::new(layer, &builder)).collect::<Result<_>>()?;
-        Ok(Net { plan: plan.clone(), preprocessing, steps, device: device.clone() })
+        match device {
+            Device::Cpu => {
+                let form = Form::Program(Arc::new(cpu::program(plan, preprocessing, parameters)?));
+                Ok(Net { plan: plan.clone(), preprocessing, form, device: device.clone() })
+            }
+            Device::Cuda(_) | Device::Metal(_) => Net::live(plan, preprocessing, parameters, device),
+        }
     }
 
-    /// Runs raw rows `[n, ..input shape]` on the net's device; gives `[n, outputs]`.
+    /// Builds a net that reads `parameters` as they are at each run, with a gradient for those that are variables.
+    pub fn live(plan: &Plan, preprocessing: Preprocessing, parameters: &Parameters, device: &Device) -> Result<Self> {
+        let steps = Step::all(plan.layers(), &parameters.builder(device))?;
+        Ok(Net { plan: plan.clone(), preprocessing, form: Form::Steps(Arc::new(steps)), device: device.clone() })
+    }
+
+    /// Runs raw rows `[n, ..input shape]` on the net's device; gives `[n, outputs]`, with a gradient if the net is live.
     pub fn forward(&self, rows: &Tensor) -> Result<Tensor> {
-        let read = self.preprocessing.apply(rows)?;
-        self.steps.iter().try_fold(read, |x, step| step.forward(&x))
+        match &self.form {
+            Form::Program(program) => {
+                let outputs = program.run(&rows.flatten_all()?.to_vec1::<f32>()?);
+                Tensor::from_vec(outputs, (rows.dim(0)?, self.plan.outputs()), &self.device)
+            }
+            Form::Steps(steps) => step::forward(steps, &self.preprocessing.apply(rows)?)?.flatten_from(1),
+        }
     }
 
     /// Puts host rows, one after the other, on the net's device as `[n, ..input shape]`.
@@ -131,22 +108,32 @@ impl Net {
     /// Fails unless `rows` is a whole number of rows.
     pub fn rows(&self, rows: &[f32]) -> Result<Tensor> {
         let count = rows.len() / self.width();
-        let shape: Vec<usize> = [count].iter().chain(&self.plan.input).copied().collect();
+        let shape: Vec<usize> = [count].iter().chain(self.plan.input()).copied().collect();
         Tensor::from_slice(rows, shape, &self.device)
     }
 
-    /// Runs host rows, one after the other, in batches; gives their output rows, one after the other, in host memory.
+    /// Runs host rows, one after the other, as one batch; gives their output rows, one after the other, in host memory.
+    ///
+    /// Fails unless `rows` is a whole number of rows, or when the device does.
+    pub fn run(&self, rows: &[f32]) -> Result<Vec<f32>> {
+        match &self.form {
+            Form::Program(program) if rows.len().is_multiple_of(self.width()) => Ok(program.run(rows)),
+            Form::Program(_) | Form::Steps(_) => self.forward(&self.rows(rows)?)?.flatten_all()?.to_vec1(),
+        }
+    }
+
+    /// The same for any number of rows, in batches.
     pub fn predict(&self, rows: &[f32]) -> Result<Vec<f32>> {
-        let mut outputs = Vec::with_capacity(rows.len() / self.width() * self.plan.outputs);
+        let mut outputs = Vec::with_capacity(rows.len() / self.width() * self.plan.outputs());
         for batch in rows.chunks(PREDICT_ROWS * self.width()) {
-            outputs.extend(self.forward(&self.rows(batch)?)?.flatten_all()?.to_vec1::<f32>()?);
+            outputs.extend(self.run(batch)?);
         }
         Ok(outputs)
     }
 
     /// Values in one input row.
     pub fn width(&self) -> usize {
-        self.plan.input.iter().product()
+        self.plan.input().iter().product()
     }
 
     /// The layers, sizes and costs.

@@ -18,7 +18,10 @@ fn random(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
 
 fn random_parameters(plan: &Plan, rng: &mut ChaCha8Rng) -> Parameters {
     Parameters::new(plan.parameters().into_iter().map(|(name, shape)| {
-        let values = random(rng, shape.iter().product());
+        let mut values = random(rng, shape.iter().product());
+        if name.ends_with("running_var") {
+            values.iter_mut().for_each(|value| *value = value.abs() + 0.5);
+        }
         (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
     }))
 }
@@ -63,7 +66,7 @@ fn the_convolution_and_its_gradients_are_candles() {
         let weights = tensor(&mut rng, (filters, channels, kernel, kernel));
         let bias =
             Var::from_tensor(&Tensor::from_vec(random(&mut rng, filters), filters, &Device::Cpu).unwrap()).unwrap();
-        let ours = conv::convolve(&rows, &weights, &bias, Reach { padding, dilation }).unwrap();
+        let ours = conv::convolve(&rows, &weights, &bias, conv::Reach { padding, stride: 1, dilation }).unwrap();
         let candles = rows.conv2d(&weights, padding, 1, dilation, 1).unwrap();
         let candles = candles.broadcast_add(&bias.reshape((1, filters, 1, 1)).unwrap()).unwrap();
         assert_eq!(ours.dims(), candles.dims());
@@ -80,7 +83,7 @@ fn the_convolution_and_its_gradients_are_candles() {
 fn max_pooling_is_candles_and_its_gradient_goes_to_the_largest() {
     let values_of = random(&mut ChaCha8Rng::seed_from_u64(9), 2 * 3 * 4 * 6);
     let rows = Var::from_tensor(&Tensor::from_vec(values_of, (2, 3, 4, 6), &Device::Cpu).unwrap()).unwrap();
-    let (ours, candles) = (pool::max_pool(&rows).unwrap(), rows.max_pool2d(2).unwrap());
+    let (ours, candles) = (pool::max_pool(&rows, Window::tiles(2)).unwrap(), rows.max_pool2d(2).unwrap());
     assert_eq!((ours.dims(), values(&ours)), (candles.dims(), values(&candles)));
     let gradients = ours.sqr().unwrap().sum_all().unwrap().backward().unwrap();
     let spread = values(&candles.upsample_nearest2d(4, 6).unwrap());
@@ -89,12 +92,15 @@ fn max_pooling_is_candles_and_its_gradient_goes_to_the_largest() {
         .zip(spread)
         .map(|(value, largest)| if value.to_bits() == largest.to_bits() { 2.0 * value } else { 0.0 });
     assert_close(&values(gradients.get(&rows).unwrap()), &expected.collect::<Vec<f32>>(), 1e-6);
-    assert!(pool::max_pool(&rows.narrow(3, 0, 5).unwrap()).is_err(), "an odd width is refused");
+    // What does not fill a square is not read.
+    let odd = rows.narrow(3, 0, 5).unwrap();
+    let expected = odd.narrow(3, 0, 4).unwrap().contiguous().unwrap().max_pool2d(2).unwrap();
+    assert_eq!(values(&pool::max_pool(&odd, Window::tiles(2)).unwrap()), values(&expected));
 }
 
 #[test]
 fn a_batch_gives_what_its_rows_give_alone() {
-    for architecture in Architecture::ALL {
+    for architecture in [Architecture::Linear, Architecture::Mlp, Architecture::Lenet5, Architecture::Compact4] {
         let net = random_net(architecture, PREPROCESSING, 2);
         let rows = random(&mut ChaCha8Rng::seed_from_u64(3), 5 * net.width());
         let together = net.predict(&rows).unwrap();
@@ -170,12 +176,32 @@ fn parameters_round_trip_and_say_what_does_not_fit() {
 }
 
 #[test]
-fn nets_on_the_cpu_share_their_weights_and_cross_threads() {
+fn copies_of_nets_share_their_weights_and_cross_threads() {
     fn crosses_threads<T: Send + Sync>() {}
     crosses_threads::<Net>();
-    let plan = Architecture::Linear.plan(&FASHION, 10).unwrap();
-    let parameters = random_parameters(&plan, &mut ChaCha8Rng::seed_from_u64(8));
-    let net = Net::new(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
-    let Step::Dense(linear) = &net.steps[1] else { panic!("a linear net is flatten, dense") };
-    assert_eq!(linear.weight().id(), parameters.get("fc1.weight").unwrap().id());
+    let net = random_net(Architecture::Linear, PREPROCESSING, 8);
+    let (Form::Program(one), Form::Program(other)) = (&net.form, &net.clone().form) else {
+        panic!("packed on the CPU")
+    };
+    assert!(Arc::ptr_eq(one, other));
+}
+
+/// What is served is what was trained: packed or as tensors, a net gives the same.
+#[test]
+fn packed_nets_agree_with_live_ones() {
+    let narrow = Width::new(5).unwrap();
+    let all = Architecture::ALL.into_iter().filter(|architecture| architecture.with_width(narrow).is_none());
+    let narrowed = Architecture::ALL.into_iter().filter_map(|architecture| architecture.with_width(narrow));
+    for architecture in all.chain(narrowed) {
+        let mut rng = ChaCha8Rng::seed_from_u64(11);
+        let plan = architecture.plan(&FASHION, 10).unwrap();
+        let parameters = random_parameters(&plan, &mut rng);
+        let packed = Net::new(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
+        let live = Net::live(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
+        let rows = random(&mut rng, 3 * 784);
+        let (packed, live) = (packed.predict(&rows).unwrap(), live.predict(&rows).unwrap());
+        let scale = live.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        let furthest = packed.iter().zip(&live).map(|(packed, live)| (packed - live).abs()).fold(0.0, f32::max);
+        assert!(furthest <= 1e-4 * scale, "{architecture}: {furthest} of {scale}");
+    }
 }

@@ -59,7 +59,7 @@ impl Lesson for Labels<'_> {
     }
 
     fn model(&self, parameters: &Parameters) -> Result<Net> {
-        Net::new(self.plan, self.preprocessing, parameters, &Device::Cpu)
+        Net::live(self.plan, self.preprocessing, parameters, &Device::Cpu)
     }
 
     fn rows(&self) -> usize {
@@ -125,10 +125,10 @@ fn manifest(options: &BaseOptions, plan: &Plan, preprocessing: Normalisation, sp
     Manifest {
         format: FORMAT,
         deployment: Deployment { name: options.name.clone(), version: options.version.clone() },
-        input: Input { name: "input".to_owned(), shape: plan.input.clone(), range: [0.0, 1.0] },
+        input: Input { name: "input".to_owned(), shape: plan.input().to_vec(), range: [0.0, 1.0] },
         output: Output {
             name: "logits".to_owned(),
-            shape: vec![plan.outputs],
+            shape: vec![plan.outputs()],
             labels: data::LABELS.map(str::to_owned).to_vec(),
         },
         preprocessing,

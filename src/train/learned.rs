@@ -89,8 +89,8 @@ impl Lesson for Joint<'_> {
     fn model(&self, parameters: &Parameters) -> Result<Coded> {
         let all = parameters.clone().with(self.base);
         Ok(Coded {
-            parity: Net::new(&self.plan.plan, self.preprocessing, &all, &Device::Cpu)?,
-            decoder: Net::new(&self.decoder_plan(), AS_IT_IS, parameters, &Device::Cpu)?,
+            parity: Net::live(&self.plan.plan, self.preprocessing, &all, &Device::Cpu)?,
+            decoder: Net::live(&self.decoder_plan(), AS_IT_IS, parameters, &Device::Cpu)?,
             parameters: parameters.clone(),
         })
     }

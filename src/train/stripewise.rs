@@ -132,7 +132,7 @@ impl Lesson for Stripewise<'_> {
     }
 
     fn model(&self, parameters: &Parameters) -> Result<Net> {
-        Net::new(self.plan, self.preprocessing, parameters, &Device::Cpu)
+        Net::live(self.plan, self.preprocessing, parameters, &Device::Cpu)
     }
 
     fn rows(&self) -> usize {

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Component, Path},
+    sync::Arc,
 };
 
 use super::{Checked, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, sha256};
@@ -62,7 +63,7 @@ pub fn parity_plan(
     code: &dyn Code,
     base: &Plan,
 ) -> Result<ParityPlan, NoFit> {
-    let (k, outputs, input) = (code.k(), base.outputs, base.input.as_slice());
+    let (k, outputs, input) = (code.k(), base.outputs(), base.input());
     let whole = |plan: Plan| ParityPlan { stored: plan.parameters(), plan };
     match code.reading() {
         Reading::Row | Reading::Rows => architecture.plan(input, outputs).map(whole),
@@ -82,8 +83,8 @@ const ENCODER_RULE: &str = "its encoder needs [channels, height, width]";
 
 /// The layers of `encoder` with the base model `base` behind them, for a code of k rows; `None` if it cannot read such rows.
 pub fn encoded_plan(encoder: Encoder, k: usize, base: &Plan) -> Option<ParityPlan> {
-    let plan = encoder.plan(k, &base.input)?;
-    let decoder = decoder_plan(k, 1, base.outputs);
+    let plan = encoder.plan(k, base.input())?;
+    let decoder = decoder_plan(k, 1, base.outputs());
     let stored = plan.parameters().into_iter().chain(decoder.parameters()).collect();
     Some(ParityPlan { plan: plan.before(base), stored })
 }
@@ -196,7 +197,7 @@ impl Model<'_> {
             Some(base) => parameters.with(base),
             None => parameters,
         };
-        fits.then(|| Checked { plan, parameters, preprocessing, canary: self.canary.to_vec() })
+        fits.then(|| Checked { plan, parameters, preprocessing, canary: self.canary.to_vec(), on_cpu: Arc::default() })
     }
 
     /// Reads the file once, checks its hash, and parses those very bytes.

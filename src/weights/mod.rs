@@ -15,8 +15,10 @@ pub mod oracle;
 use std::{
     fmt::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -94,11 +96,21 @@ struct Checked {
     parameters: Parameters,
     preprocessing: Preprocessing,
     canary: Vec<f32>,
+    /// What all CPU lanes share, once one has made it.
+    on_cpu: Arc<Mutex<Option<Net>>>,
 }
 
 impl Checked {
     fn net(&self, device: &Device) -> Result<Net, TensorError> {
-        Net::new(&self.plan, self.preprocessing, &self.parameters, device)
+        let make = || Net::new(&self.plan, self.preprocessing, &self.parameters, device);
+        if !device.is_cpu() {
+            return make();
+        }
+        let mut shared = self.on_cpu.lock();
+        match &*shared {
+            Some(net) => Ok(net.clone()),
+            None => Ok(shared.insert(make()?).clone()),
+        }
     }
 }
 

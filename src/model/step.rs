@@ -1,0 +1,115 @@
+//! Layers with their parameters, as tensors: what runs on a GPU, and what learns.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Linear, Module, VarBuilder};
+
+use super::{
+    Bias, Convolution, Layer, Window,
+    conv::{self, Reach},
+    pool,
+};
+
+/// What batch norm adds to a variance, as `PyTorch` does.
+pub(super) const EPSILON: f64 = 1e-5;
+
+/// A layer with its parameters.
+#[derive(Debug)]
+pub(super) enum Step {
+    Convolution { filters: Tensor, bias: Tensor, reach: Reach },
+    BatchNorm(BatchNorm),
+    MaxPool(Window),
+    AveragePool,
+    Relu,
+    Flatten,
+    Unflatten(Vec<usize>),
+    Dense(Linear),
+    Residual { body: Vec<Step>, shortcut: Vec<Step> },
+}
+
+/// What batch norm does to each channel.
+#[derive(Debug)]
+pub(super) struct BatchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+}
+
+impl Step {
+    pub(super) fn all(layers: &[Layer], parameters: &VarBuilder<'_>) -> Result<Vec<Self>> {
+        layers.iter().map(|layer| Step::new(layer, parameters)).collect()
+    }
+
+    fn new(layer: &Layer, parameters: &VarBuilder<'_>) -> Result<Self> {
+        Ok(match layer {
+            Layer::Convolution(Convolution { name, channels, filters, window, dilation, bias }) => {
+                let parameters = parameters.pp(name);
+                Step::Convolution {
+                    filters: parameters.get((*filters, *channels, window.kernel, window.kernel), "weight")?,
+                    bias: match bias {
+                        Bias::With => parameters.get(*filters, "bias")?,
+                        Bias::Without => Tensor::zeros(*filters, parameters.dtype(), parameters.device())?,
+                    },
+                    reach: Reach { padding: window.padding, stride: window.stride, dilation: *dilation },
+                }
+            }
+            Layer::BatchNorm { name, channels } => {
+                let get = |part| parameters.pp(name).get(*channels, part);
+                Step::BatchNorm(BatchNorm {
+                    weight: get("weight")?,
+                    bias: get("bias")?,
+                    mean: get("running_mean")?,
+                    variance: get("running_var")?,
+                })
+            }
+            Layer::MaxPool(window) => Step::MaxPool(*window),
+            Layer::AveragePool => Step::AveragePool,
+            Layer::Relu => Step::Relu,
+            Layer::Flatten => Step::Flatten,
+            Layer::Unflatten(shape) => Step::Unflatten(shape.clone()),
+            Layer::Dense { name, inputs, outputs, bias } => {
+                let parameters = parameters.pp(name);
+                let bias = match bias {
+                    Bias::With => Some(parameters.get(*outputs, "bias")?),
+                    Bias::Without => None,
+                };
+                Step::Dense(Linear::new(parameters.get((*outputs, *inputs), "weight")?, bias))
+            }
+            Layer::Residual { body, shortcut } => {
+                Step::Residual { body: Step::all(body, parameters)?, shortcut: Step::all(shortcut, parameters)? }
+            }
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Step::Convolution { filters, bias, reach } => conv::convolve(x, filters, bias, *reach),
+            Step::BatchNorm(norm) => norm.forward(x),
+            Step::MaxPool(window) => pool::max_pool(x, *window),
+            Step::AveragePool => x.mean_keepdim((2, 3)),
+            Step::Relu => x.relu(),
+            Step::Flatten => x.flatten_from(1),
+            Step::Unflatten(shape) => {
+                let shape: Vec<usize> = [x.dim(0)?].iter().chain(shape).copied().collect();
+                x.reshape(shape)
+            }
+            Step::Dense(linear) => linear.forward(x),
+            Step::Residual { body, shortcut } => forward(body, x)? + forward(shortcut, x)?,
+        }
+    }
+}
+
+/// Through all of `steps`.
+pub(super) fn forward(steps: &[Step], x: &Tensor) -> Result<Tensor> {
+    steps.iter().try_fold(x.clone(), |x, step| step.forward(&x))
+}
+
+impl BatchNorm {
+    /// By running averages: what is served.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let scale = (&self.weight / (&self.variance + EPSILON)?.sqrt()?)?;
+        let shift = (&self.bias - (&self.mean * &scale)?)?;
+        let of_channels = |tensor: Tensor| tensor.reshape((1, tensor.elem_count(), 1, 1));
+        x.broadcast_mul(&of_channels(scale)?)?.broadcast_add(&of_channels(shift)?)
+    }
+}
