@@ -61,7 +61,9 @@ pub(super) fn least_squares(columns: &[Vec<f64>], values: &[f64]) -> Vec<f64> {
         }
         let length = norm(&rest);
         if length > RANK_MIN * norm(column) {
-            rest.iter_mut().for_each(|value| *value /= length);
+            for value in &mut rest {
+                *value /= length;
+            }
             along.push(length);
             kept.push((place, rest, along));
         }

@@ -20,9 +20,12 @@ impl Parameters {
         Parameters(tensors.into_iter().collect())
     }
 
-    /// Reads the bytes of a safetensors file. Half-precision values become f32.
+    /// Reads the bytes of a safetensors file. Half-precision values become f32; how many batches `PyTorch`'s batch norms have seen is left
+    /// out, since nothing is made of it.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self> {
-        Parameters::new(candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?).converted(DType::F16, DType::F32)
+        let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?;
+        let used = tensors.into_iter().filter(|(name, _)| !name.ends_with(".num_batches_tracked"));
+        Parameters::new(used).converted(DType::F16, DType::F32)
     }
 
     /// The same in half precision: for a file half as long, not for running.

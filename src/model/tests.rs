@@ -20,7 +20,9 @@ fn random_parameters(plan: &Plan, rng: &mut ChaCha8Rng) -> Parameters {
     Parameters::new(plan.parameters().into_iter().map(|(name, shape)| {
         let mut values = random(rng, shape.iter().product());
         if name.ends_with("running_var") {
-            values.iter_mut().for_each(|value| *value = value.abs() + 0.5);
+            for value in &mut values {
+                *value = value.abs() + 0.5;
+            }
         }
         (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
     }))

@@ -54,7 +54,7 @@ pub(in crate::model) fn program(plan: &Plan, preprocessing: Preprocessing, param
     if draftsman.values[last].len() != draftsman.values[last].channels {
         draftsman.draft(Work::Unflatten, last, picture(&[plan.outputs()]));
     }
-    Ok(layout(plan, preprocessing, draftsman.values, draftsman.drafts))
+    Ok(layout(plan, preprocessing, &draftsman.values, draftsman.drafts))
 }
 
 /// The picture that a row of this shape is.
@@ -155,7 +155,9 @@ impl Draftsman<'_> {
         for (channel, weights) in filters.weights.chunks_exact_mut(patch).enumerate() {
             #[expect(clippy::cast_possible_truncation, reason = "f32 is the weights' precision")]
             let scale = (f64::from(weight[channel]) / (f64::from(variance[channel]) + EPSILON).sqrt()) as f32;
-            weights.iter_mut().for_each(|weight| *weight *= scale);
+            for weight in weights {
+                *weight *= scale;
+            }
             filters.bias[channel] = (filters.bias[channel] - mean[channel]) * scale + bias[channel];
         }
         Ok(from)
@@ -196,7 +198,7 @@ fn no_plan() -> Error {
 }
 
 /// Gives each value a buffer and each draft its step.
-fn layout(plan: &Plan, preprocessing: Preprocessing, values: Vec<Picture>, drafts: Vec<Draft>) -> Program {
+fn layout(plan: &Plan, preprocessing: Preprocessing, values: &[Picture], drafts: Vec<Draft>) -> Program {
     let mut last_read = vec![0; values.len()];
     for (step, draft) in drafts.iter().enumerate() {
         for value in std::iter::once(draft.from).chain(draft.work.added()) {
@@ -205,12 +207,11 @@ fn layout(plan: &Plan, preprocessing: Preprocessing, values: Vec<Picture>, draft
     }
     let (mut buffers, mut free, mut place_of) = (Vec::new(), Vec::new(), vec![0; values.len()]);
     let place = |picture: Picture, free: &mut Vec<Buffer>, buffers: &mut Vec<Picture>| -> Buffer {
-        match free.iter().position(|&buffer| buffers[buffer] == picture) {
-            Some(found) => free.swap_remove(found),
-            None => {
-                buffers.push(picture);
-                buffers.len() - 1
-            }
+        if let Some(found) = free.iter().position(|&buffer| buffers[buffer] == picture) {
+            free.swap_remove(found)
+        } else {
+            buffers.push(picture);
+            buffers.len() - 1
         }
     };
     place_of[0] = place(values[0], &mut free, &mut buffers);
@@ -221,7 +222,7 @@ fn layout(plan: &Plan, preprocessing: Preprocessing, values: Vec<Picture>, draft
     for (number, draft) in drafts.into_iter().enumerate() {
         place_of[draft.to] = place(values[draft.to], &mut free, &mut buffers);
         let read: Vec<Value> = std::iter::once(draft.from).chain(draft.work.added()).collect();
-        steps.push(laid_out(draft, &values, &place_of));
+        steps.push(laid_out(draft, values, &place_of));
         free.extend(read.into_iter().filter(|&value| last_read[value] == number).map(|value| place_of[value]));
         free.dedup();
     }
@@ -237,46 +238,18 @@ fn layout(plan: &Plan, preprocessing: Preprocessing, values: Vec<Picture>, draft
 fn laid_out(draft: Draft, values: &[Picture], place_of: &[Buffer]) -> Step {
     let (read, written) = (values[draft.from], values[draft.to]);
     let (from, to) = (place_of[draft.from], place_of[draft.to]);
-    let end = written.walk(1, 0);
-    let added = |after: After| after.added.map(|value| (place_of[value], values[value].walk(1, 0)));
+    let product = |(weights, runs): (Packed, Vec<usize>), start, after: After, across| {
+        let added = after.added.map(|value| (place_of[value], values[value].walk(1, 0)));
+        let (relu, end, lines) = (after.relu, written.walk(1, 0), written.height);
+        let step = ProductStep { weights, runs, from, start, of_rows: false, added, relu, to, end, lines, across };
+        Step::Product(Box::new(step.of_rows_if_single()))
+    };
     match draft.work {
         Work::Convolution { filters, window, dilation, after } => {
-            let (weights, runs) = packed_convolution(&filters, &read, window, dilation);
             let start = read.walk(window.stride, window.padding);
-            let (positions, across) = (written.height * written.width, written.width);
-            let step = ProductStep {
-                weights,
-                runs,
-                from,
-                start,
-                of_rows: false,
-                added: added(after),
-                relu: after.relu,
-                to,
-                end,
-                positions,
-                across,
-            };
-            Step::Product(step.of_rows_if_single())
+            product(packed_convolution(&filters, &read, window, dilation), start, after, written.width)
         }
-        Work::Dense { filters, after } => {
-            let (weights, runs) = packed_dense(&filters, &read);
-            let start = read.walk(1, 0);
-            let step = ProductStep {
-                weights,
-                runs,
-                from,
-                start,
-                of_rows: false,
-                added: added(after),
-                relu: after.relu,
-                to,
-                end,
-                positions: 1,
-                across: 1,
-            };
-            Step::Product(step.of_rows_if_single())
-        }
+        Work::Dense { filters, after } => product(packed_dense(&filters, &read), read.walk(1, 0), after, 1),
         Work::MaxPool { window, relu } => Step::MaxPool { window, relu, from, to },
         Work::AveragePool => Step::AveragePool { from, to },
         Work::Unflatten => Step::Unflatten { from, to },
@@ -288,7 +261,7 @@ impl ProductStep {
     /// Where a row has one position, rows are the positions.
     fn of_rows_if_single(mut self) -> Self {
         let turned = |walk: Walk| Walk { x: walk.row, ..walk };
-        if self.positions == 1 {
+        if self.lines * self.across == 1 {
             self.of_rows = true;
             (self.start, self.end) = (turned(self.start), turned(self.end));
             self.added = self.added.map(|(buffer, walk)| (buffer, turned(walk)));

@@ -3,10 +3,18 @@
 //! Channels lie innermost, so what a filter reads of one line of a picture is one run of memory: a convolution is a matrix product whose left
 //! side need not be unfolded, only pointed at. A tile of up to [`TILE`] positions by [`PANEL`] filters stays in registers while the runs go by: twelve
 //! vectors of eight with AVX2, six of sixteen with AVX-512, which is as many as hide the latency of a multiply-add. Full matrices are the same with a row for
-//! a position. Measured on one core: 95 to 99 % of the machine's multiply-adds from 16 channels on (`docs/benchmarks/forward.md`).
+//! a position. Measured by itself, it does 95 to 99 % of the multiply-adds that a core can do, from 16 channels on (`docs/benchmarks/forward.md`).
 //!
-//! Written with `pulp`, whose vectors are safe and are chosen at run time. The order of additions depends on the machine's vectors alone, never
-//! on the batch's neighbours... but for how many rows share a tile, which changes no sum: each position has an accumulator of its own.
+//! Written with `pulp`, whose vectors are safe and are chosen at run time. How a position's sum is ordered depends on the machine's vectors
+//! and on how many positions share its tile, so a row's output may differ in the last bits from batch size to batch size; never with what
+//! its neighbours are.
+
+#![expect(
+    clippy::inline_always,
+    reason = "vector instructions exist only inside the function that was chosen for them: what is not inlined has none"
+)]
+
+use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
@@ -66,6 +74,9 @@ pub(super) struct Product<'a> {
     pub(super) across: usize,
     pub(super) added: Option<Added<'a>>,
     pub(super) relu: bool,
+    /// Of all panels, those that are run.
+    pub(super) panels: Range<usize>,
+    /// What is written, from the first filter of the first panel on.
     pub(super) output: &'a mut [f32],
     pub(super) to: Walk,
 }
@@ -102,12 +113,12 @@ impl Product<'_> {
     /// of positions all panels where they are less.
     #[inline(always)]
     fn all<S: Simd, const V: usize>(&mut self, simd: S) {
-        let panels = self.weights.panels();
+        let panels = self.panels.clone();
         let tiles = self.positions.div_ceil(TILE);
         let input = self.rows * self.from.row.max(self.from.x * self.positions);
         let blocks = self.rows * tiles.div_ceil(BLOCK);
-        if input * panels + self.weights.len() <= self.weights.len() * blocks + input {
-            for panel in 0..panels {
+        if input * panels.len() + self.weights.len() <= self.weights.len() * blocks + input {
+            for panel in panels {
                 for row in 0..self.rows {
                     self.some::<S, V>(simd, panel, row, 0..tiles);
                 }
@@ -115,7 +126,7 @@ impl Product<'_> {
         } else {
             for row in 0..self.rows {
                 for first in (0..tiles).step_by(BLOCK) {
-                    for panel in 0..panels {
+                    for panel in panels.clone() {
                         self.some::<S, V>(simd, panel, row, first..tiles.min(first + BLOCK));
                     }
                 }
@@ -125,7 +136,7 @@ impl Product<'_> {
 
     /// Tiles of nearly equal size: a tile of one position costs as much as one of three.
     #[inline(always)]
-    fn some<S: Simd, const V: usize>(&mut self, simd: S, panel: usize, row: usize, tiles: std::ops::Range<usize>) {
+    fn some<S: Simd, const V: usize>(&mut self, simd: S, panel: usize, row: usize, tiles: Range<usize>) {
         let of = self.positions.div_ceil(TILE);
         for tile in tiles {
             let at = tile * self.positions / of;
@@ -153,16 +164,17 @@ impl Product<'_> {
         let zero = simd.splat_f32s(0.0);
         for m in 0..M {
             let added = added.map(|(values, from)| &values[from[m] + first..][..filters]);
-            let written = &mut self.output[to[m] + first..][..filters];
+            let written = &mut self.output[to[m] + first - self.panels.start * PANEL..][..filters];
             for v in 0..V {
                 let mut value = simd.add_f32s(sums[m][v], bias[v]);
                 // Of the panel's vectors, those that lie in the picture as they are.
                 let whole = (v + 1) * S::F32_LANES <= filters;
                 let share = v * S::F32_LANES..filters.min((v + 1) * S::F32_LANES);
                 if let Some(added) = added {
-                    let other = match whole {
-                        true => S::as_simd_f32s(added).0[v],
-                        false => simd.partial_load_f32s(added.get(share.clone()).unwrap_or_default()),
+                    let other = if whole {
+                        S::as_simd_f32s(added).0[v]
+                    } else {
+                        simd.partial_load_f32s(added.get(share.clone()).unwrap_or_default())
                     };
                     value = simd.add_f32s(value, other);
                 }

@@ -2,8 +2,8 @@
 //!
 //! Owns the layout (channels innermost, zeros around each picture as wide as the next convolution reads), the fusion (batch norm is part
 //! of the weights, bias, sum and `ReLU` part of the product that they follow) and the buffers. A program never changes and gives each row the
-//! same output whatever it is batched with. It uses the threads of the pool that it is called in: rows are shared out among them, and where
-//! there are fewer rows, the lines of each picture... not yet: a single row runs on one thread.
+//! same output whatever it is batched with. It uses the threads of the rayon pool that it is called in, and of no other: rows are shared out
+//! among them, and of a single row the lines of its pictures.
 //!
 //! The obvious other way is candle's: a tensor for each intermediate value and a kernel for each layer. It costs an allocation and a pass over
 //! memory for each, and its convolution unfolds its input; what learns and what runs on a GPU still goes that way (`super::step`).
@@ -12,6 +12,7 @@ mod compile;
 mod kernel;
 mod packed;
 mod picture;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,9 @@ use super::Window;
 /// Values of all buffers at most that rows share at a time, unless one row needs more. What a core's own cache holds would be less, but then
 /// the weights of a large network are read anew for each row: 32 rows of ResNet-18 took 1.2 times as long with a sixteenth of it.
 const BUFFERED: usize = 1 << 22;
+
+/// Multiply-adds of a step from which on a single row is worth several threads, which costs some microseconds.
+const SHARED_WORK: usize = 1 << 20;
 
 /// A forward pass, ready to run.
 #[derive(Debug)]
@@ -59,7 +63,7 @@ enum Step {
     /// A row as it came, channels outermost, to a picture: each value times `scale` plus `shift`.
     Read { scale: f32, shift: f32, to: Buffer },
     /// Convolution or full matrix.
-    Product(ProductStep),
+    Product(Box<ProductStep>),
     /// The largest of each square.
     MaxPool { window: Window, relu: bool, from: Buffer, to: Buffer },
     /// The mean of each channel.
@@ -82,8 +86,8 @@ struct ProductStep {
     relu: bool,
     to: Buffer,
     end: Walk,
-    /// Positions of a row, and of a line of it.
-    positions: usize,
+    /// Lines of positions in a row, and positions in a line.
+    lines: usize,
     across: usize,
 }
 
@@ -95,13 +99,13 @@ impl Program {
         let per_row: usize = self.buffers.iter().map(Picture::len).sum();
         let at_once = (BUFFERED / per_row).max(1);
         let mut outputs = vec![0.0; n * self.outputs];
-        let chunk = at_once.min(n.div_ceil(rayon::current_num_threads())).max(1);
-        let pairs = (rows.chunks(chunk * self.width), outputs.chunks_mut(chunk * self.outputs));
-        if n > chunk && rayon::current_num_threads() > 1 && rayon::current_thread_index().is_some() {
-            let pairs: Vec<_> = pairs.0.zip(pairs.1).collect();
-            pairs.into_par_iter().for_each(|(rows, outputs)| self.some(rows, outputs));
+        let threads = own_threads();
+        let chunk = at_once.min(n.div_ceil(threads)).max(1);
+        if n > 1 && threads > 1 {
+            let pairs = rows.par_chunks(chunk * self.width).zip(outputs.par_chunks_mut(chunk * self.outputs));
+            pairs.for_each(|(rows, outputs)| self.some(rows, outputs));
         } else {
-            for (rows, outputs) in pairs.0.zip(pairs.1) {
+            for (rows, outputs) in rows.chunks(chunk * self.width).zip(outputs.chunks_mut(chunk * self.outputs)) {
                 self.some(rows, outputs);
             }
         }
@@ -152,8 +156,8 @@ impl Program {
 impl Step {
     const fn writes(&self) -> Buffer {
         match self {
+            Step::Product(product) => product.to,
             Step::Read { to, .. }
-            | Step::Product(ProductStep { to, .. })
             | Step::MaxPool { to, .. }
             | Step::AveragePool { to, .. }
             | Step::Unflatten { to, .. }
@@ -163,9 +167,12 @@ impl Step {
 }
 
 impl ProductStep {
+    /// Runs it for `n` rows, on all threads of the pool where one row has work for them.
     fn run(&self, input: &[f32], added: Option<Added<'_>>, n: usize, output: &mut [f32]) {
-        let (rows, positions, across) = if self.of_rows { (1, n, n) } else { (n, self.positions, self.across) };
-        Product {
+        let (rows, positions, across) =
+            if self.of_rows { (1, n, n) } else { (n, self.lines * self.across, self.across) };
+        let panels = 0..self.weights.panels();
+        let product = Product {
             weights: &self.weights,
             input,
             from: self.start,
@@ -175,9 +182,17 @@ impl ProductStep {
             across,
             added,
             relu: self.relu,
+            panels,
             output,
             to: self.end,
-        }
-        .run();
+        };
+        let threads = own_threads();
+        let enough = n == 1 && self.weights.len() * positions >= SHARED_WORK;
+        if threads > 1 && enough { product.shared_out(threads) } else { product.run() }
     }
+}
+
+/// Threads of the pool that this thread belongs to; one if it belongs to none.
+fn own_threads() -> usize {
+    if rayon::current_thread_index().is_some() { rayon::current_num_threads() } else { 1 }
 }

@@ -1,5 +1,10 @@
 //! Pictures in a buffer: channels innermost, zeros around.
 
+#![expect(
+    clippy::inline_always,
+    reason = "vector instructions exist only inside the function that was chosen for them: what is not inlined has none"
+)]
+
 use super::{super::Window, Walk};
 
 /// Shape of a picture and the width of the zeros around it. A row without a shape is a picture of one position.
@@ -83,12 +88,12 @@ pub(super) fn max_pool(
 ) {
     pulp::Arch::new().dispatch(
         #[inline(always)]
-        || max_pool_of(read, from, window, relu, written, to),
+        || max_pool_of((read, from), window, relu, (written, to)),
     );
 }
 
 #[inline(always)]
-fn max_pool_of(read: &[f32], from: &Picture, window: Window, relu: bool, written: &mut [f32], to: &Picture) {
+fn max_pool_of((read, from): (&[f32], &Picture), window: Window, relu: bool, (written, to): (&mut [f32], &Picture)) {
     let Window { kernel, stride, padding } = window;
     let least = if relu { 0.0 } else { f32::NEG_INFINITY };
     let inside = |first: usize, side: usize| first.saturating_sub(padding)..side.min(first + kernel - padding);
@@ -144,6 +149,8 @@ pub(super) fn average_pool((read, from): (&[f32], &Picture), written: &mut [f32]
                 means.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
             }
         }
-        means.iter_mut().for_each(|sum| *sum *= share);
+        for sum in means {
+            *sum *= share;
+        }
     }
 }

@@ -20,7 +20,9 @@ fn parameters(plan: &Plan, rng: &mut ChaCha8Rng) -> Parameters {
     Parameters::new(plan.parameters().into_iter().map(|(name, shape)| {
         let mut values = random(rng, shape.iter().product());
         if name.ends_with("running_var") {
-            values.iter_mut().for_each(|value| *value = value.abs() + 0.5);
+            for value in &mut values {
+                *value = value.abs() + 0.5;
+            }
         }
         (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
     }))
@@ -93,8 +95,7 @@ fn one(layer: &Layer, parameters: &Parameters, shape: &[usize], row: Vec<f64>) -
                 let under = under(*window, 1, (shape[1], shape[2]), place).into_iter();
                 under.map(|(_, value)| values[value]).fold(f64::NEG_INFINITY, f64::max)
             };
-            let planes = row.chunks(plane());
-            let output = planes.flat_map(|values| places.clone().map(move |place| largest(values, place)));
+            let output = row.chunks(plane()).flat_map(|values| places.clone().map(move |place| largest(values, place)));
             (vec![shape[0], height, width], output.collect())
         }
         Layer::AveragePool => {
@@ -253,6 +254,21 @@ fn threads_share_the_rows() {
     let shared = pool.install(|| program.run(&rows));
     let furthest = alone.iter().zip(&shared).map(|(alone, shared)| (alone - shared).abs()).fold(0.0, f32::max);
     assert!(furthest < 1e-4, "{furthest}");
+}
+
+/// Pictures and matrices so large that a single row is shared out, too.
+#[test]
+fn threads_share_a_single_row() {
+    let body = vec![convolution("b", (33, 33), window(3, 1, 1), 1)];
+    let layers = vec![
+        convolution("a", (3, 33), window(3, 1, 1), 1),
+        Layer::Residual { body, shortcut: Vec::new() },
+        Layer::Relu,
+        Layer::Flatten,
+        Layer::dense("c", 33 * 17 * 15, 150, Bias::With),
+    ];
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+    pool.install(|| assert_right(&[3, 17, 15], layers, 1, 7));
 }
 
 #[test]

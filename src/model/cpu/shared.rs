@@ -1,0 +1,62 @@
+//! One row's product on several threads: bands of lines, or of outputs where there is one position.
+//!
+//! Each thread writes a part of the output that is one run of memory, so that parts are split off as slices and nothing is locked. A band
+//! computes what the whole would have: sums are the same to the bit, unless a band ends with a smaller tile.
+
+use rayon::prelude::*;
+
+use super::{
+    kernel::{Added, Product, Walk},
+    packed::PANEL,
+};
+
+impl Product<'_> {
+    /// Runs the product of a single row in as many bands as there are threads.
+    pub(super) fn shared_out(self, threads: usize) {
+        let lines = self.positions / self.across;
+        let bands = if lines > 1 { self.of_lines(lines.min(threads)) } else { self.of_panels(threads) };
+        bands.into_par_iter().for_each(Product::run);
+    }
+
+    fn of_lines(self, count: usize) -> Vec<Self> {
+        let lines = self.positions / self.across;
+        let begin = |band: usize| band * lines / count;
+        let later = |walk: Walk, line: usize| Walk { start: walk.start + line * walk.y, ..walk };
+        let (mut rest, mut taken) = (self.output, 0);
+        let mut bands = Vec::with_capacity(count);
+        for band in 0..count {
+            let (first, next) = (begin(band), begin(band + 1));
+            // Up to where the next band's first line begins; the last band takes what is left.
+            let end = if next == lines { taken + rest.len() } else { later(self.to, next).start };
+            let (output, after) = rest.split_at_mut(end - taken);
+            let to = later(self.to, first);
+            bands.push(Product {
+                from: later(self.from, first),
+                added: self.added.map(|added| Added { walk: later(added.walk, first), ..added }),
+                to: Walk { start: to.start - taken, ..to },
+                positions: (next - first) * self.across,
+                panels: self.panels.clone(),
+                output,
+                ..self
+            });
+            (rest, taken) = (after, end);
+        }
+        bands
+    }
+
+    fn of_panels(self, threads: usize) -> Vec<Self> {
+        let all = self.panels.len();
+        let count = threads.min(all);
+        let (mut rest, mut taken) = (self.output, 0);
+        let mut bands = Vec::with_capacity(count);
+        for band in 0..count {
+            let panels = band * all / count..(band + 1) * all / count;
+            let end = if panels.end == all { taken + rest.len() } else { self.to.start + panels.end * PANEL };
+            let (output, after) = rest.split_at_mut(end - taken);
+            let start = (self.to.start + panels.start * PANEL) - taken;
+            bands.push(Product { panels, output, to: Walk { start, ..self.to }, ..self });
+            (rest, taken) = (after, end);
+        }
+        bands
+    }
+}
