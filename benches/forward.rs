@@ -58,6 +58,8 @@ fn table() -> Result<(), Box<dyn Error>> {
     for (name, shape, outputs) in [
         ("mlp", [1, 28, 28], 10),
         ("lenet5", [1, 28, 28], 10),
+        ("compact2", [1, 28, 28], 10),
+        ("compact4", [1, 28, 28], 10),
         ("resnet18-w16", [1, 28, 28], 10),
         ("vgg11", [3, 32, 32], 10),
         ("resnet18", [3, 32, 32], 10),

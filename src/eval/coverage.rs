@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::query::Confidence;
 
 /// Shares served that are told.
-const SHARES: [f64; 5] = [1.0, 0.99, 0.95, 0.9, 0.8];
+const SHARES: [f64; 8] = [1.0, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5];
 
 /// Equal parts of 0..1 in which confidences are compared with shares of right answers, as in Guo et al. (ICML 2017).
 const BINS: usize = 15;
@@ -78,7 +78,7 @@ mod tests {
     fn the_least_confident_go_first() {
         // Of the 100, the lowest five are all wrong; three of them are right directly.
         let rows = (0..100).map(|i| judged(i as f32 / 100.0, i >= 5, i >= 2)).rev().collect();
-        let [all, most, at_95, ..] = coverage(rows)[..] else { unreachable!("five shares") };
+        let [all, most, at_95, ..] = coverage(rows)[..] else { unreachable!("eight shares") };
         let near = |a: f64, b: f64| (a - b).abs() < 1e-9;
         assert!(near(all.a_d, 0.95) && near(all.a_a, 0.98) && all.threshold.abs() < 1e-6);
         assert!(near(most.a_d, 95.0 / 99.0) && near(most.a_a, 98.0 / 99.0));

@@ -68,7 +68,8 @@ fn coverage(page: &mut String, row: &Row) {
     let Row { deployment, k, r, .. } = row;
     let code = row.label();
     let error = row.calibration_error.map_or_else(String::new, |error| format!("{:.1}", 100.0 * error));
-    let cells = row.coverage.iter().map(|at| {
+    // The figure shows the rest.
+    let cells = row.coverage.iter().filter(|at| at.coverage > 0.75).map(|at| {
         let from = if at.coverage < 1.0 { format!(" from {:.2}", at.threshold) } else { String::new() };
         format!("{:.2}, {:.2}{from}", 100.0 * at.a_d, 100.0 * at.a_a)
     });

@@ -6,7 +6,7 @@
 use plotters::style::RGBColor;
 
 use super::{
-    super::Row,
+    super::{Coverage, Row},
     chart::{Axis, Chart, Dash, Line, Marker},
 };
 
@@ -21,6 +21,8 @@ pub(in super::super) enum Figure {
     Agreement,
     /// How far reconstructions are from direct answers.
     Distance,
+    /// Share of wrong answers among the reconstructions that a gate serves, by how many it serves.
+    Risk,
 }
 
 /// Safe for colour-blind eyes: Okabe and Ito, less their yellow, which fades on white.
@@ -41,8 +43,8 @@ const LOST_MAX: f64 = 10.0;
 
 impl Figure {
     /// All of them, in the order of the page.
-    pub(in super::super) const ALL: [Figure; 4] =
-        [Figure::Accuracy, Figure::Overall, Figure::Agreement, Figure::Distance];
+    pub(in super::super) const ALL: [Figure; 5] =
+        [Figure::Accuracy, Figure::Overall, Figure::Agreement, Figure::Distance, Figure::Risk];
 
     /// Its name in that of its files.
     pub(in super::super) const fn name(self) -> &'static str {
@@ -51,6 +53,7 @@ impl Figure {
             Figure::Overall => "overall",
             Figure::Agreement => "agreement",
             Figure::Distance => "distance",
+            Figure::Risk => "risk",
         }
     }
 
@@ -74,6 +77,11 @@ impl Figure {
                 "How far reconstructions are from the direct answers that they stand for: the share of them in which no class's \
                  probability (softmax of the outputs) is off by more than what the axis says. Higher is better."
             }
+            Figure::Risk => {
+                "Risk against coverage: share of wrong answers among the reconstructions that are served, if those of the highest confidence \
+                 are, by their share of all. Lower is better, and a line that falls to the left says that its code's confidence tells what \
+                 may be served. The grey line is the risk of direct answers to all rows."
+            }
         }
     }
 
@@ -88,6 +96,7 @@ impl Figure {
             Figure::Overall => overall(rows, of_code),
             Figure::Agreement => agreement(rows, of_code),
             Figure::Distance => distance(rows, of_code),
+            Figure::Risk => risk(rows, of_code),
         };
         Some(Chart { title: format!("{title}: {network}"), x, y, lines })
     }
@@ -148,6 +157,23 @@ fn distance(rows: &[&Row], of_code: impl Fn(&Row) -> usize) -> Parts {
     }
     let x = Axis { title: "largest difference of a class's probability", from: 0.0, to: 1.0, step: 0.1 };
     ("Distance from direct answers", x, percent("reconstructed answers within it, %", 0.0, 100.0), lines)
+}
+
+fn risk(rows: &[&Row], of_code: impl Fn(&Row) -> usize) -> Parts {
+    let points = |row: &Row| {
+        let point = |at: &Coverage| (100.0 * at.coverage, 100.0 * (1.0 - at.a_d));
+        Some(row.coverage.iter().map(point).collect()).filter(|points: &Vec<_>| !points.is_empty())
+    };
+    let mut lines = by_row(rows, of_code, points);
+    for line in &mut lines {
+        line.marks.clone_from(&line.points);
+    }
+    let x = Axis { title: "reconstructions served, %", from: 50.0, to: 100.0, step: 10.0 };
+    let most = lines.iter().flat_map(|line| &line.points).map(|point| point.1).fold(5.0, f64::max);
+    let direct = 100.0 * (1.0 - rows[0].a_a);
+    lines.push(plain(format!("direct ({direct:.2} %)"), vec![(x.from, direct), (x.to, direct)], GREY));
+    let y = percent("wrong among the served, %", 0.0, (most.max(direct) / 5.0).ceil() * 5.0);
+    ("Risk against coverage", x, y, lines)
 }
 
 fn least(lines: &[Line]) -> f64 {

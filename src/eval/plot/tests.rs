@@ -108,6 +108,16 @@ fn distances_are_drawn_as_shares() {
 }
 
 #[test]
+fn risks_are_what_is_wrong_among_the_served() {
+    let chart = &charts(&rows(), Figure::Risk)[0];
+    let at = |label: &str| line(chart, label).points[0];
+    let near = |point: (f64, f64), expected: (f64, f64)| {
+        (point.0 - expected.0).abs() < 1e-6 && (point.1 - expected.1).abs() < 1e-6
+    };
+    assert!(near(at("mux k=2"), (95.0, 17.0)) && near(at("direct (10.00 %)"), (50.0, 10.0)), "{chart:?}");
+}
+
+#[test]
 fn nothing_is_drawn_outside_the_axes() {
     for figure in Figure::ALL {
         for Chart { x, y, lines, .. } in charts(&rows(), figure) {

@@ -6,8 +6,14 @@
 
 use candle_core::{Error, Result};
 
-use super::{Buffer, Packed, Picture, ProductStep, Program, Step, Walk};
+use super::{Buffer, Packed, Picture, PooledFilters, ProductStep, Program, Step, Walk, pooled::LINE_MIN};
 use crate::model::{Bias, Convolution, Layer, Parameters, Plan, Preprocessing, Window, plan::Name, step::EPSILON};
+
+/// Filters at most that [`PooledFilters`] is faster with; with more, panels are well filled.
+const POOLED_MAX: usize = 12;
+
+/// Channels at most that lie one below the other for them.
+const PLANES_MAX: usize = 4;
 
 /// Number of a value.
 type Value = usize;
@@ -20,9 +26,26 @@ struct Draft {
 }
 
 enum Work {
-    Convolution { filters: Filters, window: Window, dilation: usize, after: After },
-    Dense { filters: Filters, after: After },
-    MaxPool { window: Window, relu: bool },
+    Convolution {
+        filters: Filters,
+        window: Window,
+        dilation: usize,
+        after: After,
+    },
+    Dense {
+        filters: Filters,
+        after: After,
+    },
+    /// A convolution over one channel that takes its pooling with it.
+    Pooled {
+        filters: Filters,
+        window: Window,
+        relu: bool,
+    },
+    MaxPool {
+        window: Window,
+        relu: bool,
+    },
     AveragePool,
     Unflatten,
     Relu,
@@ -35,7 +58,8 @@ struct After {
     relu: bool,
 }
 
-/// Parameters of a product: `inputs` weights an output, as they are stored.
+/// Parameters of a product, as they are stored.
+#[derive(Default)]
 struct Filters {
     weights: Vec<f32>,
     bias: Vec<f32>,
@@ -45,16 +69,19 @@ struct Draftsman<'a> {
     parameters: &'a Parameters,
     values: Vec<Picture>,
     drafts: Vec<Draft>,
+    /// Channels of the input that lie one below the other instead of innermost.
+    planes: usize,
 }
 
 /// The program of `plan`.
 pub(in crate::model) fn program(plan: &Plan, preprocessing: Preprocessing, parameters: &Parameters) -> Result<Program> {
-    let mut draftsman = Draftsman { parameters, values: vec![picture(plan.input())], drafts: Vec::new() };
+    let mut draftsman = Draftsman { parameters, values: vec![picture(plan.input())], drafts: Vec::new(), planes: 1 };
     let last = draftsman.all(plan.layers(), 0)?;
     if draftsman.values[last].len() != draftsman.values[last].channels {
         draftsman.draft(Work::Unflatten, last, picture(&[plan.outputs()]));
     }
-    Ok(layout(plan, preprocessing, &draftsman.values, draftsman.drafts))
+    let Draftsman { values, drafts, planes, .. } = draftsman;
+    Ok(layout(plan, (preprocessing, planes), &values, drafts))
 }
 
 /// The picture that a row of this shape is.
@@ -81,8 +108,10 @@ impl Draftsman<'_> {
             Layer::MaxPool(window) => {
                 let sides = window.along(read.height, 1).zip(window.along(read.width, 1));
                 let (height, width) = sides.ok_or_else(no_plan)?;
-                let work = Work::MaxPool { window: *window, relu: false };
-                Ok(self.draft(work, from, Picture { height, width, ..read }))
+                let to = Picture { height, width, ..read };
+                Ok(self
+                    .pooled(*window, from, to, first)
+                    .unwrap_or_else(|| self.draft(Work::MaxPool { window: *window, relu: false }, from, to)))
             }
             Layer::AveragePool => Ok(self.draft(Work::AveragePool, from, picture(&[read.channels]))),
             Layer::Relu => Ok(self.relu(from, first)),
@@ -121,6 +150,34 @@ impl Draftsman<'_> {
         let to = Picture { height, width, channels: filters, halo: 0 };
         let filters = self.filters(name, filters * channels * window.kernel * window.kernel, filters, bias)?;
         Ok(self.draft(Work::Convolution { filters, window, dilation, after: After::default() }, from, to))
+    }
+
+    /// Becomes part of the convolution before it, where that is one for [`PooledFilters`].
+    fn pooled(&mut self, pool: Window, from: Value, to: Picture, first: usize) -> Option<Value> {
+        let made = self.values[from];
+        let last = self.drafts[first..].last_mut().filter(|draft| draft.to == from)?;
+        let read = self.values[last.from];
+        let fits = pool == Window::tiles(2)
+            && (made.height.is_multiple_of(2) && made.width.is_multiple_of(2) && made.width >= LINE_MIN)
+            && (read.channels == 1 || last.from == 0 && first == 0 && read.channels <= PLANES_MAX);
+        let Work::Convolution { filters, window, dilation: 1, after: After { added: None, relu: false } } =
+            &mut last.work
+        else {
+            return None;
+        };
+        if !fits || window.stride != 1 || filters.bias.len() > POOLED_MAX {
+            return None;
+        }
+        let (window, filters) = (*window, std::mem::take(filters));
+        last.work = Work::Pooled { filters, window, relu: false };
+        if read.channels > 1 {
+            // Nobody else reads the input: a network begins with it.
+            let height = read.channels * (read.height + 2 * read.halo) - 2 * read.halo;
+            self.values[0] = Picture { height, channels: 1, ..read };
+            self.planes = read.channels;
+        }
+        self.values[from] = to;
+        Some(from)
     }
 
     fn filters(&self, name: &Name, weights: usize, outputs: usize, bias: Bias) -> Result<Filters> {
@@ -168,7 +225,7 @@ impl Draftsman<'_> {
         let last = self.drafts[first..].last_mut().filter(|draft| draft.to == from).map(|draft| &mut draft.work);
         match last {
             Some(Work::Convolution { after, .. } | Work::Dense { after, .. }) => after.relu = true,
-            Some(Work::MaxPool { relu, .. }) => *relu = true,
+            Some(Work::MaxPool { relu, .. } | Work::Pooled { relu, .. }) => *relu = true,
             Some(Work::AveragePool | Work::Unflatten | Work::Relu) | None => {
                 return self.draft(Work::Relu, from, Picture { halo: 0, ..self.values[from] });
             }
@@ -181,14 +238,14 @@ impl Work {
     const fn after(&mut self) -> Option<&mut After> {
         match self {
             Work::Convolution { after, .. } | Work::Dense { after, .. } => Some(after),
-            Work::MaxPool { .. } | Work::AveragePool | Work::Unflatten | Work::Relu => None,
+            Work::Pooled { .. } | Work::MaxPool { .. } | Work::AveragePool | Work::Unflatten | Work::Relu => None,
         }
     }
 
     const fn added(&self) -> Option<Value> {
         match self {
             Work::Convolution { after, .. } | Work::Dense { after, .. } => after.added,
-            Work::MaxPool { .. } | Work::AveragePool | Work::Unflatten | Work::Relu => None,
+            Work::Pooled { .. } | Work::MaxPool { .. } | Work::AveragePool | Work::Unflatten | Work::Relu => None,
         }
     }
 }
@@ -198,7 +255,12 @@ fn no_plan() -> Error {
 }
 
 /// Gives each value a buffer and each draft its step.
-fn layout(plan: &Plan, preprocessing: Preprocessing, values: &[Picture], drafts: Vec<Draft>) -> Program {
+fn layout(
+    plan: &Plan,
+    (preprocessing, planes): (Preprocessing, usize),
+    values: &[Picture],
+    drafts: Vec<Draft>,
+) -> Program {
     let mut last_read = vec![0; values.len()];
     for (step, draft) in drafts.iter().enumerate() {
         for value in std::iter::once(draft.from).chain(draft.work.added()) {
@@ -218,7 +280,7 @@ fn layout(plan: &Plan, preprocessing: Preprocessing, values: &[Picture], drafts:
     let Preprocessing { mean, std, weight } = preprocessing;
     #[expect(clippy::cast_possible_truncation, reason = "f32 is the rows' precision")]
     let (scale, shift) = ((1.0 / std) as f32, (-mean * weight / std) as f32);
-    let mut steps = vec![Step::Read { scale, shift, to: place_of[0] }];
+    let mut steps = vec![Step::Read { scale, shift, planes, to: place_of[0] }];
     for (number, draft) in drafts.into_iter().enumerate() {
         place_of[draft.to] = place(values[draft.to], &mut free, &mut buffers);
         let read: Vec<Value> = std::iter::once(draft.from).chain(draft.work.added()).collect();
@@ -250,6 +312,10 @@ fn laid_out(draft: Draft, values: &[Picture], place_of: &[Buffer]) -> Step {
             product(packed_convolution(&filters, &read, window, dilation), start, after, written.width)
         }
         Work::Dense { filters, after } => product(packed_dense(&filters, &read), read.walk(1, 0), after, 1),
+        Work::Pooled { filters: Filters { weights, bias }, window, relu } => {
+            let filters = PooledFilters::new(&weights, &bias, window);
+            Step::Pooled { filters, relu, from, to }
+        }
         Work::MaxPool { window, relu } => Step::MaxPool { window, relu, from, to },
         Work::AveragePool => Step::AveragePool { from, to },
         Work::Unflatten => Step::Unflatten { from, to },

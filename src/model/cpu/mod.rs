@@ -12,6 +12,7 @@ mod compile;
 mod kernel;
 mod packed;
 mod picture;
+mod pooled;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use self::{
     kernel::{Added, Product, Walk},
     packed::{Aligned, Packed},
     picture::Picture,
+    pooled::PooledFilters,
 };
 use super::Window;
 
@@ -60,10 +62,13 @@ type Buffer = usize;
 /// One pass over memory. Buffers that a step reads and writes are never the same.
 #[derive(Debug)]
 enum Step {
-    /// A row as it came, channels outermost, to a picture: each value times `scale` plus `shift`.
-    Read { scale: f32, shift: f32, to: Buffer },
+    /// A row as it came, channels outermost, to a picture: each value times `scale` plus `shift`. With several `planes`, channels stay
+    /// outermost.
+    Read { scale: f32, shift: f32, planes: usize, to: Buffer },
     /// Convolution or full matrix.
     Product(Box<ProductStep>),
+    /// Convolution and pooling in one.
+    Pooled { filters: PooledFilters, relu: bool, from: Buffer, to: Buffer },
     /// The largest of each square.
     MaxPool { window: Window, relu: bool, from: Buffer, to: Buffer },
     /// The mean of each channel.
@@ -133,13 +138,16 @@ impl Program {
         let read =
             |buffer: Buffer| (&buffers[buffer].values()[..n * self.buffers[buffer].len()], &self.buffers[buffer]);
         match *step {
-            Step::Read { scale, shift, to } => {
-                self.buffers[to].read(rows.chunks_exact(self.width), written, |value| value * scale + shift);
+            Step::Read { scale, shift, planes, to } => {
+                self.buffers[to].read(planes, rows.chunks_exact(self.width), written, |value| value * scale + shift);
             }
             Step::Product(ref product) => {
                 let (input, _) = read(product.from);
                 let added = product.added.map(|(buffer, walk)| Added { values: read(buffer).0, walk });
                 product.run(input, added, n, written);
+            }
+            Step::Pooled { ref filters, relu, from, to } => {
+                filters.run(read(from), relu, (written, &self.buffers[to]));
             }
             Step::MaxPool { window, relu, from, to } => {
                 picture::max_pool(read(from), window, relu, (written, &self.buffers[to]));
@@ -158,6 +166,7 @@ impl Step {
         match self {
             Step::Product(product) => product.to,
             Step::Read { to, .. }
+            | Step::Pooled { to, .. }
             | Step::MaxPool { to, .. }
             | Step::AveragePool { to, .. }
             | Step::Unflatten { to, .. }

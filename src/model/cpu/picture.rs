@@ -33,6 +33,11 @@ impl Picture {
         self.height * self.width * self.channels
     }
 
+    /// Lines from one of its `planes` to the next, where they lie one below the other.
+    pub(super) const fn below(&self, planes: usize) -> usize {
+        (self.height + 2 * self.halo) / planes
+    }
+
     /// Its positions, `stride` apart, from `back` positions left of and above the first one.
     pub(super) const fn walk(&self, stride: usize, back: usize) -> Walk {
         let first = self.halo - back;
@@ -44,20 +49,28 @@ impl Picture {
         }
     }
 
-    /// Takes rows that lie channel by channel.
+    /// Takes rows that lie channel by channel; with several `planes` its one channel is those, one below the other, zeros between them.
     pub(super) fn read<'a>(
         &self,
+        planes: usize,
         rows: impl Iterator<Item = &'a [f32]>,
         written: &mut [f32],
         change: impl Fn(f32) -> f32 + Copy,
     ) {
         let walk = self.walk(1, 0);
+        let high = self.below(planes) - 2 * self.halo;
         for (row, written) in rows.zip(written.chunks_exact_mut(self.len())) {
-            for (channel, plane) in row.chunks_exact(self.height * self.width).enumerate() {
+            for (number, plane) in row.chunks_exact(high * self.width).enumerate() {
+                let (channel, first) = if planes == 1 { (number, 0) } else { (0, number * self.below(planes)) };
                 for (y, line) in plane.chunks_exact(self.width).enumerate() {
-                    let places = &mut written[walk.start + y * walk.y + channel..];
-                    let places = places.iter_mut().step_by(self.channels);
-                    places.zip(line).for_each(|(place, &value)| *place = change(value));
+                    let start = &mut written[walk.start + (first + y) * walk.y + channel..];
+                    if self.channels == 1 {
+                        // A loop over neighbours is one over vectors.
+                        start.iter_mut().zip(line).for_each(|(place, &value)| *place = change(value));
+                    } else {
+                        let every = start.iter_mut().step_by(self.channels);
+                        every.zip(line).for_each(|(place, &value)| *place = change(value));
+                    }
                 }
             }
         }

@@ -200,6 +200,29 @@ fn poolings_are_right() {
     assert_right(&[5, 3, 4], vec![Layer::Relu, Layer::AveragePool, Layer::Relu], 2, 9);
 }
 
+#[test]
+fn a_few_filters_over_few_channels_are_right_with_their_pooling() {
+    for (seed, (channels, filters, height, width, kernel, padding)) in [
+        (1, 6, 28, 28, 5, 2),
+        (1, 1, 8, 16, 3, 1),
+        (1, 2, 6, 22, 3, 1),
+        (2, 8, 12, 34, 3, 0),
+        (1, 11, 20, 20, 1, 0),
+        (3, 4, 10, 17, 2, 0),
+        (4, 3, 8, 20, 3, 1),
+        (5, 3, 8, 20, 3, 1),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let layer = convolution("a", (channels, filters), window(kernel, 1, padding), 1);
+        let layers = vec![layer, Layer::MaxPool(Window::tiles(2))];
+        let more = [Layer::Relu, convolution("b", (filters, 3), window(3, 1, 1), 1)];
+        assert_right(&[channels, height, width], layers.clone(), 2, seed as u64);
+        assert_right(&[channels, height, width], layers.into_iter().chain(more).collect(), 3, seed as u64);
+    }
+}
+
 /// A convolution reads zeros around the pooled picture; a matrix reads round them.
 #[test]
 fn pictures_with_zeros_around_go_through_everything() {
