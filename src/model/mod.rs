@@ -19,6 +19,7 @@ use std::sync::Arc;
 use candle_core::Result;
 pub use candle_core::{Device, Error as TensorError, Tensor};
 use cpu::Program;
+pub use cpu::learn::{Learner, Pass, Seen};
 use step::Step;
 
 pub use architecture::{Architecture, NoFit, Width};

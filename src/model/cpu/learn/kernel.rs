@@ -1,0 +1,368 @@
+//! The inner loops of a gradient, beside [`Product`](super::super::kernel::Product): for the input, for the filters, and a full matrix as it is
+//! stored.
+//!
+//! All three read pictures and matrices where they lie: what a filter reads of one line is one run of memory, which is the vectors' direction in
+//! [`Spread`] and [`Outer`], so nothing is unfolded, turned or packed first. Tiles stay in registers while the sum goes on. Each sum has one
+//! order whatever the number of threads. The obvious other way for the input, a convolution of the gradient with turned filters, computes
+//! zeros around it and between strides: for the second convolution of LeNet-5 five times as many multiply-adds.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::super::kernel::Walk;
+
+/// Positions, or filters, of a tile at most.
+const TILE: usize = 6;
+
+/// Positions that [`Outer`] sums up in one go where an image has fewer: what it reads of them stays in the cache over all tiles.
+const BLOCK: usize = 512;
+
+/// `count` cut into nearly equal tiles: a tile of one costs as much as one of three.
+#[inline(always)]
+fn tiles(count: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let of = count.div_ceil(most);
+    (0..of).map(move |tile| tile * count / of..(tile + 1) * count / of)
+}
+
+/// Where each of `positions` positions of a walk begins.
+fn places(walk: Walk, positions: usize, across: usize) -> Vec<usize> {
+    (0..positions).map(|at| walk.start + at / across * walk.y + at % across * walk.x).collect()
+}
+
+/// To what lies under each position of an output, its share: for each run of the picture, Σ over filters of gradient times weights.
+#[derive(Debug)]
+pub(super) struct Spread<'a> {
+    /// Gradient of the output; its channels are the filters.
+    pub(super) gradient: &'a [f32],
+    pub(super) from: Walk,
+    pub(super) filters: usize,
+    /// `[filters, runs, run]`.
+    pub(super) weights: &'a [f32],
+    /// Where the runs under a filter begin, counted from the position, and how long each is.
+    pub(super) runs: &'a [usize],
+    pub(super) run: usize,
+    pub(super) rows: usize,
+    pub(super) positions: usize,
+    pub(super) across: usize,
+    /// Gradient of the input, to which is added.
+    pub(super) output: &'a mut [f32],
+    pub(super) to: Walk,
+}
+
+impl Spread<'_> {
+    pub(super) fn run(self) {
+        pulp::Arch::new().dispatch(self);
+    }
+
+    #[inline(always)]
+    fn all<S: Simd, const V: usize>(&mut self, simd: S) {
+        let (from, to) = (places(self.from, self.positions, self.across), places(self.to, self.positions, self.across));
+        for row in 0..self.rows {
+            for tile in tiles(self.positions, TILE) {
+                let (from, to) = (&from[tile.clone()], &to[tile]);
+                match from.len() {
+                    1 => self.tile::<S, 1, V>(simd, row, from, to),
+                    2 => self.tile::<S, 2, V>(simd, row, from, to),
+                    3 => self.tile::<S, 3, V>(simd, row, from, to),
+                    4 => self.tile::<S, 4, V>(simd, row, from, to),
+                    5 => self.tile::<S, 5, V>(simd, row, from, to),
+                    _ => self.tile::<S, TILE, V>(simd, row, from, to),
+                }
+            }
+        }
+    }
+
+    /// `M` positions, all runs.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const V: usize>(&mut self, simd: S, row: usize, from: &[usize], to: &[usize]) {
+        let mut read: [&[f32]; M] = [&[]; M];
+        for (read, start) in read.iter_mut().zip(from) {
+            *read = &self.gradient[row * self.from.row + start..][..self.filters];
+        }
+        for number in 0..self.runs.len() {
+            let mut at = 0;
+            while at < self.run {
+                let width = (self.run - at).min(V * S::F32_LANES);
+                let sums = if width == V * S::F32_LANES {
+                    self.sums::<S, M, V, true>(simd, &read, number * self.run + at, width)
+                } else {
+                    self.sums::<S, M, V, false>(simd, &read, number * self.run + at, width)
+                };
+                for (sums, start) in sums.iter().zip(to) {
+                    let place = row * self.to.row + start + self.runs[number] + at;
+                    store::<S, V, true>(simd, sums, &mut self.output[place..][..width]);
+                }
+                at += width;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn sums<S: Simd, const M: usize, const V: usize, const WHOLE: bool>(
+        &self,
+        simd: S,
+        read: &[&[f32]; M],
+        first: usize,
+        width: usize,
+    ) -> [[S::f32s; V]; M] {
+        let stride = self.runs.len() * self.run;
+        let mut sums = [[simd.splat_f32s(0.0); V]; M];
+        for filter in 0..self.filters {
+            let weights = load::<S, V, WHOLE>(simd, &self.weights[filter * stride + first..][..width]);
+            for m in 0..M {
+                let value = simd.splat_f32s(read[m][filter]);
+                for v in 0..V {
+                    sums[m][v] = simd.mul_add_f32s(weights[v], value, sums[m][v]);
+                }
+            }
+        }
+        sums
+    }
+}
+
+impl WithSimd for Spread<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        self.all::<S, 2>(simd);
+    }
+}
+
+/// The gradient of filters: for each filter and each run, Σ over all positions of gradient times what lies there.
+#[derive(Debug)]
+pub(super) struct Outer<'a> {
+    /// Gradient of the output; its channels are the filters.
+    pub(super) gradient: &'a [f32],
+    pub(super) from: Walk,
+    pub(super) filters: usize,
+    pub(super) input: &'a [f32],
+    pub(super) under: Walk,
+    /// Where the runs under a filter begin, counted from the position, and how long each is.
+    pub(super) runs: &'a [usize],
+    pub(super) run: usize,
+    pub(super) rows: usize,
+    pub(super) positions: usize,
+    pub(super) across: usize,
+    /// `[filters, runs, run]`, written over.
+    pub(super) output: &'a mut [f32],
+}
+
+/// What one tile of [`Outer`] sums up.
+#[derive(Clone, Copy)]
+struct Sum<'a> {
+    rows: (usize, usize),
+    /// Where positions begin in the gradient and in the input.
+    places: &'a [(usize, usize)],
+    filter: usize,
+    /// In the input, counted from the position.
+    at: usize,
+    width: usize,
+    /// In the output, counted from the filter.
+    to: usize,
+}
+
+impl Outer<'_> {
+    pub(super) fn run(self) {
+        pulp::Arch::new().dispatch(self);
+    }
+
+    #[inline(always)]
+    fn all<S: Simd, const V: usize>(&mut self, simd: S) {
+        let from = places(self.from, self.positions, self.across);
+        let under = places(self.under, self.positions, self.across);
+        let places: Vec<_> = from.into_iter().zip(under).collect();
+        let at_once = BLOCK.div_ceil(self.positions);
+        for first in (0..self.rows).step_by(at_once) {
+            let rows = (first, self.rows.min(first + at_once));
+            for number in 0..self.runs.len() {
+                for at in (0..self.run).step_by(V * S::F32_LANES) {
+                    let width = (self.run - at).min(V * S::F32_LANES);
+                    for tile in tiles(self.filters, TILE) {
+                        let (at, to) = (self.runs[number] + at, number * self.run + at);
+                        let sum = Sum { rows, places: &places, filter: tile.start, at, width, to };
+                        match tile.len() {
+                            1 => self.tile::<S, 1, V>(simd, sum),
+                            2 => self.tile::<S, 2, V>(simd, sum),
+                            3 => self.tile::<S, 3, V>(simd, sum),
+                            4 => self.tile::<S, 4, V>(simd, sum),
+                            5 => self.tile::<S, 5, V>(simd, sum),
+                            _ => self.tile::<S, TILE, V>(simd, sum),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const V: usize>(&mut self, simd: S, sum: Sum<'_>) {
+        let vectors = sum.width.div_ceil(S::F32_LANES);
+        if sum.width == V * S::F32_LANES {
+            self.some::<S, M, V, true>(simd, sum);
+        } else if vectors == 1 {
+            self.some::<S, M, 1, false>(simd, sum);
+        } else if vectors == 2 {
+            self.some::<S, M, 2, false>(simd, sum);
+        } else {
+            self.some::<S, M, V, false>(simd, sum);
+        }
+    }
+
+    #[inline(always)]
+    fn some<S: Simd, const M: usize, const V: usize, const WHOLE: bool>(&mut self, simd: S, sum: Sum<'_>) {
+        let mut sums = [[simd.splat_f32s(0.0); V]; M];
+        for row in sum.rows.0..sum.rows.1 {
+            let gradient = &self.gradient[row * self.from.row + sum.filter..];
+            let input = &self.input[row * self.under.row + sum.at..];
+            for &(from, under) in sum.places {
+                let gradient = &gradient[from..][..M];
+                let values = load::<S, V, WHOLE>(simd, &input[under..][..sum.width]);
+                for m in 0..M {
+                    let value = simd.splat_f32s(gradient[m]);
+                    for v in 0..V {
+                        sums[m][v] = simd.mul_add_f32s(values[v], value, sums[m][v]);
+                    }
+                }
+            }
+        }
+        let stride = self.runs.len() * self.run;
+        for (m, sums) in sums.iter().enumerate() {
+            let place = &mut self.output[(sum.filter + m) * stride + sum.to..][..sum.width];
+            if sum.rows.0 == 0 {
+                store::<S, V, false>(simd, sums, place);
+            } else {
+                store::<S, V, true>(simd, sums, place);
+            }
+        }
+    }
+}
+
+impl WithSimd for Outer<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        match S::F32_LANES {
+            // There are twice as many registers.
+            16 => self.all::<S, 3>(simd),
+            _ => self.all::<S, 2>(simd),
+        }
+    }
+}
+
+/// `V` vectors from memory; where they are not `WHOLE`, zeros for what is missing.
+#[inline(always)]
+fn load<S: Simd, const V: usize, const WHOLE: bool>(simd: S, values: &[f32]) -> [S::f32s; V] {
+    let mut loaded = [simd.splat_f32s(0.0); V];
+    if WHOLE {
+        let vectors = &S::as_simd_f32s(values).0[..V];
+        loaded.copy_from_slice(vectors);
+    } else {
+        for (loaded, values) in loaded.iter_mut().zip(values.chunks(S::F32_LANES)) {
+            *loaded = simd.partial_load_f32s(values);
+        }
+    }
+    loaded
+}
+
+/// Writes `sums` to memory, or with `ADD` adds them to what is there.
+#[inline(always)]
+fn store<S: Simd, const V: usize, const ADD: bool>(simd: S, sums: &[S::f32s; V], place: &mut [f32]) {
+    for (sum, place) in sums.iter().zip(place.chunks_mut(S::F32_LANES)) {
+        if place.len() == S::F32_LANES {
+            let place = &mut S::as_mut_simd_f32s(place).0[0];
+            *place = if ADD { simd.add_f32s(*sum, *place) } else { *sum };
+        } else {
+            let value = if ADD { simd.add_f32s(*sum, simd.partial_load_f32s(place)) } else { *sum };
+            simd.partial_store_f32s(place, value);
+        }
+    }
+}
+
+/// Rows of values times rows of weights, each with each, plus a bias: a full matrix with its weights as they are stored.
+#[derive(Debug)]
+pub(super) struct Dot<'a> {
+    /// `[rows, inputs]`.
+    pub(super) input: &'a [f32],
+    /// `[outputs, inputs]`.
+    pub(super) weights: &'a [f32],
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) inputs: usize,
+    /// `[rows, outputs]`, written over.
+    pub(super) output: &'a mut [f32],
+}
+
+impl Dot<'_> {
+    pub(super) fn run(self) {
+        pulp::Arch::new().dispatch(self);
+    }
+
+    /// `M` rows by `O` outputs.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const O: usize>(&mut self, simd: S, row: usize, first: usize, outputs: usize) {
+        let inputs = self.inputs;
+        let (mut read, mut weights): ([&[f32]; M], [&[f32]; O]) = ([&[]; M], [&[]; O]);
+        for (m, read) in read.iter_mut().enumerate() {
+            *read = &self.input[(row + m) * inputs..][..inputs];
+        }
+        for (o, weights) in weights.iter_mut().enumerate() {
+            *weights = &self.weights[(first + o) * inputs..][..inputs];
+        }
+        let mut sums = [[simd.splat_f32s(0.0); O]; M];
+        let whole = inputs / S::F32_LANES;
+        for at in 0..whole {
+            let others = weights.map(|weights| S::as_simd_f32s(&weights[at * S::F32_LANES..][..S::F32_LANES]).0[0]);
+            for m in 0..M {
+                let value = S::as_simd_f32s(&read[m][at * S::F32_LANES..][..S::F32_LANES]).0[0];
+                for o in 0..O {
+                    sums[m][o] = simd.mul_add_f32s(others[o], value, sums[m][o]);
+                }
+            }
+        }
+        if inputs > whole * S::F32_LANES {
+            let others = weights.map(|weights| simd.partial_load_f32s(&weights[whole * S::F32_LANES..]));
+            for m in 0..M {
+                let value = simd.partial_load_f32s(&read[m][whole * S::F32_LANES..]);
+                for o in 0..O {
+                    sums[m][o] = simd.mul_add_f32s(others[o], value, sums[m][o]);
+                }
+            }
+        }
+        for (m, sums) in sums.iter().enumerate() {
+            for (o, sum) in sums.iter().enumerate() {
+                let bias = self.bias.map_or(0.0, |bias| bias[first + o]);
+                self.output[(row + m) * outputs + first + o] = simd.reduce_sum_f32s(*sum) + bias;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn of_rows<S: Simd, const M: usize>(&mut self, simd: S, row: usize, tile: &Range<usize>, outputs: usize) {
+        match tile.len() {
+            1 => self.tile::<S, M, 1>(simd, row, tile.start, outputs),
+            2 => self.tile::<S, M, 2>(simd, row, tile.start, outputs),
+            _ => self.tile::<S, M, 3>(simd, row, tile.start, outputs),
+        }
+    }
+}
+
+impl WithSimd for Dot<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let (outputs, rows) = (self.weights.len() / self.inputs, self.input.len() / self.inputs);
+        for tile in tiles(outputs, 3) {
+            for rows in tiles(rows, 4) {
+                match rows.len() {
+                    1 => self.of_rows::<S, 1>(simd, rows.start, &tile, outputs),
+                    2 => self.of_rows::<S, 2>(simd, rows.start, &tile, outputs),
+                    3 => self.of_rows::<S, 3>(simd, rows.start, &tile, outputs),
+                    _ => self.of_rows::<S, 4>(simd, rows.start, &tile, outputs),
+                }
+            }
+        }
+    }
+}
