@@ -14,6 +14,7 @@ mod checkpoint;
 mod fit;
 mod init;
 mod learned;
+mod norm;
 mod parity;
 mod preset;
 mod stripewise;
