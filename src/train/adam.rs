@@ -11,7 +11,7 @@ const EPSILON: f64 = 1e-8;
 
 /// The state of one run: variables with their two moments.
 #[derive(Debug)]
-pub(super) struct Adam {
+pub struct Adam {
     entries: Vec<Entry>,
     steps: i32,
     weight_decay: f64,
@@ -36,7 +36,8 @@ struct Factors {
 }
 
 impl Adam {
-    pub(super) fn new(variables: Vec<(String, Var)>, weight_decay: f64) -> Self {
+    /// A run that begins; `weight_decay` is that of each step.
+    pub fn new(variables: Vec<(String, Var)>, weight_decay: f64) -> Self {
         let entry = |(name, variable): (String, Var)| {
             let zeros = vec![0.0; variable.elem_count()];
             Entry { name, variable, first: zeros.clone(), second: zeros }
@@ -46,7 +47,7 @@ impl Adam {
 
     /// One step against the weighted mean of gradients, one for each part of a batch.
     #[expect(clippy::cast_possible_truncation, reason = "f32 is the weights' precision")]
-    pub(super) fn step(&mut self, parts: &[(GradStore, f64)], rate: f64) -> Result<()> {
+    pub fn step(&mut self, parts: &[(GradStore, f64)], rate: f64) -> Result<()> {
         self.steps += 1;
         let (bias1, bias2) = (1.0 - BETA1.powi(self.steps), 1.0 - BETA2.powi(self.steps));
         let factors = Factors {

@@ -43,7 +43,9 @@ impl Stripewise<'_> {
     /// What the base model makes of `rows`, which are the `picked` ones, perhaps varied.
     fn base_outputs(&self, picked: &[usize], rows: &[f32]) -> Result<Vec<f32>> {
         if self.varied {
-            return self.base.predict(rows);
+            // One by one: how rows are batched depends on the number of threads, and the last bits of their outputs on how they are batched.
+            let rows = rows.chunks(self.base.width()).map(|row| self.base.run(row));
+            return Ok(rows.collect::<Result<Vec<_>>>()?.concat());
         }
         Ok(picked.iter().flat_map(|&row| self.train.output(row)).copied().collect())
     }

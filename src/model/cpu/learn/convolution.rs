@@ -74,6 +74,7 @@ impl Convolution {
         let mut output = Aligned::zeros(rows * self.to.len());
         Product {
             weights: &weights,
+            panels: 0..weights.panels(),
             input: input.values(),
             from: self.sizes.read,
             runs: &self.runs,
