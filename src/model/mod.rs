@@ -19,6 +19,7 @@ use std::sync::Arc;
 use candle_core::Result;
 pub use candle_core::{Device, Error as TensorError, Tensor};
 use cpu::Program;
+pub(crate) use cpu::learn::read;
 pub use cpu::learn::{Learner, Pass, Seen};
 use step::Step;
 

@@ -50,6 +50,16 @@ pub(super) struct Spread<'a> {
     pub(super) to: Walk,
 }
 
+/// A part of a run.
+#[derive(Clone, Copy)]
+struct Share {
+    /// In the weights, counted from the filter.
+    from: usize,
+    /// In the output, counted from the position.
+    to: usize,
+    width: usize,
+}
+
 impl Spread<'_> {
     pub(super) fn run(self) {
         pulp::Arch::new().dispatch(self);
@@ -81,35 +91,30 @@ impl Spread<'_> {
             *read = &self.gradient[row * self.from.row + start..][..self.filters];
         }
         for number in 0..self.runs.len() {
-            let mut at = 0;
-            while at < self.run {
+            for at in (0..self.run).step_by(V * S::F32_LANES) {
                 let width = (self.run - at).min(V * S::F32_LANES);
-                let sums = if width == V * S::F32_LANES {
-                    self.sums::<S, M, V, true>(simd, &read, number * self.run + at, width)
-                } else {
-                    self.sums::<S, M, V, false>(simd, &read, number * self.run + at, width)
-                };
-                for (sums, start) in sums.iter().zip(to) {
-                    let place = row * self.to.row + start + self.runs[number] + at;
-                    store::<S, V, true>(simd, sums, &mut self.output[place..][..width]);
+                let share = Share { from: number * self.run + at, to: self.runs[number] + at, width };
+                match width.div_ceil(S::F32_LANES) {
+                    1 => self.share::<S, M, 1>(simd, &read, (row, to), share),
+                    2 => self.share::<S, M, 2>(simd, &read, (row, to), share),
+                    _ => self.share::<S, M, V>(simd, &read, (row, to), share),
                 }
-                at += width;
             }
         }
     }
 
     #[inline(always)]
-    fn sums<S: Simd, const M: usize, const V: usize, const WHOLE: bool>(
-        &self,
+    fn share<S: Simd, const M: usize, const V: usize>(
+        &mut self,
         simd: S,
         read: &[&[f32]; M],
-        first: usize,
-        width: usize,
-    ) -> [[S::f32s; V]; M] {
+        (row, to): (usize, &[usize]),
+        share: Share,
+    ) {
         let stride = self.runs.len() * self.run;
         let mut sums = [[simd.splat_f32s(0.0); V]; M];
         for filter in 0..self.filters {
-            let weights = load::<S, V, WHOLE>(simd, &self.weights[filter * stride + first..][..width]);
+            let weights = load::<S, V>(simd, &self.weights[filter * stride + share.from..]);
             for m in 0..M {
                 let value = simd.splat_f32s(read[m][filter]);
                 for v in 0..V {
@@ -117,7 +122,10 @@ impl Spread<'_> {
                 }
             }
         }
-        sums
+        for (sums, start) in sums.iter().zip(to) {
+            let place = row * self.to.row + start + share.to;
+            store::<S, V, true>(simd, sums, &mut self.output[place..][..share.width]);
+        }
     }
 }
 
@@ -126,7 +134,11 @@ impl WithSimd for Spread<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        self.all::<S, 2>(simd);
+        match S::F32_LANES {
+            // There are twice as many registers.
+            16 => self.all::<S, 3>(simd),
+            _ => self.all::<S, 2>(simd),
+        }
     }
 }
 
@@ -198,27 +210,22 @@ impl Outer<'_> {
 
     #[inline(always)]
     fn tile<S: Simd, const M: usize, const V: usize>(&mut self, simd: S, sum: Sum<'_>) {
-        let vectors = sum.width.div_ceil(S::F32_LANES);
-        if sum.width == V * S::F32_LANES {
-            self.some::<S, M, V, true>(simd, sum);
-        } else if vectors == 1 {
-            self.some::<S, M, 1, false>(simd, sum);
-        } else if vectors == 2 {
-            self.some::<S, M, 2, false>(simd, sum);
-        } else {
-            self.some::<S, M, V, false>(simd, sum);
+        match sum.width.div_ceil(S::F32_LANES) {
+            1 => self.some::<S, M, 1>(simd, sum),
+            2 => self.some::<S, M, 2>(simd, sum),
+            _ => self.some::<S, M, V>(simd, sum),
         }
     }
 
     #[inline(always)]
-    fn some<S: Simd, const M: usize, const V: usize, const WHOLE: bool>(&mut self, simd: S, sum: Sum<'_>) {
+    fn some<S: Simd, const M: usize, const V: usize>(&mut self, simd: S, sum: Sum<'_>) {
         let mut sums = [[simd.splat_f32s(0.0); V]; M];
         for row in sum.rows.0..sum.rows.1 {
             let gradient = &self.gradient[row * self.from.row + sum.filter..];
             let input = &self.input[row * self.under.row + sum.at..];
             for &(from, under) in sum.places {
                 let gradient = &gradient[from..][..M];
-                let values = load::<S, V, WHOLE>(simd, &input[under..][..sum.width]);
+                let values = load::<S, V>(simd, &input[under..]);
                 for m in 0..M {
                     let value = simd.splat_f32s(gradient[m]);
                     for v in 0..V {
@@ -252,13 +259,13 @@ impl WithSimd for Outer<'_> {
     }
 }
 
-/// `V` vectors from memory; where they are not `WHOLE`, zeros for what is missing.
+/// `V` vectors from memory. What lies behind the values that are wanted comes along, as far as there is any: its sums are never written, and
+/// half a vector costs a call.
 #[inline(always)]
-fn load<S: Simd, const V: usize, const WHOLE: bool>(simd: S, values: &[f32]) -> [S::f32s; V] {
+fn load<S: Simd, const V: usize>(simd: S, values: &[f32]) -> [S::f32s; V] {
     let mut loaded = [simd.splat_f32s(0.0); V];
-    if WHOLE {
-        let vectors = &S::as_simd_f32s(values).0[..V];
-        loaded.copy_from_slice(vectors);
+    if let Some(whole) = values.get(..V * S::F32_LANES) {
+        loaded.copy_from_slice(S::as_simd_f32s(whole).0);
     } else {
         for (loaded, values) in loaded.iter_mut().zip(values.chunks(S::F32_LANES)) {
             *loaded = simd.partial_load_f32s(values);
@@ -313,7 +320,10 @@ impl Dot<'_> {
         let mut sums = [[simd.splat_f32s(0.0); O]; M];
         let whole = inputs / S::F32_LANES;
         for at in 0..whole {
-            let others = weights.map(|weights| S::as_simd_f32s(&weights[at * S::F32_LANES..][..S::F32_LANES]).0[0]);
+            let mut others = [simd.splat_f32s(0.0); O];
+            for o in 0..O {
+                others[o] = S::as_simd_f32s(&weights[o][at * S::F32_LANES..][..S::F32_LANES]).0[0];
+            }
             for m in 0..M {
                 let value = S::as_simd_f32s(&read[m][at * S::F32_LANES..][..S::F32_LANES]).0[0];
                 for o in 0..O {
@@ -322,7 +332,10 @@ impl Dot<'_> {
             }
         }
         if inputs > whole * S::F32_LANES {
-            let others = weights.map(|weights| simd.partial_load_f32s(&weights[whole * S::F32_LANES..]));
+            let mut others = [simd.splat_f32s(0.0); O];
+            for o in 0..O {
+                others[o] = simd.partial_load_f32s(&weights[o][whole * S::F32_LANES..]);
+            }
             for m in 0..M {
                 let value = simd.partial_load_f32s(&read[m][whole * S::F32_LANES..]);
                 for o in 0..O {

@@ -98,7 +98,7 @@ impl Pass<'_> {
             return Err(Error::Msg("the loss does not depend on the outputs of the pass".to_owned()));
         };
         let mut start = Aligned::zeros(gradient.elem_count());
-        read(&gradient.contiguous()?, |values| start.values_mut().copy_from_slice(values))?;
+        read(&gradient, |values| start.values_mut().copy_from_slice(values))?;
         step::backward(&self.learner.steps, &self.saved, start, self.rows, false, gradients).map(|_| ())
     }
 
@@ -110,12 +110,13 @@ impl Pass<'_> {
     }
 }
 
-/// Reads the values of a tensor where they lie.
-fn read<R>(tensor: &Tensor, with: impl FnOnce(&[f32]) -> R) -> Result<R> {
+/// Reads the values of a tensor in host memory, where they lie if they lie one after the other.
+pub(crate) fn read<R>(tensor: &Tensor, with: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(storage), Some((start, end))) => Ok(with(&storage.as_slice::<f32>()?[start..end])),
-        _ => Err(Error::Msg("what learns lies in host memory, one value after the other".to_owned())),
+        _ => Err(Error::Msg("what learns lies in host memory".to_owned())),
     }
 }
 
