@@ -113,14 +113,16 @@ impl Spread<'_> {
     ) {
         let stride = self.runs.len() * self.run;
         let mut sums = [[simd.splat_f32s(0.0); V]; M];
-        for filter in 0..self.filters {
-            let weights = load::<S, V>(simd, &self.weights[filter * stride + share.from..]);
-            for m in 0..M {
-                let value = simd.splat_f32s(read[m][filter]);
-                for v in 0..V {
-                    sums[m][v] = simd.mul_add_f32s(weights[v], value, sums[m][v]);
-                }
-            }
+        let weights = &self.weights[share.from..];
+        // Where whole vectors can be read.
+        let whole = (weights.len() + stride).saturating_sub(V * S::F32_LANES) / stride;
+        for filter in 0..whole.min(self.filters) {
+            let weights = load::<S, V>(simd, &weights[filter * stride..]);
+            add::<S, M, V>(simd, &mut sums, weights, |m| read[m][filter]);
+        }
+        for filter in whole.min(self.filters)..self.filters {
+            let weights = load_some::<S, V>(simd, &weights[filter * stride..]);
+            add::<S, M, V>(simd, &mut sums, weights, |m| read[m][filter]);
         }
         for (sums, start) in sums.iter().zip(to) {
             let place = row * self.to.row + start + share.to;
@@ -223,15 +225,18 @@ impl Outer<'_> {
         for row in sum.rows.0..sum.rows.1 {
             let gradient = &self.gradient[row * self.from.row + sum.filter..];
             let input = &self.input[row * self.under.row + sum.at..];
-            for &(from, under) in sum.places {
+            let fits = |&(_, under): &(usize, usize)| under + V * S::F32_LANES <= input.len();
+            let whole = match sum.places.last() {
+                Some(last) if fits(last) => sum.places.len(),
+                _ => sum.places.partition_point(fits),
+            };
+            for &(from, under) in &sum.places[..whole] {
                 let gradient = &gradient[from..][..M];
-                let values = load::<S, V>(simd, &input[under..]);
-                for m in 0..M {
-                    let value = simd.splat_f32s(gradient[m]);
-                    for v in 0..V {
-                        sums[m][v] = simd.mul_add_f32s(values[v], value, sums[m][v]);
-                    }
-                }
+                add::<S, M, V>(simd, &mut sums, load::<S, V>(simd, &input[under..]), |m| gradient[m]);
+            }
+            for &(from, under) in &sum.places[whole..] {
+                let gradient = &gradient[from..][..M];
+                add::<S, M, V>(simd, &mut sums, load_some::<S, V>(simd, &input[under..]), |m| gradient[m]);
             }
         }
         let stride = self.runs.len() * self.run;
@@ -259,19 +264,38 @@ impl WithSimd for Outer<'_> {
     }
 }
 
-/// `V` vectors from memory. What lies behind the values that are wanted comes along, as far as there is any: its sums are never written, and
-/// half a vector costs a call.
+/// `V` vectors from memory. What lies behind the values that are wanted comes along: its sums are never written, and half a vector costs a call.
 #[inline(always)]
 fn load<S: Simd, const V: usize>(simd: S, values: &[f32]) -> [S::f32s; V] {
     let mut loaded = [simd.splat_f32s(0.0); V];
-    if let Some(whole) = values.get(..V * S::F32_LANES) {
-        loaded.copy_from_slice(S::as_simd_f32s(whole).0);
-    } else {
-        for (loaded, values) in loaded.iter_mut().zip(values.chunks(S::F32_LANES)) {
-            *loaded = simd.partial_load_f32s(values);
-        }
+    loaded.copy_from_slice(S::as_simd_f32s(&values[..V * S::F32_LANES]).0);
+    loaded
+}
+
+/// The same where memory ends before, with zeros for what is missing.
+#[inline(always)]
+fn load_some<S: Simd, const V: usize>(simd: S, values: &[f32]) -> [S::f32s; V] {
+    let mut loaded = [simd.splat_f32s(0.0); V];
+    for (loaded, values) in loaded.iter_mut().zip(values.chunks(S::F32_LANES)) {
+        *loaded = simd.partial_load_f32s(values);
     }
     loaded
+}
+
+/// Adds to `M` sums one value of each times the same vectors.
+#[inline(always)]
+fn add<S: Simd, const M: usize, const V: usize>(
+    simd: S,
+    sums: &mut [[S::f32s; V]; M],
+    vectors: [S::f32s; V],
+    value: impl Fn(usize) -> f32,
+) {
+    for m in 0..M {
+        let value = simd.splat_f32s(value(m));
+        for v in 0..V {
+            sums[m][v] = simd.mul_add_f32s(vectors[v], value, sums[m][v]);
+        }
+    }
 }
 
 /// Writes `sums` to memory, or with `ADD` adds them to what is there.
