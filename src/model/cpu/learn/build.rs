@@ -5,14 +5,13 @@
 use candle_core::{Error, Result, Tensor};
 
 use super::{
-    super::Picture,
     convolution::Convolution,
     dense::Dense,
     norm::BatchNorm,
     pool::MaxPool,
     step::{Residual, Step},
 };
-use crate::model::{Bias, Layer, Parameters, Plan, plan};
+use crate::model::{Bias, Layer, Parameters, Plan, cpu::Picture, plan};
 
 /// The steps of `plan` and the picture that they read.
 pub(super) fn steps(plan: &Plan, parameters: &Parameters) -> Result<(Vec<Step>, Picture)> {

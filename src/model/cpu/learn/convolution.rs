@@ -1,15 +1,17 @@
 //! A convolution, forward and backward.
 
-use candle_core::{Result, Tensor, backprop::GradStore};
+use candle_core::{Result, Tensor};
 
 use super::{
-    super::{Aligned, Packed, Picture, Product, Walk},
     channel_sums,
     kernel::{Outer, Spread},
-    learned, lines, read,
-    step::wanted,
+    lines, read,
+    step::{Back, wanted},
 };
-use crate::model::Window;
+use crate::model::{
+    Window,
+    cpu::{Aligned, Packed, Picture, Product, Walk},
+};
 
 /// A convolution with its parameters.
 #[derive(Debug)]
@@ -94,15 +96,15 @@ impl Convolution {
         &self,
         (input, filters): (&Aligned, &[f32]),
         gradient: &Aligned,
-        rows: usize,
         input_wanted: bool,
-        gradients: &mut GradStore,
+        back: &mut Back<'_>,
     ) -> Result<Option<Aligned>> {
+        let rows = back.rows;
         if let Some(bias) = wanted(self.bias.as_ref()) {
-            learned(gradients, bias, self.bias_gradient(gradient, rows))?;
+            back.learned(bias, self.bias_gradient(gradient, rows))?;
         }
         if let Some(weight) = wanted(Some(&self.weight)) {
-            learned(gradients, weight, self.filter_gradient(input, gradient, rows))?;
+            back.learned(weight, self.filter_gradient(input, gradient, rows))?;
         }
         Ok(input_wanted.then(|| self.input_gradient(filters, gradient, rows)))
     }

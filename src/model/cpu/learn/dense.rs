@@ -1,13 +1,14 @@
 //! A full matrix, forward and backward.
 
-use candle_core::{Result, Tensor, backprop::GradStore};
+use candle_core::{Result, Tensor};
 
 use super::{
-    super::{Aligned, Walk},
-    kernel::{Dot, Outer, Spread},
-    learned, read,
-    step::wanted,
+    dot::Dot,
+    kernel::{Outer, Spread},
+    read,
+    step::{Back, wanted},
 };
+use crate::model::cpu::{Aligned, Walk};
 
 /// A full matrix with its parameters; reads and writes one value after the other.
 #[derive(Debug)]
@@ -33,17 +34,17 @@ impl Dense {
         &self,
         input: &Aligned,
         gradient: &Aligned,
-        rows: usize,
         input_wanted: bool,
-        gradients: &mut GradStore,
+        back: &mut Back<'_>,
     ) -> Result<Option<Aligned>> {
+        let rows = back.rows;
         let of = |width: usize| Walk { x: width, ..Walk::default() };
         if let Some(bias) = wanted(self.bias.as_ref()) {
             let mut sums = vec![0.0; self.outputs];
             for row in gradient.values().chunks_exact(self.outputs) {
                 sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
             }
-            learned(gradients, bias, sums)?;
+            back.learned(bias, sums)?;
         }
         if let Some(weight) = wanted(Some(&self.weight)) {
             let mut sums = vec![0.0; self.outputs * self.inputs];
@@ -61,7 +62,7 @@ impl Dense {
                 output: &mut sums,
             }
             .run();
-            learned(gradients, weight, sums)?;
+            back.learned(weight, sums)?;
         }
         if !input_wanted {
             return Ok(None);

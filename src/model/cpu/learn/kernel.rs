@@ -1,16 +1,20 @@
-//! The inner loops of a gradient, beside [`Product`](super::super::kernel::Product): for the input, for the filters, and a full matrix as it is
-//! stored.
+//! The inner loops of a gradient, beside [`Product`](crate::model::cpu::kernel::Product): for the input and for the filters.
 //!
-//! All three read pictures and matrices where they lie: what a filter reads of one line is one run of memory, which is the vectors' direction in
+//! Both read pictures and matrices where they lie: what a filter reads of one line is one run of memory, which is the vectors' direction in
 //! [`Spread`] and [`Outer`], so nothing is unfolded, turned or packed first. Tiles stay in registers while the sum goes on. Each sum has one
 //! order whatever the number of threads. The obvious other way for the input, a convolution of the gradient with turned filters, computes
 //! zeros around it and between strides: for the second convolution of LeNet-5 five times as many multiply-adds.
+
+#![expect(
+    clippy::inline_always,
+    reason = "vector instructions exist only inside the function that was chosen for them: what is not inlined has none"
+)]
 
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::super::kernel::Walk;
+use crate::model::cpu::Walk;
 
 /// Positions, or filters, of a tile at most.
 const TILE: usize = 6;
@@ -20,7 +24,7 @@ const BLOCK: usize = 512;
 
 /// `count` cut into nearly equal tiles: a tile of one costs as much as one of three.
 #[inline(always)]
-fn tiles(count: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn tiles(count: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let of = count.div_ceil(most);
     (0..of).map(move |tile| tile * count / of..(tile + 1) * count / of)
 }
@@ -290,10 +294,10 @@ fn add<S: Simd, const M: usize, const V: usize>(
     vectors: [S::f32s; V],
     value: impl Fn(usize) -> f32,
 ) {
-    for m in 0..M {
+    for (m, sums) in sums.iter_mut().enumerate() {
         let value = simd.splat_f32s(value(m));
-        for v in 0..V {
-            sums[m][v] = simd.mul_add_f32s(vectors[v], value, sums[m][v]);
+        for (sum, vector) in sums.iter_mut().zip(vectors) {
+            *sum = simd.mul_add_f32s(vector, value, *sum);
         }
     }
 }
@@ -308,98 +312,6 @@ fn store<S: Simd, const V: usize, const ADD: bool>(simd: S, sums: &[S::f32s; V],
         } else {
             let value = if ADD { simd.add_f32s(*sum, simd.partial_load_f32s(place)) } else { *sum };
             simd.partial_store_f32s(place, value);
-        }
-    }
-}
-
-/// Rows of values times rows of weights, each with each, plus a bias: a full matrix with its weights as they are stored.
-#[derive(Debug)]
-pub(super) struct Dot<'a> {
-    /// `[rows, inputs]`.
-    pub(super) input: &'a [f32],
-    /// `[outputs, inputs]`.
-    pub(super) weights: &'a [f32],
-    pub(super) bias: Option<&'a [f32]>,
-    pub(super) inputs: usize,
-    /// `[rows, outputs]`, written over.
-    pub(super) output: &'a mut [f32],
-}
-
-impl Dot<'_> {
-    pub(super) fn run(self) {
-        pulp::Arch::new().dispatch(self);
-    }
-
-    /// `M` rows by `O` outputs.
-    #[inline(always)]
-    fn tile<S: Simd, const M: usize, const O: usize>(&mut self, simd: S, row: usize, first: usize, outputs: usize) {
-        let inputs = self.inputs;
-        let (mut read, mut weights): ([&[f32]; M], [&[f32]; O]) = ([&[]; M], [&[]; O]);
-        for (m, read) in read.iter_mut().enumerate() {
-            *read = &self.input[(row + m) * inputs..][..inputs];
-        }
-        for (o, weights) in weights.iter_mut().enumerate() {
-            *weights = &self.weights[(first + o) * inputs..][..inputs];
-        }
-        let mut sums = [[simd.splat_f32s(0.0); O]; M];
-        let whole = inputs / S::F32_LANES;
-        for at in 0..whole {
-            let mut others = [simd.splat_f32s(0.0); O];
-            for o in 0..O {
-                others[o] = S::as_simd_f32s(&weights[o][at * S::F32_LANES..][..S::F32_LANES]).0[0];
-            }
-            for m in 0..M {
-                let value = S::as_simd_f32s(&read[m][at * S::F32_LANES..][..S::F32_LANES]).0[0];
-                for o in 0..O {
-                    sums[m][o] = simd.mul_add_f32s(others[o], value, sums[m][o]);
-                }
-            }
-        }
-        if inputs > whole * S::F32_LANES {
-            let mut others = [simd.splat_f32s(0.0); O];
-            for o in 0..O {
-                others[o] = simd.partial_load_f32s(&weights[o][whole * S::F32_LANES..]);
-            }
-            for m in 0..M {
-                let value = simd.partial_load_f32s(&read[m][whole * S::F32_LANES..]);
-                for o in 0..O {
-                    sums[m][o] = simd.mul_add_f32s(others[o], value, sums[m][o]);
-                }
-            }
-        }
-        for (m, sums) in sums.iter().enumerate() {
-            for (o, sum) in sums.iter().enumerate() {
-                let bias = self.bias.map_or(0.0, |bias| bias[first + o]);
-                self.output[(row + m) * outputs + first + o] = simd.reduce_sum_f32s(*sum) + bias;
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn of_rows<S: Simd, const M: usize>(&mut self, simd: S, row: usize, tile: &Range<usize>, outputs: usize) {
-        match tile.len() {
-            1 => self.tile::<S, M, 1>(simd, row, tile.start, outputs),
-            2 => self.tile::<S, M, 2>(simd, row, tile.start, outputs),
-            _ => self.tile::<S, M, 3>(simd, row, tile.start, outputs),
-        }
-    }
-}
-
-impl WithSimd for Dot<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let (outputs, rows) = (self.weights.len() / self.inputs, self.input.len() / self.inputs);
-        for tile in tiles(outputs, 3) {
-            for rows in tiles(rows, 4) {
-                match rows.len() {
-                    1 => self.of_rows::<S, 1>(simd, rows.start, &tile, outputs),
-                    2 => self.of_rows::<S, 2>(simd, rows.start, &tile, outputs),
-                    3 => self.of_rows::<S, 3>(simd, rows.start, &tile, outputs),
-                    _ => self.of_rows::<S, 4>(simd, rows.start, &tile, outputs),
-                }
-            }
         }
     }
 }

@@ -12,6 +12,7 @@
 mod build;
 mod convolution;
 mod dense;
+mod dot;
 mod kernel;
 mod norm;
 mod pool;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Error, Result, Storage, Tensor, Var, backprop::GradStore};
 
-use self::step::{Saved, Step};
+use self::step::{Back, Saved, Step};
 use super::{Aligned, Picture};
 use crate::model::{Parameters, Plan, Preprocessing};
 
@@ -99,7 +100,8 @@ impl Pass<'_> {
         };
         let mut start = Aligned::zeros(gradient.elem_count());
         read(&gradient, |values| start.values_mut().copy_from_slice(values))?;
-        step::backward(&self.learner.steps, &self.saved, start, self.rows, false, gradients).map(|_| ())
+        let mut back = Back { rows: self.rows, gradients };
+        step::backward(&self.learner.steps, &self.saved, start, false, &mut back).map(|_| ())
     }
 
     /// What each batch norm that learns saw, in the order of the layers.
@@ -118,13 +120,6 @@ pub(crate) fn read<R>(tensor: &Tensor, with: impl FnOnce(&[f32]) -> R) -> Result
         (Storage::Cpu(storage), Some((start, end))) => Ok(with(&storage.as_slice::<f32>()?[start..end])),
         _ => Err(Error::Msg("what learns lies in host memory".to_owned())),
     }
-}
-
-/// Puts the gradient of a parameter among the others.
-fn learned(gradients: &mut GradStore, parameter: &Tensor, values: Vec<f32>) -> Result<()> {
-    let gradient = Tensor::from_vec(values, parameter.shape(), &Device::Cpu)?;
-    gradients.insert(parameter, gradient);
-    Ok(())
 }
 
 /// Where the lines of `rows` pictures lie.

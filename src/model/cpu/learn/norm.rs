@@ -4,13 +4,13 @@
 //! pass over memory for each sum rather than a dozen tensor operations. A layer whose parameters are constants goes by its running averages,
 //! as where it is served.
 
-use candle_core::{Result, Tensor, backprop::GradStore};
+use candle_core::{Result, Tensor};
 
-use super::{
-    super::{Aligned, Picture},
-    Seen, channel_sums, learned, lines, read,
+use super::{Seen, channel_sums, lines, read, step::Back};
+use crate::model::{
+    cpu::{Aligned, Picture},
+    step::EPSILON,
 };
-use crate::model::step::EPSILON;
 
 /// Batch norm with its parameters.
 #[derive(Debug)]
@@ -84,9 +84,9 @@ impl BatchNorm {
         input: &Aligned,
         moments: Option<&Moments>,
         gradient: &Aligned,
-        rows: usize,
-        gradients: &mut GradStore,
+        back: &mut Back<'_>,
     ) -> Result<Aligned> {
+        let rows = back.rows;
         let (scale, mean) = self.scale(moments)?;
         let mut output = Aligned::zeros(rows * self.from.len());
         let (input, gradient, written) = (input.values(), gradient.values(), output.values_mut());
@@ -102,8 +102,8 @@ impl BatchNorm {
         let (sums, products) = self.gradient_sums(input, gradient, &wide_mean, rows);
         let spreads: Vec<f64> = moments.spreads().collect();
         let of_weight = products.iter().zip(&spreads).map(|(product, spread)| (product * spread) as f32).collect();
-        learned(gradients, &self.weight, of_weight)?;
-        learned(gradients, &self.bias, sums.iter().map(|&sum| sum as f32).collect())?;
+        back.learned(&self.weight, of_weight)?;
+        back.learned(&self.bias, sums.iter().map(|&sum| sum as f32).collect())?;
         // scale * (gradient - mean of gradients - (x - mean) * spread² * mean of products)
         let count = moments.count as f64;
         let wide_scale = self.wide(scale.into_iter());
@@ -153,14 +153,13 @@ impl BatchNorm {
         let scaled = |spreads: &mut dyn Iterator<Item = f64>| -> Vec<f32> {
             weight.iter().zip(spreads).map(|(weight, spread)| (f64::from(*weight) * spread) as f32).collect()
         };
-        Ok(match moments {
-            Some(moments) => (scaled(&mut moments.spreads()), moments.mean.iter().map(|&mean| mean as f32).collect()),
-            None => {
-                let variance = read(&self.variance, <[f32]>::to_vec)?;
-                let mut spreads = variance.iter().map(|&variance| 1.0 / (f64::from(variance) + EPSILON).sqrt());
-                (scaled(&mut spreads), read(&self.mean, <[f32]>::to_vec)?)
-            }
-        })
+        if let Some(moments) = moments {
+            let mean = moments.mean.iter().map(|&mean| mean as f32).collect();
+            return Ok((scaled(&mut moments.spreads()), mean));
+        }
+        let variance = read(&self.variance, <[f32]>::to_vec)?;
+        let mut spreads = variance.iter().map(|&variance| 1.0 / (f64::from(variance) + EPSILON).sqrt());
+        Ok((scaled(&mut spreads), read(&self.mean, <[f32]>::to_vec)?))
     }
 
     fn moments(&self, values: &[f32], rows: usize) -> Moments {
@@ -198,8 +197,5 @@ impl BatchNorm {
 
 /// Runs a loop over lines compiled for the machine's widest vectors.
 fn in_vectors(work: impl FnOnce()) {
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || work(),
-    );
+    pulp::Arch::new().dispatch(work);
 }

@@ -3,11 +3,11 @@
 //! Of equal values in a square the first is the largest, and gets all of the gradient, as in `PyTorch`; candle 0.11.1 shares it out
 //! and scales it wrongly.
 
-use super::{
-    super::{Aligned, Picture},
-    lines,
+use super::lines;
+use crate::model::{
+    Window,
+    cpu::{Aligned, Picture},
 };
-use crate::model::Window;
 
 /// The largest of each square.
 #[derive(Debug)]

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, backprop::GradStore};
+use candle_core::{Device, Result, Tensor, backprop::GradStore};
 
 use super::{
-    super::{Aligned, Picture},
     Seen,
     convolution::Convolution,
     dense::Dense,
@@ -13,6 +12,7 @@ use super::{
     norm::{BatchNorm, Moments},
     pool::{self, MaxPool},
 };
+use crate::model::cpu::{Aligned, Picture};
 
 /// One layer.
 #[derive(Debug)]
@@ -56,6 +56,21 @@ pub(super) enum Saved {
     Ways(Vec<Saved>, Vec<Saved>),
 }
 
+/// What goes along on the way back.
+pub(super) struct Back<'a> {
+    pub(super) rows: usize,
+    /// Where gradients of parameters are put.
+    pub(super) gradients: &'a mut GradStore,
+}
+
+impl Back<'_> {
+    /// Puts the gradient of a parameter among the others.
+    pub(super) fn learned(&mut self, parameter: &Tensor, values: Vec<f32>) -> Result<()> {
+        self.gradients.insert(parameter, Tensor::from_vec(values, parameter.shape(), &Device::Cpu)?);
+        Ok(())
+    }
+}
+
 /// Through all of `steps`.
 pub(super) fn forward(steps: &[Step], input: Arc<Aligned>, rows: usize) -> Result<(Arc<Aligned>, Vec<Saved>)> {
     let (mut values, mut saved) = (input, Vec::with_capacity(steps.len()));
@@ -73,15 +88,14 @@ pub(super) fn backward(
     steps: &[Step],
     saved: &[Saved],
     gradient: Aligned,
-    rows: usize,
     wanted: bool,
-    gradients: &mut GradStore,
+    back: &mut Back<'_>,
 ) -> Result<Option<Aligned>> {
     let first = if wanted { 0 } else { steps.iter().position(Step::learns).unwrap_or(steps.len()) };
     let mut gradient = Some(gradient);
     for (place, (step, saved)) in steps.iter().zip(saved).enumerate().skip(first).rev() {
         let Some(of_output) = gradient else { return Ok(None) };
-        gradient = step.backward(saved, of_output, rows, wanted || place > first, gradients)?;
+        gradient = step.backward(saved, of_output, wanted || place > first, back)?;
     }
     Ok(gradient.filter(|_| wanted))
 }
@@ -134,15 +148,14 @@ impl Step {
             Step::AveragePool { from } => (pool::average(*from, &input, rows), Saved::Nothing),
             Step::Relu => {
                 let mut output = input;
-                let values = match Arc::get_mut(&mut output) {
-                    Some(values) => values,
+                if Arc::get_mut(&mut output).is_none() {
                     // Others read it, too.
-                    None => {
-                        output = Arc::new(copied(&output));
-                        Arc::get_mut(&mut output).expect("nobody else has the copy")
-                    }
-                };
-                values.values_mut().iter_mut().for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value });
+                    output = Arc::new(copied(&output));
+                }
+                let values = Arc::get_mut(&mut output).expect("nobody else has it").values_mut();
+                for value in values {
+                    *value = if *value < 0.0 { 0.0 } else { *value };
+                }
                 return Ok((Arc::clone(&output), Saved::Output(output)));
             }
             Step::Flatten { from } => (pool::flattened(*from, &input, rows), Saved::Nothing),
@@ -162,17 +175,17 @@ impl Step {
         &self,
         saved: &Saved,
         mut gradient: Aligned,
-        rows: usize,
         wanted: bool,
-        gradients: &mut GradStore,
+        back: &mut Back<'_>,
     ) -> Result<Option<Aligned>> {
+        let rows = back.rows;
         match (self, saved) {
             (Step::Convolution(convolution), Saved::Convolved(input, filters)) => {
-                convolution.backward((input, filters), &gradient, rows, wanted, gradients)
+                convolution.backward((input, filters), &gradient, wanted, back)
             }
-            (Step::Dense(dense), Saved::Input(input)) => dense.backward(input, &gradient, rows, wanted, gradients),
+            (Step::Dense(dense), Saved::Input(input)) => dense.backward(input, &gradient, wanted, back),
             (Step::BatchNorm(norm), Saved::Normed(input, moments)) => {
-                norm.backward(input, moments.as_ref(), &gradient, rows, gradients).map(Some)
+                norm.backward(input, moments.as_ref(), &gradient, back).map(Some)
             }
             (Step::MaxPool(pool), Saved::Pooled(places)) => Ok(Some(pool.backward(places, &gradient, rows))),
             (Step::AveragePool { from }, _) => Ok(Some(pool::spread(*from, &gradient, rows))),
@@ -185,7 +198,7 @@ impl Step {
             (Step::Flatten { from }, _) => Ok(Some(pool::unflattened(*from, &gradient, rows))),
             (Step::Unflatten { to }, _) => Ok(Some(pool::flattened(*to, &gradient, rows))),
             (Step::Residual(ways), Saved::Ways(body, shortcut)) => {
-                ways.backward((body, shortcut), gradient, rows, wanted, gradients)
+                ways.backward((body, shortcut), gradient, wanted, back)
             }
             _ => unreachable!("a step saves what it needs"),
         }
@@ -197,14 +210,14 @@ impl Residual {
         &self,
         (body, shortcut): (&[Saved], &[Saved]),
         gradient: Aligned,
-        rows: usize,
         wanted: bool,
-        gradients: &mut GradStore,
+        back: &mut Back<'_>,
     ) -> Result<Option<Aligned>> {
+        let rows = back.rows;
         let mut short = Aligned::zeros(rows * self.short.len());
         add((&mut short, self.short), (&gradient, self.to), rows);
-        let short = backward(&self.shortcut, shortcut, short, rows, wanted, gradients)?;
-        let mut long = backward(&self.body, body, gradient, rows, wanted, gradients)?;
+        let short = backward(&self.shortcut, shortcut, short, wanted, back)?;
+        let mut long = backward(&self.body, body, gradient, wanted, back)?;
         if let (Some(long), Some(short)) = (&mut long, &short) {
             add((long, self.from), (short, self.from), rows);
         }
