@@ -65,6 +65,46 @@ fn a_seed_gives_the_same_weights_however_often_it_is_interrupted() {
     }
 }
 
+/// Running averages are part of what is kept: of the weights, of their average and of a checkpoint.
+#[test]
+fn a_network_with_batch_norm_goes_on_as_if_it_had_never_stopped() {
+    let dir = data();
+    let train = |threads: usize, out: &str, more: &str| {
+        let arguments = format!("train base --arch resnet18-w2 --out weights/{out}/1 --data . --preset best {more}");
+        let output = parityd_on(threads, &arguments, dir.path());
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        fs::read(dir.path().join(format!("weights/{out}/1/base.safetensors"))).unwrap()
+    };
+    let whole = train(1, "whole", "--epochs 2");
+    assert!(whole == train(2, "again", "--epochs 2"), "two threads");
+    // An interrupted run: the checkpoint after the first of two epochs.
+    let interrupted = dir.path().join("weights/parts/1");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parityd"));
+    command.current_dir(dir.path()).env("RAYON_NUM_THREADS", "1");
+    command.args("train base --arch resnet18-w2 --out weights/parts/1 --data . --preset best --epochs 2".split(' '));
+    let mut child = command.spawn().expect("cargo has built it");
+    while !interrupted.join("base.checkpoint").exists() {
+        std::thread::yield_now();
+    }
+    child.kill().and_then(|()| child.wait()).expect("it was running");
+    assert!(whole == train(1, "parts", "--epochs 2 --resume"), "resumed");
+}
+
+/// Each kind of code, with a residual network as base and as parity model.
+#[test]
+fn networks_with_batch_norm_learn() {
+    let dir = data();
+    run("train base --arch resnet18-w4 --out w --data . --epochs 8 --batch 16", dir.path());
+    let manifest = || fs::read_to_string(dir.path().join("w/manifest.toml")).unwrap();
+    let validation = manifest().lines().find_map(|line| line.strip_prefix("validation = ")?.parse::<f64>().ok());
+    assert!(validation.is_some_and(|validation| validation > 0.5), "{validation:?}");
+    let arguments = "--weights w --data . --epochs 1 --batch 32 -k 2";
+    for kind in ["sum", "concat", "mux --preset best", "compact --preset best", "learned --encoder mlp"] {
+        run(&format!("train parity {arguments} --kind {kind}"), dir.path());
+    }
+    assert_eq!(manifest().matches("[[parity]]").count(), 5);
+}
+
 /// A batch is cut into the same parts whoever runs them, and their gradients are added up in order.
 #[test]
 fn the_number_of_threads_changes_no_bit_of_the_weights() {
@@ -129,7 +169,7 @@ fn without_interpolated(rows: &[serde_json::Value]) -> Vec<&serde_json::Value> {
 #[test]
 fn a_trained_folder_is_measured_and_recorded() {
     let dir = data();
-    run("train base --arch mlp --out weights/tiny/1 --name tiny --data . --epochs 3 --preset one_cycle", dir.path());
+    run("train base --arch mlp --out weights/tiny/1 --name tiny --data . --epochs 8 --batch 16", dir.path());
     run("train parity --weights weights/tiny/1 --kind sum -k 2 -r 2 --data . --epochs 2", dir.path());
     run("train parity --weights weights/tiny/1 -k 4 --row 0 --data . --epochs 1", dir.path());
     run("train parity --weights weights/tiny/1 --kind compact -k 2 --data . --epochs 4 --preset best", dir.path());

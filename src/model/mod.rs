@@ -6,12 +6,10 @@
 //! lane). Candle stays in here, in the lanes and in the trainer; others run a net on host slices with [`Net::predict`].
 
 mod architecture;
-mod conv;
 mod cpu;
 mod encoder;
 mod parameters;
 mod plan;
-mod pool;
 mod step;
 
 use std::sync::Arc;
@@ -19,6 +17,8 @@ use std::sync::Arc;
 use candle_core::Result;
 pub use candle_core::{Device, Error as TensorError, Tensor};
 use cpu::Program;
+pub(crate) use cpu::learn::read;
+pub use cpu::learn::{Learner, Pass, Seen};
 use step::Step;
 
 pub use architecture::{Architecture, NoFit, Width};
@@ -86,7 +86,8 @@ impl Net {
         }
     }
 
-    /// Builds a net that reads `parameters` as they are at each run, with a gradient for those that are variables.
+    /// Builds a net of tensors, which reads `parameters` as they are at each run: what runs on a GPU. On the CPU it is slow but for full
+    /// matrices; a network learns there as a [`Learner`].
     pub fn live(plan: &Plan, preprocessing: Preprocessing, parameters: &Parameters, device: &Device) -> Result<Self> {
         let steps = Step::all(plan.layers(), &parameters.builder(device))?;
         Ok(Net { plan: plan.clone(), preprocessing, form: Form::Steps(Arc::new(steps)), device: device.clone() })

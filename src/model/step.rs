@@ -1,13 +1,9 @@
-//! Layers with their parameters, as tensors: what runs on a GPU, and what learns.
+//! Layers with their parameters, as tensors and candle's kernels: what runs on a GPU, and what the CPU's own code is tested against.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder};
 
-use super::{
-    Bias, Convolution, Layer, Window,
-    conv::{self, Reach},
-    pool,
-};
+use super::{Bias, Convolution, Layer, Window};
 
 /// What batch norm adds to a variance, as `PyTorch` does.
 pub(super) const EPSILON: f64 = 1e-5;
@@ -15,7 +11,7 @@ pub(super) const EPSILON: f64 = 1e-5;
 /// A layer with its parameters.
 #[derive(Debug)]
 pub(super) enum Step {
-    Convolution { filters: Tensor, bias: Tensor, reach: Reach },
+    Convolution { filters: Tensor, bias: Option<Tensor>, window: Window, dilation: usize },
     BatchNorm(BatchNorm),
     MaxPool(Window),
     AveragePool,
@@ -47,10 +43,11 @@ impl Step {
                 Step::Convolution {
                     filters: parameters.get((*filters, *channels, window.kernel, window.kernel), "weight")?,
                     bias: match bias {
-                        Bias::With => parameters.get(*filters, "bias")?,
-                        Bias::Without => Tensor::zeros(*filters, parameters.dtype(), parameters.device())?,
+                        Bias::With => Some(parameters.get(*filters, "bias")?),
+                        Bias::Without => None,
                     },
-                    reach: Reach { padding: window.padding, stride: window.stride, dilation: *dilation },
+                    window: *window,
+                    dilation: *dilation,
                 }
             }
             Layer::BatchNorm { name, channels } => {
@@ -83,9 +80,15 @@ impl Step {
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Step::Convolution { filters, bias, reach } => conv::convolve(x, filters, bias, *reach),
+            Step::Convolution { filters, bias, window, dilation } => {
+                let convolved = x.conv2d(filters, window.padding, window.stride, *dilation, 1)?;
+                match bias {
+                    Some(bias) => convolved.broadcast_add(&bias.reshape((1, bias.elem_count(), 1, 1))?),
+                    None => Ok(convolved),
+                }
+            }
             Step::BatchNorm(norm) => norm.forward(x),
-            Step::MaxPool(window) => pool::max_pool(x, *window),
+            Step::MaxPool(window) => max_pool(x, *window),
             Step::AveragePool => x.mean_keepdim((2, 3)),
             Step::Relu => x.relu(),
             Step::Flatten => x.flatten_from(1),
@@ -97,6 +100,13 @@ impl Step {
             Step::Residual { body, shortcut } => forward(body, x)? + forward(shortcut, x)?,
         }
     }
+}
+
+/// The largest of each square. What is padded is never the largest.
+fn max_pool(rows: &Tensor, Window { kernel, stride, padding }: Window) -> Result<Tensor> {
+    // Candle pads with zeros, which may be the largest; the values at the edge once more never change a maximum.
+    let padded = rows.pad_with_same(2, padding, padding)?.pad_with_same(3, padding, padding)?;
+    padded.max_pool2d_with_stride(kernel, stride)
 }
 
 /// Through all of `steps`.

@@ -1,8 +1,7 @@
-//! The convolution against candle's; nets by themselves, in batches and over sums of rows.
+//! Nets by themselves, in batches and over sums of rows.
 
 use std::iter::repeat_with;
 
-use candle_core::Var;
 use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
@@ -43,61 +42,6 @@ fn assert_close(left: &[f32], right: &[f32], tolerance: f32) {
 
 fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-#[test]
-fn the_convolution_and_its_gradients_are_candles() {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    for (n, channels, height, width, filters, kernel, padding, dilation) in [
-        (2, 3, 9, 7, 4, 5, 2, 1),
-        (3, 2, 6, 8, 3, 5, 0, 1),
-        (1, 1, 4, 4, 2, 3, 1, 1),
-        (2, 2, 3, 3, 2, 1, 0, 1),
-        (1, 1, 2, 2, 1, 5, 2, 1),
-        (2, 2, 9, 8, 3, 3, 2, 2),
-        (1, 2, 6, 5, 2, 3, 8, 8),
-        (2, 1, 7, 9, 2, 3, 0, 3),
-        // More rows than are unfolded at a time.
-        (30, 3, 28, 28, 2, 5, 2, 1),
-    ] {
-        let tensor = |rng: &mut ChaCha8Rng, shape: (usize, usize, usize, usize)| {
-            let values = random(rng, shape.0 * shape.1 * shape.2 * shape.3);
-            Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
-        };
-        let rows = tensor(&mut rng, (n, channels, height, width));
-        let weights = tensor(&mut rng, (filters, channels, kernel, kernel));
-        let bias =
-            Var::from_tensor(&Tensor::from_vec(random(&mut rng, filters), filters, &Device::Cpu).unwrap()).unwrap();
-        let ours = conv::convolve(&rows, &weights, &bias, conv::Reach { padding, stride: 1, dilation }).unwrap();
-        let candles = rows.conv2d(&weights, padding, 1, dilation, 1).unwrap();
-        let candles = candles.broadcast_add(&bias.reshape((1, filters, 1, 1)).unwrap()).unwrap();
-        assert_eq!(ours.dims(), candles.dims());
-        assert_close(&values(&ours), &values(&candles), 1e-5);
-        let (ours, candles) = (ours.sqr().unwrap().sum_all().unwrap(), candles.sqr().unwrap().sum_all().unwrap());
-        let (ours, candles) = (ours.backward().unwrap(), candles.backward().unwrap());
-        for variable in [&rows, &weights, &bias] {
-            assert_close(&values(ours.get(variable).unwrap()), &values(candles.get(variable).unwrap()), 1e-4);
-        }
-    }
-}
-
-#[test]
-fn max_pooling_is_candles_and_its_gradient_goes_to_the_largest() {
-    let values_of = random(&mut ChaCha8Rng::seed_from_u64(9), 2 * 3 * 4 * 6);
-    let rows = Var::from_tensor(&Tensor::from_vec(values_of, (2, 3, 4, 6), &Device::Cpu).unwrap()).unwrap();
-    let (ours, candles) = (pool::max_pool(&rows, Window::tiles(2)).unwrap(), rows.max_pool2d(2).unwrap());
-    assert_eq!((ours.dims(), values(&ours)), (candles.dims(), values(&candles)));
-    let gradients = ours.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-    let spread = values(&candles.upsample_nearest2d(4, 6).unwrap());
-    let expected = values(&rows)
-        .into_iter()
-        .zip(spread)
-        .map(|(value, largest)| if value.to_bits() == largest.to_bits() { 2.0 * value } else { 0.0 });
-    assert_close(&values(gradients.get(&rows).unwrap()), &expected.collect::<Vec<f32>>(), 1e-6);
-    // What does not fill a square is not read.
-    let odd = rows.narrow(3, 0, 5).unwrap();
-    let expected = odd.narrow(3, 0, 4).unwrap().contiguous().unwrap().max_pool2d(2).unwrap();
-    assert_eq!(values(&pool::max_pool(&odd, Window::tiles(2)).unwrap()), values(&expected));
 }
 
 #[test]

@@ -3,7 +3,11 @@
 //! Not `AdamW` (which candle-nn has): there the decay by-passes the moments and acts far more strongly at these settings. The moments are
 //! open to a checkpoint, so that a resumed run goes on as if it had never stopped.
 
-use candle_core::{Device, Result, Tensor, Var, backprop::GradStore};
+use std::cell::RefCell;
+
+use candle_core::{CpuStorage, Device, Error, InplaceOp1, Layout, Result, Tensor, Var, backprop::GradStore};
+
+use crate::model::read;
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -11,10 +15,12 @@ const EPSILON: f64 = 1e-8;
 
 /// The state of one run: variables with their two moments.
 #[derive(Debug)]
-pub(super) struct Adam {
+pub struct Adam {
     entries: Vec<Entry>,
     steps: i32,
     weight_decay: f64,
+    /// The gradient of one variable.
+    gradient: Vec<f32>,
 }
 
 /// Moments are plain numbers: one pass over all of them takes a fraction of the time of a dozen tensor operations.
@@ -36,17 +42,18 @@ struct Factors {
 }
 
 impl Adam {
-    pub(super) fn new(variables: Vec<(String, Var)>, weight_decay: f64) -> Self {
+    /// A run that begins; `weight_decay` is that of each step.
+    pub fn new(variables: Vec<(String, Var)>, weight_decay: f64) -> Self {
         let entry = |(name, variable): (String, Var)| {
             let zeros = vec![0.0; variable.elem_count()];
             Entry { name, variable, first: zeros.clone(), second: zeros }
         };
-        Adam { entries: variables.into_iter().map(entry).collect(), steps: 0, weight_decay }
+        Adam { entries: variables.into_iter().map(entry).collect(), steps: 0, weight_decay, gradient: Vec::new() }
     }
 
     /// One step against the weighted mean of gradients, one for each part of a batch.
     #[expect(clippy::cast_possible_truncation, reason = "f32 is the weights' precision")]
-    pub(super) fn step(&mut self, parts: &[(GradStore, f64)], rate: f64) -> Result<()> {
+    pub fn step(&mut self, parts: &[(GradStore, f64)], rate: f64) -> Result<()> {
         self.steps += 1;
         let (bias1, bias2) = (1.0 - BETA1.powi(self.steps), 1.0 - BETA2.powi(self.steps));
         let factors = Factors {
@@ -55,10 +62,10 @@ impl Adam {
             rate: (rate / bias1) as f32,
         };
         for entry in &mut self.entries {
-            let Some(gradient) = mean(parts, &entry.variable)? else { continue };
-            let mut values = values(&entry.variable)?;
-            entry.update(&mut values, &gradient, &factors);
-            entry.variable.set(&Tensor::from_vec(values, entry.variable.shape(), entry.variable.device())?)?;
+            if mean(parts, &entry.variable, &mut self.gradient)? {
+                let moments = RefCell::new((entry.first.as_mut_slice(), entry.second.as_mut_slice()));
+                entry.variable.inplace_op1(&Update { moments, gradient: &self.gradient, factors: &factors })?;
+            }
         }
         Ok(())
     }
@@ -95,17 +102,34 @@ impl Adam {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "f32 is the weights' precision")]
-impl Entry {
-    fn update(&mut self, values: &mut [f32], gradient: &[f32], factors: &Factors) {
-        let moments = self.first.iter_mut().zip(&mut self.second);
-        for ((value, gradient), (first, second)) in values.iter_mut().zip(gradient).zip(moments) {
+/// The step of one variable, where its values lie.
+struct Update<'a> {
+    moments: RefCell<(&'a mut [f32], &'a mut [f32])>,
+    gradient: &'a [f32],
+    factors: &'a Factors,
+}
+
+impl InplaceOp1 for Update<'_> {
+    fn name(&self) -> &'static str {
+        "adam"
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "f32 is the weights' precision")]
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            return Err(Error::Msg("what learns are f32 values, one after the other".to_owned()));
+        };
+        let (factors, mut moments) = (self.factors, self.moments.borrow_mut());
+        let (first, second) = &mut *moments;
+        let moments = first.iter_mut().zip(second.iter_mut());
+        for ((value, gradient), (first, second)) in values[start..end].iter_mut().zip(self.gradient).zip(moments) {
             let gradient = gradient + *value * factors.weight_decay;
             *first = *first * BETA1 as f32 + gradient * (1.0 - BETA1) as f32;
             *second = *second * BETA2 as f32 + gradient * gradient * (1.0 - BETA2) as f32;
             let spread = (*second * factors.second).sqrt() + EPSILON as f32;
             *value -= *first / spread * factors.rate;
         }
+        Ok(())
     }
 }
 
@@ -114,24 +138,22 @@ pub(super) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
 }
 
-/// The weighted sum of the parts' gradients, in their order, so that it is the same however many threads made them.
+/// The weighted sum of the parts' gradients, in their order, so that it is the same however many threads made them. Tells whether there is one.
 #[expect(clippy::cast_possible_truncation, reason = "f32 is the gradients' precision")]
-fn mean(parts: &[(GradStore, f64)], variable: &Var) -> Result<Option<Vec<f32>>> {
-    let mut sum: Option<Vec<f32>> = None;
+fn mean(parts: &[(GradStore, f64)], variable: &Var, sum: &mut Vec<f32>) -> Result<bool> {
+    sum.clear();
     for (gradients, weight) in parts {
         let Some(gradient) = gradients.get(variable) else { continue };
-        let (mut gradient, weight) = (values(gradient)?, *weight as f32);
-        match &mut sum {
-            None => {
-                for value in &mut gradient {
-                    *value *= weight;
-                }
-                sum = Some(gradient);
+        let weight = *weight as f32;
+        read(gradient, |gradient| {
+            if sum.is_empty() {
+                sum.extend(gradient.iter().map(|value| value * weight));
+            } else {
+                sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value * weight);
             }
-            Some(sum) => sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value * weight),
-        }
+        })?;
     }
-    Ok(sum)
+    Ok(!sum.is_empty())
 }
 
 #[cfg(test)]

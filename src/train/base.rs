@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
     Settings, TrainError, finished,
-    fit::{Lesson, Run},
+    fit::{Lesson, Loss, Run},
     gather,
     init::Dense,
     labels,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     data::{self, Images},
     eval::class,
-    model::{Architecture, Device, Net, Parameters, Plan, Preprocessing},
+    model::{Architecture, Device, Learner, Net, Parameters, Plan, Preprocessing},
     weights::{Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Normalisation, Output, canary},
 };
 
@@ -48,7 +48,7 @@ struct Labels<'a> {
 }
 
 impl Lesson for Labels<'_> {
-    type Model = Net;
+    type Model = Learner;
 
     fn shapes(&self) -> Vec<(String, Vec<usize>)> {
         self.plan.parameters()
@@ -58,8 +58,8 @@ impl Lesson for Labels<'_> {
         Dense::Fixed
     }
 
-    fn model(&self, parameters: &Parameters) -> Result<Net> {
-        Net::live(self.plan, self.preprocessing, parameters, &Device::Cpu)
+    fn model(&self, parameters: &Parameters) -> Result<Learner> {
+        Learner::new(self.plan, self.preprocessing, parameters)
     }
 
     fn rows(&self) -> usize {
@@ -70,13 +70,14 @@ impl Lesson for Labels<'_> {
         1
     }
 
-    fn loss(&self, net: &Net, picked: &[usize], rng: &mut ChaCha8Rng) -> Result<Tensor> {
-        let labels = labels(self.train, picked, net.device())?;
-        let logits = net.forward(&net.rows(&gather(self.train, picked, self.varied, rng))?)?;
-        candle_nn::loss::cross_entropy(&logits, &labels)
+    fn loss<'a>(&self, learner: &'a Learner, picked: &[usize], rng: &mut ChaCha8Rng) -> Result<Loss<'a>> {
+        let pass = learner.forward(&gather(self.train, picked, self.varied, rng))?;
+        let labels = labels(self.train, picked, &Device::Cpu)?;
+        Ok(Loss { value: candle_nn::loss::cross_entropy(pass.outputs(), &labels)?, pass })
     }
 
-    fn score(&self, net: &Net) -> Result<f64> {
+    fn score(&self, parameters: &Parameters) -> Result<f64> {
+        let net = Net::new(self.plan, self.preprocessing, parameters, &Device::Cpu)?;
         let logits = net.predict(&self.validation.pixels)?;
         let outputs = logits.len() / self.validation.count();
         let right = logits.chunks(outputs).zip(&self.validation.labels);

@@ -15,10 +15,10 @@ use super::{
     Settings, TrainError,
     adam::{Adam, values},
     checkpoint::{self, Checkpoint, Progress},
-    init,
+    init, norm,
     preset::WEIGHT_DECAY,
 };
-use crate::model::{Device, Parameters};
+use crate::model::{Device, Parameters, Pass, Seen};
 
 /// Parts of a batch that may run on cores of their own.
 const PARTS: usize = 4;
@@ -47,10 +47,17 @@ pub(super) trait Lesson: Sync {
     fn rows_per_input(&self) -> usize;
 
     /// The loss of `model` on the inputs that `picked` rows make; what is random about it is drawn from `rng`.
-    fn loss(&self, model: &Self::Model, picked: &[usize], rng: &mut ChaCha8Rng) -> candle_core::Result<Tensor>;
+    fn loss<'a>(&self, model: &'a Self::Model, picked: &[usize], rng: &mut ChaCha8Rng)
+    -> candle_core::Result<Loss<'a>>;
 
-    /// How good `model` is on the validation rows, 0..1.
-    fn score(&self, model: &Self::Model) -> candle_core::Result<f64>;
+    /// How good what is served with `parameters` is on the validation rows, 0..1.
+    fn score(&self, parameters: &Parameters) -> candle_core::Result<f64>;
+}
+
+/// A loss, and the pass whose outputs it is made of.
+pub(super) struct Loss<'a> {
+    pub(super) value: Tensor,
+    pub(super) pass: Pass<'a>,
 }
 
 /// What a finished run hands back.
@@ -78,38 +85,37 @@ struct State<M> {
     adam: Adam,
     progress: Progress,
     best: Parameters,
-    average: Option<Average<M>>,
+    average: Option<Average>,
 }
 
-/// The weights' running average, and a model that reads it.
-struct Average<M> {
-    model: M,
+/// The weights' running average.
+struct Average {
     variables: Vec<(String, Var)>,
 }
 
-impl<M> Average<M> {
+/// What the parts of a batch give, each with its share of the batch.
+#[derive(Default)]
+struct Parts {
+    gradients: Vec<(GradStore, f64)>,
+    seen: Vec<(Vec<Seen>, f64)>,
+}
+
+impl Average {
     /// Moves it towards the weights after `steps` steps: over all of them at first, over about the last thousand later.
     fn follow(&self, weights: &[(String, Var)], steps: i32) -> candle_core::Result<()> {
         let steps = f64::from(steps);
         let kept = ((1.0 + steps) / (10.0 + steps)).min(1.0 - 1e-3);
-        #[expect(clippy::cast_possible_truncation, reason = "f32 is the weights' precision")]
-        let (kept, taken) = (kept as f32, (1.0 - kept) as f32);
         for ((_, average), (_, weight)) in self.variables.iter().zip(weights) {
-            let (mut mixed, weight) = (values(average)?, values(weight)?);
-            mixed.iter_mut().zip(weight).for_each(|(average, weight)| *average = *average * kept + weight * taken);
-            average.set(&Tensor::from_vec(mixed, average.shape(), average.device())?)?;
+            norm::mix(average, &values(weight)?, 1.0 - kept)?;
         }
         Ok(())
     }
 }
 
 impl<M> State<M> {
-    /// The model that is judged and kept.
-    fn kept(&self) -> (&M, &[(String, Var)]) {
-        match &self.average {
-            Some(average) => (&average.model, &average.variables),
-            None => (&self.model, &self.variables),
-        }
+    /// What is judged and kept.
+    fn kept(&self) -> &[(String, Var)] {
+        self.average.as_ref().map_or(&self.variables, |average| &average.variables)
     }
 
     /// All tensors that a checkpoint needs.
@@ -127,12 +133,12 @@ impl Run<'_> {
         let bar = self.bar(lesson, state.progress.epochs);
         while state.progress.epochs < self.settings.epochs && !self.gives_up(&state.progress) {
             let loss = self.epoch(lesson, &mut state, &bar)?;
-            let score = lesson.score(state.kept().0)?;
+            let score = lesson.score(&parameters(state.kept()))?;
             state.progress.epochs += 1;
             state.progress.steps = state.adam.steps();
             if score > state.progress.best_score {
                 (state.progress.best_epoch, state.progress.best_score) = (state.progress.epochs, score);
-                state.best = parameters(state.kept().1).copied()?;
+                state.best = parameters(state.kept()).copied()?;
             }
             let (epoch, best) = (state.progress.epochs, state.progress.best_score);
             bar.suspend(|| tracing::info!(epoch, loss, validation = score, best, "epoch done"));
@@ -160,7 +166,7 @@ impl Run<'_> {
         let mut adam = Adam::new(variables.clone(), WEIGHT_DECAY);
         let mut progress = Progress { epochs: 0, steps: 0, best_epoch: 0, best_score: -1.0 };
         let mut best = Parameters::default();
-        let average = self.settings.preset.averages().then(|| Self::average(lesson, &variables)).transpose()?;
+        let average = self.settings.preset.averages().then(|| Self::average(&variables)).transpose()?;
         if self.settings.resume
             && let Some(checkpoint) = Checkpoint::read(&self.checkpoint, identity)?
         {
@@ -176,13 +182,12 @@ impl Run<'_> {
     }
 
     /// An average that has seen nothing but the initial weights.
-    fn average<L: Lesson>(lesson: &L, weights: &[(String, Var)]) -> Result<Average<L::Model>, TrainError> {
+    fn average(weights: &[(String, Var)]) -> Result<Average, TrainError> {
         let copy = |(name, variable): &(String, Var)| {
             Ok::<_, TrainError>((name.clone(), Var::from_tensor(&variable.detach().copy()?)?))
         };
         let variables = weights.iter().map(copy).collect::<Result<Vec<_>, _>>()?;
-        let model = lesson.model(&parameters(&variables))?;
-        Ok(Average { model, variables })
+        Ok(Average { variables })
     }
 
     /// One pass over the training rows in an order drawn from (seed, epoch); the mean loss.
@@ -199,7 +204,8 @@ impl Run<'_> {
         for (step, picked) in order[..whole].chunks(self.settings.batch * lesson.rows_per_input()).enumerate() {
             let done = (epoch * steps + step) as f64 / (self.settings.epochs * steps) as f64;
             let (parts, value) = self.gradients(lesson, &state.model, picked, (epoch, step))?;
-            state.adam.step(&parts, self.settings.preset.rate(done))?;
+            state.adam.step(&parts.gradients, self.settings.preset.rate(done))?;
+            norm::follow(&state.variables, &parts.seen)?;
             if let Some(average) = &state.average {
                 average.follow(&state.variables, state.adam.steps())?;
             }
@@ -220,20 +226,27 @@ impl Run<'_> {
         model: &L::Model,
         picked: &[usize],
         (epoch, step): (usize, usize),
-    ) -> Result<(Vec<(GradStore, f64)>, f64), TrainError> {
+    ) -> Result<(Parts, f64), TrainError> {
         let inputs = picked.len() / lesson.rows_per_input();
         let rows_per_part = inputs.div_ceil(PARTS) * lesson.rows_per_input();
         let part = |(part, picked_part): (usize, &[usize])| {
             let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
             rng.set_stream(OF_STEPS | (epoch as u64) << 40 | (step as u64) << 8 | part as u64);
-            let loss = lesson.loss(model, picked_part, &mut rng)?;
-            let weight = picked_part.len() as f64 / picked.len() as f64;
-            let value = f64::from(loss.to_scalar::<f32>()?) * weight;
-            Ok::<_, TrainError>(((loss.backward()?, weight), value))
+            let Loss { value, pass } = lesson.loss(model, picked_part, &mut rng)?;
+            let share = picked_part.len() as f64 / picked.len() as f64;
+            let mut gradients = value.backward()?;
+            pass.backward(&mut gradients)?;
+            let value = f64::from(value.to_scalar::<f32>()?) * share;
+            Ok::<_, TrainError>((gradients, pass.seen(), share, value))
         };
         let parts: Vec<_> = picked.par_chunks(rows_per_part).enumerate().map(part).collect::<Result<_, _>>()?;
-        let (parts, values): (Vec<_>, Vec<f64>) = parts.into_iter().unzip();
-        Ok((parts, values.iter().sum()))
+        let (mut of_batch, mut loss) = (Parts::default(), 0.0);
+        for (gradients, seen, share, value) in parts {
+            of_batch.gradients.push((gradients, share));
+            of_batch.seen.push((seen, share));
+            loss += value;
+        }
+        Ok((of_batch, loss))
     }
 
     /// Steps of one epoch; the last may be short.

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     Preset,
-    fit::Lesson,
+    fit::{Lesson, Loss},
     gather,
     init::Dense,
     labels,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     code::Learned,
     eval::Stripes,
-    model::{Device, Net, Parameters, Plan, Preprocessing, decoder_plan},
+    model::{Device, Learner, Net, Parameters, Plan, Preprocessing, decoder_plan},
     weights::{ParityPlan, decoder_of},
 };
 
@@ -38,20 +38,19 @@ pub(super) struct Joint<'a> {
     pub(super) validation_order: Vec<usize>,
 }
 
-/// Encoder and base model as one net, and the decoder.
+/// Encoder and base model as one net, and the decoder, which is small enough for a graph of tensors.
 pub(super) struct Coded {
-    parity: Net,
+    parity: Learner,
     decoder: Net,
-    parameters: Parameters,
-}
-
-impl Coded {
-    pub(super) fn into_parity(self) -> Net {
-        self.parity
-    }
 }
 
 impl Joint<'_> {
+    /// Encoder and base model as they are served.
+    pub(super) fn net(&self, parameters: &Parameters) -> Result<Net> {
+        let all = parameters.clone().with(self.base);
+        Net::new(&self.plan.plan, self.preprocessing, &all, &Device::Cpu)
+    }
+
     fn decoder_plan(&self) -> Plan {
         decoder_plan(self.k, 1, self.train.width())
     }
@@ -89,9 +88,8 @@ impl Lesson for Joint<'_> {
     fn model(&self, parameters: &Parameters) -> Result<Coded> {
         let all = parameters.clone().with(self.base);
         Ok(Coded {
-            parity: Net::live(&self.plan.plan, self.preprocessing, &all, &Device::Cpu)?,
+            parity: Learner::new(&self.plan.plan, self.preprocessing, &all)?,
             decoder: Net::live(&self.decoder_plan(), AS_IT_IS, parameters, &Device::Cpu)?,
-            parameters: parameters.clone(),
         })
     }
 
@@ -103,23 +101,24 @@ impl Lesson for Joint<'_> {
         self.k
     }
 
-    fn loss(&self, model: &Coded, picked: &[usize], rng: &mut ChaCha8Rng) -> Result<Tensor> {
+    fn loss<'a>(&self, model: &'a Coded, picked: &[usize], rng: &mut ChaCha8Rng) -> Result<Loss<'a>> {
         // The k rows of a stripe, one after the other, are its parity query.
-        let queries = model.parity.rows(&gather(self.train.images, picked, false, rng))?;
+        let pass = model.parity.forward(&gather(self.train.images, picked, false, rng))?;
         let base: Vec<f32> = picked.iter().flat_map(|&row| self.train.output(row)).copied().collect();
-        let decoded = self.decoded(model, &model.parity.forward(&queries)?, &base)?;
+        let decoded = self.decoded(model, pass.outputs(), &base)?;
         let base = Tensor::from_vec(base, decoded.shape(), decoded.device())?;
-        if self.preset.distils() {
-            distilled(&decoded, &base, &labels(self.train.images, picked, decoded.device())?)
+        let value = if self.preset.distils() {
+            distilled(&decoded, &base, &labels(self.train.images, picked, decoded.device())?)?
         } else {
-            candle_nn::loss::mse(&decoded, &base)
-        }
+            candle_nn::loss::mse(&decoded, &base)?
+        };
+        Ok(Loss { value, pass })
     }
 
-    fn score(&self, model: &Coded) -> Result<f64> {
-        let decoder = decoder_of(&model.parameters)?;
-        let code = Learned::new(self.k, decoder).map_err(candle_core::Error::wrap)?;
+    fn score(&self, parameters: &Parameters) -> Result<f64> {
+        let net = self.net(parameters)?;
+        let code = Learned::new(self.k, decoder_of(parameters)?).map_err(candle_core::Error::wrap)?;
         let Known { images, outputs } = self.validation;
-        Ok(Stripes::run(&code, images, &self.validation_order, outputs, &[Some(&model.parity)])?.agreement())
+        Ok(Stripes::run(&code, images, &self.validation_order, outputs, &[Some(&net)])?.agreement())
     }
 }

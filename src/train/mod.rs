@@ -14,6 +14,7 @@ mod checkpoint;
 mod fit;
 mod init;
 mod learned;
+mod norm;
 mod parity;
 mod preset;
 mod stripewise;
@@ -32,6 +33,7 @@ use crate::{
     model::{Device, Encoder, NoFit, Parameters, Tensor, TensorError},
     weights::{Fault, Training, WeightsError, sha256, write_whole},
 };
+pub use adam::Adam;
 pub use all::{AllOptions, Remade, all};
 pub use base::{BaseOptions, base};
 pub use calibrate::{CalibrateOptions, calibrate};

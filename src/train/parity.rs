@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Settings, TrainError, calibrate, finished,
-    fit::{Fitted, Lesson, Run},
+    fit::{Fitted, Run},
     learned::Joint,
     stripewise::{Known, Stripewise, has_output_a_row},
 };
@@ -137,7 +137,7 @@ impl Teacher<'_> {
         };
         let coefficients = code.coefficients(row);
         let fitted = self.run(row, &format!("{architecture} coefficients={coefficients:?}")).fit(&lesson)?;
-        let net = lesson.model(&fitted.parameters)?;
+        let net = Net::new(&plan, lesson.preprocessing, &fitted.parameters, &Device::Cpu)?;
         let stored = &fitted.parameters;
         self.enter(&Trained { code, row, network: (architecture, None), fitted: &fitted, stored, net: &net })
     }
@@ -162,7 +162,7 @@ impl Teacher<'_> {
         let stored = fitted.parameters.halved()?;
         fitted.parameters = Parameters::from_safetensors(&stored.to_safetensors()?)?;
         let code = Learned::new(k, decoder_of(&fitted.parameters)?)?;
-        let net = lesson.model(&fitted.parameters)?.into_parity();
+        let net = lesson.net(&fitted.parameters)?;
         let architecture = self.bundle.manifest().base.architecture;
         let network = (architecture, Some(encoder));
         self.enter(&Trained { code: &code, row: 0, network, fitted: &fitted, stored: &stored, net: &net })?;

@@ -7,12 +7,18 @@
 use candle_core::{Result, Tensor};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Preset, fit::Lesson, gather, init::Dense, labels};
+use super::{
+    Preset,
+    fit::{Lesson, Loss},
+    gather,
+    init::Dense,
+    labels,
+};
 use crate::{
     code::{Code, Reading},
     data::Images,
     eval::Stripes,
-    model::{Device, Net, Parameters, Plan, Preprocessing},
+    model::{Device, Learner, Net, Parameters, Plan, Preprocessing},
 };
 
 /// How much the probabilities of distillation are softened.
@@ -37,7 +43,9 @@ impl Stripewise<'_> {
     /// What the base model makes of `rows`, which are the `picked` ones, perhaps varied.
     fn base_outputs(&self, picked: &[usize], rows: &[f32]) -> Result<Vec<f32>> {
         if self.varied {
-            return self.base.predict(rows);
+            // One by one: how rows are batched depends on the number of threads, and the last bits of their outputs on how they are batched.
+            let rows = rows.chunks(self.base.width()).map(|row| self.base.run(row));
+            return Ok(rows.collect::<Result<Vec<_>>>()?.concat());
         }
         Ok(picked.iter().flat_map(|&row| self.train.output(row)).copied().collect())
     }
@@ -121,7 +129,7 @@ impl Known<'_> {
 }
 
 impl Lesson for Stripewise<'_> {
-    type Model = Net;
+    type Model = Learner;
 
     fn shapes(&self) -> Vec<(String, Vec<usize>)> {
         self.plan.parameters()
@@ -131,8 +139,8 @@ impl Lesson for Stripewise<'_> {
         Dense::Fixed
     }
 
-    fn model(&self, parameters: &Parameters) -> Result<Net> {
-        Net::live(self.plan, self.preprocessing, parameters, &Device::Cpu)
+    fn model(&self, parameters: &Parameters) -> Result<Learner> {
+        Learner::new(self.plan, self.preprocessing, parameters)
     }
 
     fn rows(&self) -> usize {
@@ -143,7 +151,7 @@ impl Lesson for Stripewise<'_> {
         self.code.k()
     }
 
-    fn loss(&self, net: &Net, picked: &[usize], rng: &mut ChaCha8Rng) -> Result<Tensor> {
+    fn loss<'a>(&self, learner: &'a Learner, picked: &[usize], rng: &mut ChaCha8Rng) -> Result<Loss<'a>> {
         let (code, k, row, outputs) = (self.code, self.code.k(), self.row, self.train.width());
         let images = self.train.images;
         let rows = gather(images, picked, self.varied, rng);
@@ -151,24 +159,27 @@ impl Lesson for Stripewise<'_> {
         let queries = by_stripe(&rows, (k, images.width()), code.query_width(images.width()), |rows, query| {
             code.encode(row, rows, query);
         });
-        let found = net.forward(&net.rows(&queries)?)?;
+        let pass = learner.forward(&queries)?;
+        let found = pass.outputs();
         let decoded = match (self.preset.distils(), has_output_a_row(code)) {
             (true, true) => found.reshape((picked.len(), outputs))?,
-            (true, false) => self.decoded(&found, &base)?,
+            (true, false) => self.decoded(found, &base)?,
             (false, _) => {
                 let targets = by_stripe(&base, (k, outputs), code.output_width(outputs), |outputs, target| {
                     assert!(code.target(row, outputs, target), "this lesson is for kinds that have a target");
                 });
-                let targets = Tensor::from_vec(targets, found.shape(), net.device())?;
-                return candle_nn::loss::mse(&found, &targets);
+                let targets = Tensor::from_vec(targets, found.shape(), found.device())?;
+                return Ok(Loss { value: candle_nn::loss::mse(found, &targets)?, pass });
             }
         };
-        let base = Tensor::from_vec(base, decoded.shape(), net.device())?;
-        distilled(&decoded, &base, &labels(images, picked, net.device())?)
+        let base = Tensor::from_vec(base, decoded.shape(), decoded.device())?;
+        let value = distilled(&decoded, &base, &labels(images, picked, decoded.device())?)?;
+        Ok(Loss { value, pass })
     }
 
-    fn score(&self, net: &Net) -> Result<f64> {
-        let nets: Vec<Option<&Net>> = (0..self.code.r()).map(|row| (row == self.row).then_some(net)).collect();
+    fn score(&self, parameters: &Parameters) -> Result<f64> {
+        let net = Net::new(self.plan, self.preprocessing, parameters, &Device::Cpu)?;
+        let nets: Vec<Option<&Net>> = (0..self.code.r()).map(|row| (row == self.row).then_some(&net)).collect();
         let Known { images, outputs } = self.validation;
         Ok(Stripes::run(self.code, images, &self.validation_order, outputs, &nets)?.agreement())
     }

@@ -10,6 +10,7 @@
 
 mod compile;
 mod kernel;
+pub(super) mod learn;
 mod packed;
 mod picture;
 mod pooled;
