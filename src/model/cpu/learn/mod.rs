@@ -80,7 +80,7 @@ impl Learner {
             return Err(Error::Msg(format!("{} values are no rows of {width}", rows.len())));
         }
         let mut input = Aligned::zeros(n * self.input.len());
-        self.input.read(rows.chunks_exact(width), input.values_mut(), |value| value * self.scale + self.shift);
+        self.input.read(1, rows.chunks_exact(width), input.values_mut(), |value| value * self.scale + self.shift);
         let (outputs, saved) = step::forward(&self.steps, Arc::new(input), n)?;
         let outputs = Tensor::from_slice(outputs.values(), (n, self.outputs), &Device::Cpu)?;
         Ok(Pass { learner: self, saved, outputs: Var::from_tensor(&outputs)?, rows: n })
