@@ -171,7 +171,7 @@ fn a_trained_folder_is_measured_and_recorded() {
     let dir = data();
     run("train base --arch mlp --out weights/tiny/1 --name tiny --data . --epochs 8 --batch 16", dir.path());
     run("train parity --weights weights/tiny/1 --kind sum -k 2 -r 2 --data . --epochs 2", dir.path());
-    run("train parity --weights weights/tiny/1 -k 4 --row 0 --data . --epochs 1", dir.path());
+    run("train parity --weights weights/tiny/1 -k 4 --row 0 --data . --epochs 20 --batch 8", dir.path());
     run("train parity --weights weights/tiny/1 --kind compact -k 2 --data . --epochs 4 --preset best", dir.path());
     let json = run("eval --all --data . --seeds 2 --json --record", dir.path());
     let rows: serde_json::Value = serde_json::from_str(&json).unwrap();
