@@ -87,12 +87,14 @@ fn time(bundle: &Bundle, code: &dyn Code, batch: usize) -> Result<f64, TensorErr
     let (base, parity) = (bundle.base(&Device::Cpu)?, bundle.parity(0, &Device::Cpu)?);
     let stripe = canary::stripe(width, code.k());
     let rows: Vec<&[f32]> = stripe.iter().map(|row| &**row).collect();
-    let base_rows: Vec<f32> = rows[0].iter().copied().cycle().take(batch * width).collect();
+    let mut base_rows = vec![0.0; batch * width];
     let mut queries = vec![0.0; batch * code.query_width(width)];
     let clock = Clock::start();
     let (mut of_base, mut of_parity) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {
         let started = clock.now();
+        // A lane puts the rows of a batch side by side, too.
+        base_rows.chunks_exact_mut(width).for_each(|place| place.copy_from_slice(rows[0]));
         base.run(&base_rows)?;
         let between = clock.now();
         for query in queries.chunks_exact_mut(code.query_width(width)) {

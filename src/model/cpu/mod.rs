@@ -1,12 +1,13 @@
 //! The forward pass on CPU lanes: a plan and its parameters made into few steps over buffers that are kept.
 //!
 //! Owns the layout (channels innermost, zeros around each picture as wide as the next convolution reads), the fusion (batch norm is part
-//! of the weights, bias, sum and `ReLU` part of the product that they follow) and the buffers. A program never changes and gives each row the
-//! same output whatever it is batched with. It uses the threads of the rayon pool that it is called in, and of no other: rows are shared out
+//! of the weights, bias, sum and `ReLU` part of the product that they follow) and the buffers. A program never changes, and what it gives for
+//! a row does not depend on which rows it is batched with; on how many, and on how many threads, in the last bits alone. It uses the threads of the rayon pool that it is called in, and of no other: rows are shared out
 //! among them, and of a single row the lines of its pictures.
 //!
 //! The obvious other way is candle's: a tensor for each intermediate value and a kernel for each layer. It costs an allocation and a pass over
-//! memory for each, and its convolution unfolds its input; what learns and what runs on a GPU still goes that way (`super::step`).
+//! memory for each, and its convolution unfolds its input; what runs on a GPU goes that way (`super::step`). What learns has passes of its own over
+//! the same pictures (`learn`).
 
 mod compile;
 mod kernel;
