@@ -179,8 +179,8 @@ impl Product<'_> {
                     value = simd.add_f32s(value, other);
                 }
                 if self.relu {
-                    // In this order what is no number stays none.
-                    value = simd.max_f32s(zero, value);
+                    // Not by a maximum: whether what is no number stays none would be the machine's affair.
+                    value = simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
                 }
                 if whole {
                     S::as_mut_simd_f32s(written).0[v] = value;
