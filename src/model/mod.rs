@@ -67,7 +67,7 @@ pub struct Net {
 #[derive(Clone, Debug)]
 enum Form {
     /// Packed for the CPU once and for all.
-    Program(Arc<Program>),
+    Program(Program),
     /// Tensors, on any device; those of a net that learns change.
     Steps(Arc<Vec<Step>>),
 }
@@ -79,7 +79,7 @@ impl Net {
     pub fn new(plan: &Plan, preprocessing: Preprocessing, parameters: &Parameters, device: &Device) -> Result<Self> {
         match device {
             Device::Cpu => {
-                let form = Form::Program(Arc::new(cpu::program(plan, preprocessing, parameters)?));
+                let form = Form::Program(cpu::program(plan, preprocessing, parameters)?);
                 Ok(Net { plan: plan.clone(), preprocessing, form, device: device.clone() })
             }
             Device::Cuda(_) | Device::Metal(_) => Net::live(plan, preprocessing, parameters, device),

@@ -4,6 +4,8 @@
 //! wide the zeros around each value must be, so that steps can be laid out and values that are done with lend their buffers to later ones
 //! of the same picture: the zeros around it are still there.
 
+use std::sync::Arc;
+
 use candle_core::{Error, Result};
 
 use super::{Buffer, Packed, Picture, PooledFilters, ProductStep, Program, Step, Walk, pooled::LINE_MIN};
@@ -291,7 +293,7 @@ fn layout(
     Program {
         width: plan.input().iter().product(),
         outputs: plan.outputs(),
-        steps,
+        steps: Arc::new(steps),
         buffers,
         scratch: parking_lot::Mutex::default(),
     }

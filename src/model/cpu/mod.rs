@@ -19,6 +19,8 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 pub(super) use compile::program;
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -38,13 +40,13 @@ const BUFFERED: usize = 1 << 22;
 /// Multiply-adds of a step from which on a single row is worth several threads, which costs some microseconds.
 const SHARED_WORK: usize = 1 << 20;
 
-/// A forward pass, ready to run.
+/// A forward pass, ready to run. Copies share the weights and no lock: each lane has one, so that lanes never wait for each other.
 #[derive(Debug)]
 pub(super) struct Program {
     /// Values of a row that comes in.
     width: usize,
     outputs: usize,
-    steps: Vec<Step>,
+    steps: Arc<Vec<Step>>,
     /// The pictures that the buffers hold.
     buffers: Vec<Picture>,
     /// Of threads that are not running.
@@ -98,7 +100,19 @@ struct ProductStep {
     across: usize,
 }
 
+impl Clone for Program {
+    fn clone(&self) -> Self {
+        Program { steps: Arc::clone(&self.steps), buffers: self.buffers.clone(), scratch: Mutex::default(), ..*self }
+    }
+}
+
 impl Program {
+    /// Whether both hold the same memory.
+    #[cfg(test)]
+    pub(super) fn shares_weights(&self, other: &Program) -> bool {
+        Arc::ptr_eq(&self.steps, &other.steps)
+    }
+
     /// Runs raw rows, one after the other; gives their outputs, one after the other.
     pub(super) fn run(&self, rows: &[f32]) -> Vec<f32> {
         let n = rows.len() / self.width;
