@@ -12,7 +12,7 @@ use divan::{Bencher, counter::ItemsCount};
 use parityd::{
     clock::Time,
     code::{Code, Sum},
-    config::{Grace, Placement, Policy, PolicyKind, Rerun},
+    config::{Grace, Placement, Policy, PolicyKind},
     dispatch::{Completed, Dispatch, LaneSettings, Settings},
     health::Rules,
     job::{Completion, Role, Work},
@@ -57,19 +57,10 @@ fn settings() -> Settings {
         calibration: None,
         stripe_fill: Duration::from_millis(20),
         policy: Policy {
-            kind: PolicyKind::Coded,
-            placement: Placement::Dedicated,
-            health: true,
             grace: Grace::Fixed(Duration::from_millis(5)),
-            rerun: Rerun::AtOnce,
-            min_confidence: Confidence::NONE,
-            default_prediction: None,
+            ..Policy::usual(PolicyKind::Coded, Placement::Dedicated)
         },
-        health: Rules {
-            hang: Some(Duration::from_millis(200)),
-            canary_first: Duration::from_millis(100),
-            canary_max: Duration::from_secs(5),
-        },
+        health: Rules::default(),
     }
 }
 
@@ -109,5 +100,82 @@ fn a_stripe_of_two_queries(bencher: Bencher<'_, '_>) {
         // Nobody needs the parity jobs any more; the parity lane passes them over.
         assert!(dispatch.pull(LaneId(2), now, &mut effects).is_none());
         drop(pending);
+    });
+}
+
+/// Events of the core (submit, pull, complete) on a machine of many lanes: a query at a time, the lanes in turn. Ticks are not in it.
+#[divan::bench(args = [16, 256, 1000])]
+fn event(bencher: Bencher<'_, '_>, lanes: u16) {
+    let lane = |domain| LaneSettings { role: Role::Base, domain: FaultDomain(domain) };
+    let settings = Settings {
+        lanes: (0..lanes).map(lane).collect(),
+        code: None,
+        policy: Policy::usual(PolicyKind::Hedged, Placement::Dedicated),
+        ..settings()
+    };
+    let dispatch = Dispatch::new(settings, Arc::new(Metrics::new("bench", usize::from(lanes))));
+    let mut effects = Vec::new();
+    for lane in 0..lanes {
+        dispatch.ready(LaneId(lane), Duration::from_millis(1), &mut effects);
+    }
+    let (row, output, taken) = (Row::whole(vec![0.5; 784]), Values::from(vec![0.5; 10]), Arc::new(AtomicUsize::new(0)));
+    let (mut now, mut lane) = (Time::ZERO, 0);
+    bencher.counter(ItemsCount::new(3_usize)).bench_local(|| {
+        now = now + Duration::from_micros(1);
+        lane = (lane + 1) % lanes;
+        let query = Query {
+            row: row.clone(),
+            admitted: now,
+            deadline: now + Duration::from_millis(1),
+            accepts: Accepts::Any,
+            min_confidence: Confidence::NONE,
+            in_range: true,
+        };
+        let permits = Permit::acquire(&taken, 1024, 1).expect("it comes back each time");
+        let (admitted, pending) = Admitted::request(vec![query], permits);
+        dispatch.submit(admitted, &mut effects);
+        assert!(dispatch.pull(LaneId(lane), now, &mut effects).is_some(), "there is a query");
+        let completions = vec![Completion::Output(Arc::clone(&output))];
+        let completed = Completed { lane: LaneId(lane), completions, service: Duration::from_millis(1) };
+        dispatch.complete(completed, now, &mut effects);
+        effects.clear();
+        if now.nanos().is_multiple_of(1_000_000) {
+            dispatch.tick(now, &mut effects);
+        }
+        drop(pending);
+    });
+}
+
+/// One tick with every lane at work.
+#[divan::bench(args = [16, 256, 1000])]
+fn tick(bencher: Bencher<'_, '_>, lanes: u16) {
+    let lane = |domain| LaneSettings { role: Role::Base, domain: FaultDomain(domain) };
+    let policy = Policy::usual(PolicyKind::Hedged, Placement::Dedicated);
+    let settings = Settings { lanes: (0..lanes).map(lane).collect(), code: None, policy, ..settings() };
+    let dispatch = Dispatch::new(settings, Arc::new(Metrics::new("bench", usize::from(lanes))));
+    let mut effects = Vec::new();
+    let (row, taken) = (Row::whole(vec![0.5; 784]), Arc::new(AtomicUsize::new(0)));
+    let mut pending = Vec::new();
+    for lane in (0..lanes).map(LaneId) {
+        dispatch.ready(lane, Duration::from_hours(1), &mut effects);
+        let query = Query {
+            row: row.clone(),
+            admitted: Time::ZERO,
+            deadline: Time::from_nanos(u64::MAX / 2),
+            accepts: Accepts::Any,
+            min_confidence: Confidence::NONE,
+            in_range: true,
+        };
+        let permits = Permit::acquire(&taken, 1024, 1).expect("fewer lanes than places");
+        let (admitted, one) = Admitted::request(vec![query], permits);
+        pending.push(one);
+        dispatch.submit(admitted, &mut effects);
+        assert!(dispatch.pull(lane, Time::ZERO, &mut effects).is_some(), "there is a query");
+    }
+    let mut now = Time::ZERO;
+    bencher.bench_local(|| {
+        now = now + Duration::from_micros(1);
+        dispatch.tick(now, &mut effects);
+        effects.clear();
     });
 }

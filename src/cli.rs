@@ -248,6 +248,8 @@ pub(crate) enum Bench {
     /// Send an open-loop load to a server of the Open Inference Protocol v2, and report latencies, provenance and accuracy
     #[command(after_help = BENCH_EXITS)]
     Http(BenchHttp),
+    /// Compare all policies under faults and loads, on the daemon's core under a virtual clock
+    Virtual(BenchVirtual),
     /// Compare two results of `bench http --json`: ratios b/a with 95 % intervals
     #[command(after_help = COMPARE_EXITS)]
     Compare(BenchCompare),
@@ -306,6 +308,49 @@ pub(crate) struct BenchHttp {
     /// Ask for nothing reconstructed (sends allow_reconstructed = false)
     #[arg(long)]
     pub(crate) no_reconstructed: bool,
+
+    /// JSON alone on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchVirtual {
+    /// Loads, in percent of what all lanes can carry
+    #[arg(long, value_name = "%", value_delimiter = ',', default_value = "30,38,54,67,75,83,90,95", value_parser = positive)]
+    pub(crate) loads: Vec<f64>,
+
+    /// Data slots of a stripe
+    #[arg(short, value_name = "K", value_delimiter = ',', default_value = "2,4", value_parser = clap::value_parser!(u32).range(2..=15))]
+    pub(crate) k: Vec<u32>,
+
+    /// Letters of the scenarios, such as BCE [default: all]
+    #[arg(long, value_name = "LETTERS", default_value = "")]
+    pub(crate) scenarios: String,
+
+    /// Policy, as the tables call it; may be repeated [default: all]
+    #[arg(long = "policy", value_name = "NAME")]
+    pub(crate) policies: Vec<String>,
+
+    /// The page of what an earlier run wrote as JSON, instead of a run
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub(crate) from: Option<PathBuf>,
+
+    /// Milliseconds of one job
+    #[arg(long, value_name = "MS", default_value = "25", value_parser = positive)]
+    pub(crate) service_ms: f64,
+
+    /// Virtual seconds of one run
+    #[arg(long, value_name = "S", default_value = "60", value_parser = positive)]
+    pub(crate) seconds: f64,
+
+    /// Runs of each cell
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) seeds: u64,
+
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
 
     /// JSON alone on standard output
     #[arg(long)]

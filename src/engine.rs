@@ -239,6 +239,10 @@ impl Feed for Engine {
         work
     }
 
+    fn progress(&self, lane: LaneId, parts: usize) {
+        self.dispatch.progress(lane, parts, self.clock.now());
+    }
+
     fn complete(&self, lane: LaneId, completions: Vec<Completion>, service: Duration) {
         let _abort = AbortOnPanic;
         let mut effects = Vec::new();

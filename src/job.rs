@@ -46,25 +46,43 @@ pub enum JobKind {
     Data,
     /// An exact second run because the first was lost or its lane hung.
     Rescue,
+    /// The second run of a query that is run twice from the start.
+    Replica,
+    /// An exact second run because the first is late.
+    Hedge,
     /// A parity query on a parity model.
     Parity,
     /// An exact second run on a lane that has nothing better to do.
     IdleCopy,
+    /// A copy of a query that shows whether a straggler is still slow.
+    Probe,
     /// A known input with a checked output.
     Canary,
 }
 
 impl JobKind {
     /// All of them, in the order of the metrics.
-    pub const ALL: [JobKind; 5] = [JobKind::Data, JobKind::Rescue, JobKind::Parity, JobKind::IdleCopy, JobKind::Canary];
+    pub const ALL: [JobKind; 8] = [
+        JobKind::Data,
+        JobKind::Rescue,
+        JobKind::Replica,
+        JobKind::Hedge,
+        JobKind::Parity,
+        JobKind::IdleCopy,
+        JobKind::Probe,
+        JobKind::Canary,
+    ];
 
     /// The word used in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             JobKind::Data => "data",
             JobKind::Rescue => "rescue",
+            JobKind::Replica => "replica",
+            JobKind::Hedge => "hedge",
             JobKind::Parity => "parity",
             JobKind::IdleCopy => "idle_copy",
+            JobKind::Probe => "probe",
             JobKind::Canary => "canary",
         }
     }
@@ -142,6 +160,9 @@ pub enum Completion {
     Lost(Loss),
 }
 
+/// Reports of one batch: one after each eighth of its work.
+pub const PARTS: usize = 8;
+
 /// Where a lane gets its work and reports it. Implemented by the engine; called on the lane's own thread.
 pub trait Feed: Send + Sync {
     /// The lane has loaded its models, and one base (or parity) row takes `expected` on it.
@@ -149,6 +170,10 @@ pub trait Feed: Send + Sync {
 
     /// The next work for this lane; `None` when the lane should park until it is woken.
     fn pull(&self, lane: LaneId) -> Option<Work>;
+
+    /// `parts` of [`PARTS`] parts of the lane's current batch are over. May be told from any thread that works for the lane, and leave out
+    /// some; a lane that cannot tell says nothing.
+    fn progress(&self, lane: LaneId, parts: usize);
 
     /// One completion for each job of the lane's current batch, in order; `service` is the time they took, without queueing.
     fn complete(&self, lane: LaneId, completions: Vec<Completion>, service: Duration);

@@ -20,7 +20,7 @@ use std::{
 use anyhow::Result;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use parityd::{
-    bench::{self, BenchError, CompareOptions, HttpOptions, Load},
+    bench::{self, BenchError, CompareOptions, HttpOptions, Load, VirtualOptions},
     code::{Kind, Spec},
     data,
     eval::{self, EvalError},
@@ -29,8 +29,8 @@ use parityd::{
 };
 
 use cli::{
-    Bench, BenchCompare, BenchHttp, Cli, Command, Eval, Train, TrainAll, TrainBase, TrainCalibrate, TrainParity,
-    TrainRun,
+    Bench, BenchCompare, BenchHttp, BenchVirtual, Cli, Command, Eval, Train, TrainAll, TrainBase, TrainCalibrate,
+    TrainParity, TrainRun,
 };
 
 /// What was measured is printed, but nothing should be concluded from it. `EX_DATAERR` of sysexits.
@@ -108,6 +108,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Train(Train::All(options))) => train_all(options),
         Some(Command::Eval(options)) => evaluate(options),
         Some(Command::Bench(Bench::Http(options))) => bench_http(options),
+        Some(Command::Bench(Bench::Virtual(options))) => bench_virtual(options),
         Some(Command::Bench(Bench::Compare(options))) => bench_compare(options),
     }
 }
@@ -273,6 +274,30 @@ fn bench_http(options: &BenchHttp) -> Result<()> {
         Some(reason) => Err(BenchError::Void { reason }.into()),
         None => Ok(()),
     }
+}
+
+fn bench_virtual(options: &BenchVirtual) -> Result<()> {
+    if let Some(file) = &options.from {
+        return print(&bench::VirtualReport::read(file)?.markdown().to_string());
+    }
+    let report = bench::simulate(
+        &VirtualOptions {
+            loads: options.loads.iter().map(|percent| percent / 100.0).collect(),
+            ks: options.k.iter().map(|&k| k as usize).collect(),
+            scenarios: options.scenarios.clone(),
+            policies: options.policies.clone(),
+            service: Duration::from_secs_f64(options.service_ms / 1e3),
+            span: Duration::from_secs_f64(options.seconds),
+            seeds: options.seeds,
+            seed: options.seed,
+            command: env::args().collect::<Vec<_>>().join(" "),
+        },
+        &|done, all| tracing::debug!("{done} of {all} cells"),
+    );
+    print(&match options {
+        BenchVirtual { json: true, .. } => report.json(),
+        BenchVirtual { .. } => report.markdown().to_string(),
+    })
 }
 
 fn bench_compare(options: &BenchCompare) -> Result<()> {

@@ -73,14 +73,18 @@ pub struct Admitted {
     index: usize,
     /// The first lane that lost it; [`NOBODY`] if none has.
     lost_by: AtomicU32,
-    /// A rescue waits or runs.
-    rescuing: AtomicBool,
+    /// Which exact second run of it waits or runs: [`NO_SECOND`], [`HEDGE_WAITS`], [`HEDGE_RUNS`] or [`RESCUE`].
+    second: AtomicU8,
     /// [`ANSWERED`] and [`STARTED`]; with both, the permit is free, although a hung lane or a stripe may hold the query for long.
     passed: AtomicU8,
     permit: Permit,
 }
 
 const NOBODY: u32 = u32::MAX;
+const NO_SECOND: u8 = 0;
+const HEDGE_WAITS: u8 = 1;
+const HEDGE_RUNS: u8 = 2;
+const RESCUE: u8 = 3;
 const ANSWERED: u8 = 1;
 const STARTED: u8 = 2;
 
@@ -105,7 +109,7 @@ impl Admitted {
                     board,
                     index,
                     lost_by: AtomicU32::new(NOBODY),
-                    rescuing: AtomicBool::new(false),
+                    second: AtomicU8::new(NO_SECOND),
                     passed: AtomicU8::new(0),
                     permit,
                 })
@@ -124,15 +128,17 @@ impl Admitted {
         Ok(())
     }
 
-    /// It has left the queue of admission for good: a lane starts it, or passes it over.
-    pub fn start(&self) {
-        self.pass(STARTED);
+    /// It has left the queue of admission for good: a lane starts it, or passes it over. `true` the first time.
+    pub fn start(&self) -> bool {
+        self.pass(STARTED)
     }
 
-    fn pass(&self, mark: u8) {
-        if self.passed.fetch_or(mark, Ordering::AcqRel) | mark == ANSWERED | STARTED {
+    fn pass(&self, mark: u8) -> bool {
+        let before = self.passed.fetch_or(mark, Ordering::AcqRel);
+        if before | mark == ANSWERED | STARTED {
             self.permit.free();
         }
+        before & mark == 0
     }
 
     /// The answer that won, if there is one yet.
@@ -151,14 +157,36 @@ impl Admitted {
         lost.err().and_then(|first| u16::try_from(first).ok()).map(LaneId)
     }
 
-    /// Claims its rescue; `false` if one waits or runs already.
+    fn turn_second(&self, from: u8, to: u8) -> bool {
+        self.second.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Claims its rescue; `false` if one waits or runs already, or a hedge runs, which does as well. A hedge that only waits may wait for
+    /// long, so it gives way.
     pub fn begin_rescue(&self) -> bool {
-        !self.rescuing.swap(true, Ordering::AcqRel)
+        self.turn_second(NO_SECOND, RESCUE) || self.turn_second(HEDGE_WAITS, RESCUE)
     }
 
     /// Its rescue was lost, too, or hangs.
     pub fn end_rescue(&self) {
-        self.rescuing.store(false, Ordering::Release);
+        self.turn_second(RESCUE, NO_SECOND);
+    }
+
+    /// Claims its hedge; `false` if a hedge or a rescue waits or runs already.
+    pub fn begin_hedge(&self) -> bool {
+        self.turn_second(NO_SECOND, HEDGE_WAITS)
+    }
+
+    /// A lane takes its hedge; `false` if a rescue has taken its place.
+    pub fn start_hedge(&self) -> bool {
+        self.turn_second(HEDGE_WAITS, HEDGE_RUNS)
+    }
+
+    /// Its hedge was lost or is late, too, or was dropped before it started.
+    pub fn end_hedge(&self) {
+        if !self.turn_second(HEDGE_RUNS, NO_SECOND) {
+            self.turn_second(HEDGE_WAITS, NO_SECOND);
+        }
     }
 }
 

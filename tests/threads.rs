@@ -18,7 +18,7 @@ use parityd::{
     admission::{Admission, Refusal, Terms},
     clock::Clock,
     code::{Calibration, Code, Sum, Temperature},
-    config::{Grace, Placement, Policy, PolicyKind, Rerun},
+    config::{Grace, Placement, Policy, PolicyKind},
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::Rules,
@@ -91,18 +91,14 @@ fn settings(code: Arc<dyn Code>) -> Settings {
         calibration: Some(Calibration { temperature: Temperature::UNIT, agreement: 1.0, rows: 1_000 }),
         stripe_fill: Duration::from_millis(5),
         policy: Policy {
-            kind: PolicyKind::Coded,
-            placement: Placement::Dedicated,
-            health: true,
             grace: Grace::Fixed(Duration::from_millis(1)),
-            rerun: Rerun::AtOnce,
-            min_confidence: Confidence::NONE,
-            default_prediction: None,
+            ..Policy::usual(PolicyKind::Coded, Placement::Dedicated)
         },
         health: Rules {
             hang: Some(Duration::from_millis(20)),
             canary_first: Duration::from_millis(1),
             canary_max: Duration::from_millis(10),
+            ..Rules::default()
         },
     }
 }

@@ -86,9 +86,9 @@ const LAYERS: &Layers = &[
     ("data", &[]),
     ("eval", &["data", "model", "weights", "code", "query", "clock"]),
     ("train", &["eval", "data", "model", "weights", "code", "clock"]),
-    // A client: it knows the daemon by its port alone, as any client does.
-    ("bench", &["data", "health", "clock"]),
     ("sim", &["dispatch", "stripe", "health", "config", "code", "job", "queue", "reply", "query", "metrics", "clock"]),
+    // A client: it knows the daemon by its port alone, as any client does; `simulated` sets policies before the virtual clock.
+    ("bench", &["sim", "data", "health", "config", "code", "job", "query", "clock"]),
     // The binary: reaches the crate by its public name.
     ("log", &[]),
     ("cli", &["log"]),

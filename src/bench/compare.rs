@@ -111,7 +111,7 @@ pub fn compare(options: &CompareOptions) -> Result<Comparison, BenchError> {
 
 fn read(file: &Path) -> Result<Report, BenchError> {
     let bytes = fs::read(file).map_err(|error| BenchError::Unread { file: file.to_path_buf(), error })?;
-    let wrong = |problem: String| BenchError::NoResult { file: file.to_path_buf(), problem };
+    let wrong = |problem: String| BenchError::NoResult { file: file.to_path_buf(), command: "http", problem };
     let report: Report = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
     if report.windows.is_empty() { Err(wrong("it holds no windows".to_owned())) } else { Ok(report) }
 }

@@ -108,7 +108,7 @@ pub enum BenchError {
         reason: String,
     },
     /// A result could not be read.
-    #[error("{}: {error}; name a file that `parityd bench http --json` wrote", file.display())]
+    #[error("{}: {error}; name a file that `parityd bench … --json` wrote", file.display())]
     Unread {
         /// The file.
         file: PathBuf,
@@ -116,10 +116,12 @@ pub enum BenchError {
         error: io::Error,
     },
     /// A file that holds something else.
-    #[error("{} is no result of `parityd bench http --json`: {problem}", file.display())]
+    #[error("{} is no result of `parityd bench {command} --json`: {problem}", file.display())]
     NoResult {
         /// The file.
         file: PathBuf,
+        /// What should have written it.
+        command: &'static str,
         /// Why not.
         problem: String,
     },

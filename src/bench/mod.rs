@@ -15,6 +15,7 @@ mod progress;
 mod report;
 mod rows;
 mod run;
+mod simulated;
 mod table;
 mod tally;
 mod target;
@@ -28,6 +29,7 @@ pub use error::BenchError;
 pub use fault::FaultAt;
 pub use load::{Arrivals, Load};
 pub use report::{FaultReport, LoadReport, Percentiles, Report, ServerReport};
+pub use simulated::{Cell, Page, Quantile, VirtualOptions, VirtualReport, simulate};
 pub use tally::Window;
 pub use wire::ServerUrl;
 

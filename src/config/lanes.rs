@@ -8,7 +8,7 @@ use crate::{
     query::{FaultDomain, LaneId},
 };
 
-use super::{CodeSpec, Config, ConfigFaults, Device, Lane, Lanes, Placement, Policy, PolicyKind, Warning};
+use super::{CodeSpec, Config, ConfigFaults, Device, Hedge, Lane, Lanes, Placement, Policy, PolicyKind, Warning};
 
 /// Lanes of one daemon, at most.
 pub const LANES_MAX: usize = 64;
@@ -39,6 +39,7 @@ impl Config {
         let (lanes, warning) = lanes_for(gpus, &self.deployment.code, &self.deployment.policy);
         if warning.is_some() {
             self.deployment.policy.kind = PolicyKind::None;
+            self.deployment.policy.hedge = Hedge::None;
         }
         self.lanes = Lanes::Listed(lanes);
         Ok((self, warning))
@@ -52,7 +53,7 @@ pub fn lanes_for(gpus: &[String], code: &CodeSpec, policy: &Policy) -> (Vec<Lane
     let slots = k + r;
     let parity = r.max((2 * n * r + slots) / (2 * slots)).min(n);
     let base = n - parity;
-    let coded = policy.kind == PolicyKind::Coded;
+    let coded = policy.kind.is_coded();
     let enough = base >= k && parity >= r;
     let warning = (coded && !enough).then_some(Warning::TooFewGpus { gpus: n, k, r });
     let role = |index: usize| match policy.placement {

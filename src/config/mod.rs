@@ -117,6 +117,8 @@ pub struct Health {
     pub canary_first: Duration,
     /// `canary_max_ms`: the longest wait between canaries; waits double up to it.
     pub canary_max: Duration,
+    /// `probe_ms`: how often a straggler gets a copy of some query, to see whether it is still slow.
+    pub probe: Duration,
 }
 
 /// `device` of a lane.
@@ -197,8 +199,16 @@ pub struct Policy {
     pub kind: PolicyKind,
     /// `placement`
     pub placement: Placement,
-    /// `health`: whether a hang takes a lane out of work. A lane that lost a job stops pulling either way.
+    /// `health`: whether lanes that hang or are slower than the others get less work or none. A lane that lost a job stops pulling either way.
     pub health: bool,
+    /// `hedge`: how a job is found to be late, so that its query is run once more.
+    pub hedge: Hedge,
+    /// `hedge_after`: a job is late after this many times its expected time, where it does not tell how far it is.
+    pub hedge_after: f64,
+    /// `parity`: which stripes get their parity jobs.
+    pub parity: ParityWhen,
+    /// `reserve`: lanes that redundancy leaves idle, at least.
+    pub reserve: usize,
     /// `grace`
     pub grace: Grace,
     /// `rerun`: when a lost job is run again.
@@ -214,8 +224,111 @@ pub struct Policy {
 pub enum PolicyKind {
     /// No redundancy (rescue of lost jobs remains).
     None,
+    /// Every query twice; the copy is worth as much as the first.
+    Replicated,
+    /// Every query a second time, on lanes that would be idle.
+    IdleCopy,
+    /// A second run for jobs that are late, and for nothing else.
+    Hedged,
     /// Stripes and parity models.
     Coded,
+    /// Copies while most lanes are idle, parity while some are, hedges always.
+    Adaptive,
+}
+
+impl Policy {
+    /// The policy of a configuration that says no more than its kind and its placement.
+    pub const fn usual(kind: PolicyKind, placement: Placement) -> Self {
+        let parity = match placement {
+            Placement::Dedicated => ParityWhen::Always,
+            Placement::Pooled => ParityWhen::Idle,
+        };
+        Policy {
+            kind,
+            placement,
+            health: true,
+            hedge: kind.usual_hedge(),
+            hedge_after: 1.2,
+            parity,
+            reserve: 1,
+            grace: Grace::Auto,
+            rerun: Rerun::AtOnce,
+            min_confidence: Confidence::NONE,
+            default_prediction: None,
+        }
+    }
+}
+
+impl PolicyKind {
+    /// All of them with their words.
+    pub const WORDS: [(&'static str, PolicyKind); 6] = [
+        ("none", PolicyKind::None),
+        ("replicated", PolicyKind::Replicated),
+        ("idle_copy", PolicyKind::IdleCopy),
+        ("hedged", PolicyKind::Hedged),
+        ("coded", PolicyKind::Coded),
+        ("adaptive", PolicyKind::Adaptive),
+    ];
+
+    /// Its word.
+    ///
+    /// # Panics
+    ///
+    /// If it has none, which a test rules out.
+    pub fn as_str(self) -> &'static str {
+        let word = PolicyKind::WORDS.into_iter().find(|(_, kind)| *kind == self);
+        word.expect("every kind has a word").0
+    }
+
+    /// Whether it needs parity models.
+    pub const fn is_coded(self) -> bool {
+        match self {
+            PolicyKind::Coded | PolicyKind::Adaptive => true,
+            PolicyKind::None | PolicyKind::Replicated | PolicyKind::IdleCopy | PolicyKind::Hedged => false,
+        }
+    }
+
+    /// How late jobs are found unless `hedge` says so.
+    pub const fn usual_hedge(self) -> Hedge {
+        match self {
+            PolicyKind::None | PolicyKind::Replicated => Hedge::None,
+            PolicyKind::IdleCopy | PolicyKind::Hedged | PolicyKind::Coded | PolicyKind::Adaptive => Hedge::Progress,
+        }
+    }
+}
+
+/// `hedge`: how a job is found to be late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hedge {
+    /// Not at all.
+    None,
+    /// By the time since it started alone.
+    Time,
+    /// By what it reports while it runs; by the time where it reports nothing.
+    Progress,
+}
+
+impl Hedge {
+    /// All of them with their words.
+    pub const WORDS: [(&'static str, Hedge); 3] =
+        [("progress", Hedge::Progress), ("time", Hedge::Time), ("none", Hedge::None)];
+}
+
+/// `parity`: which stripes get their parity jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParityWhen {
+    /// Every full one, after the data jobs that wait.
+    Always,
+    /// Full ones for which a lane would be idle.
+    Idle,
+    /// Those with a member that is late.
+    Late,
+}
+
+impl ParityWhen {
+    /// All of them with their words.
+    pub const WORDS: [(&'static str, ParityWhen); 3] =
+        [("always", ParityWhen::Always), ("idle", ParityWhen::Idle), ("late", ParityWhen::Late)];
 }
 
 /// `placement` of base and parity models.

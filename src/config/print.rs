@@ -6,7 +6,7 @@ use toml::Value;
 
 use crate::code::{Kind, Sum};
 
-use super::{CodeSpec, Config, Device, Grace, Lane, Lanes, Placement, Policy, PolicyKind, Rerun};
+use super::{CodeSpec, Config, Device, Grace, Hedge, Lane, Lanes, ParityWhen, Placement, Policy, Rerun};
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,6 +20,7 @@ impl fmt::Display for Config {
         writeln!(f, "\n[health]\nhang_ms = {}", millis(self.health.hang))?;
         writeln!(f, "canary_first_ms = {}", millis(self.health.canary_first))?;
         writeln!(f, "canary_max_ms = {}", millis(self.health.canary_max))?;
+        writeln!(f, "probe_ms = {}", millis(self.health.probe))?;
         for each in self.lanes() {
             lane(f, each)?;
         }
@@ -64,10 +65,7 @@ fn code(f: &mut fmt::Formatter<'_>, code: &CodeSpec) -> fmt::Result {
 }
 
 fn policy(f: &mut fmt::Formatter<'_>, policy: &Policy) -> fmt::Result {
-    let kind = match policy.kind {
-        PolicyKind::None => "none",
-        PolicyKind::Coded => "coded",
-    };
+    let kind = policy.kind.as_str();
     let placement = match policy.placement {
         Placement::Dedicated => "dedicated",
         Placement::Pooled => "pooled",
@@ -79,6 +77,10 @@ fn policy(f: &mut fmt::Formatter<'_>, policy: &Policy) -> fmt::Result {
     };
     writeln!(f, "\n[deployment.policy]\nkind = {}\nplacement = {}", text(kind), text(placement))?;
     writeln!(f, "health = {}", text(health))?;
+    writeln!(f, "hedge = {}", text(word_of(&Hedge::WORDS, &policy.hedge)))?;
+    writeln!(f, "hedge_after = {:?}", policy.hedge_after)?;
+    writeln!(f, "parity = {}", text(word_of(&ParityWhen::WORDS, &policy.parity)))?;
+    writeln!(f, "reserve = {}", policy.reserve)?;
     match policy.grace {
         Grace::None => writeln!(f, "grace = \"none\"")?,
         Grace::Auto => writeln!(f, "grace = \"auto\"")?,
@@ -90,6 +92,10 @@ fn policy(f: &mut fmt::Formatter<'_>, policy: &Policy) -> fmt::Result {
         Some(values) => writeln!(f, "default_prediction = {}", numbers(values)),
         None => writeln!(f, "# default_prediction: none"),
     }
+}
+
+fn word_of<T: PartialEq>(words: &[(&'static str, T)], meaning: &T) -> &'static str {
+    words.iter().find(|(_, each)| each == meaning).expect("every meaning has a word").0
 }
 
 /// A quoted TOML string.

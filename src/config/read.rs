@@ -16,12 +16,14 @@ use crate::{
 };
 
 use super::{
-    Admin, CodeSpec, Config, Deployment, Device, Grace, Health, Http, Lane, Lanes, Placement, Policy, PolicyKind,
-    Rerun,
+    Admin, CodeSpec, Config, Deployment, Device, Grace, Health, Hedge, Http, Lane, Lanes, ParityWhen, Placement,
+    Policy, PolicyKind, Rerun,
     lanes::LANES_MAX,
     rules,
     section::Section,
-    values::{MILLIS_MIN, Read, address, boolean, kind, millis, name, number_rows, numbers, share, text, whole, word},
+    values::{
+        MILLIS_MIN, Read, address, boolean, factor, kind, millis, name, number_rows, numbers, share, text, whole, word,
+    },
 };
 
 /// The variable that overrides `http.listen`.
@@ -61,6 +63,7 @@ fn health(table: &mut Section<'_, '_>) -> Health {
         hang: millis_of("hang_ms", 200),
         canary_first: millis_of("canary_first_ms", 100),
         canary_max: millis_of("canary_max_ms", 5000),
+        probe: millis_of("probe_ms", 250),
     }
 }
 
@@ -144,28 +147,31 @@ fn code(table: &mut Section<'_, '_>) -> CodeSpec {
 }
 
 fn policy(table: &mut Section<'_, '_>) -> Policy {
-    let served = [("coded", PolicyKind::Coded), ("none", PolicyKind::None)];
-    let later = ["replicated", "idle_copy", "hedged", "approximate"];
-    let found = table.get("kind", |value| kind(value, &served, &later));
+    let found = table.get("kind", |value| kind(value, &PolicyKind::WORDS, &["approximate"]));
     let placements = [("dedicated", Placement::Dedicated), ("pooled", Placement::Pooled)];
     let reruns = [("at_once", Rerun::AtOnce), ("after_decode", Rerun::AfterDecode)];
+    let placement = table.get("placement", |value| word(value, &placements)).unwrap_or(Placement::Dedicated);
+    let usual = Policy::usual(found.unwrap_or(PolicyKind::Coded), placement);
     Policy {
-        kind: found.unwrap_or(PolicyKind::Coded),
-        placement: table.get("placement", |value| word(value, &placements)).unwrap_or(Placement::Dedicated),
-        health: table.get("health", |value| word(value, &[("on", true), ("none", false)])).unwrap_or(true),
-        grace: grace(table),
-        rerun: table.get("rerun", |value| word(value, &reruns)).unwrap_or(Rerun::AtOnce),
-        min_confidence: table.get("min_confidence", share).and_then(Confidence::new).unwrap_or(Confidence::NONE),
+        health: table.get("health", |value| word(value, &[("on", true), ("none", false)])).unwrap_or(usual.health),
+        hedge: table.get("hedge", |value| word(value, &Hedge::WORDS)).unwrap_or(usual.hedge),
+        hedge_after: table.get("hedge_after", factor).unwrap_or(usual.hedge_after),
+        parity: table.get("parity", |value| word(value, &ParityWhen::WORDS)).unwrap_or(usual.parity),
+        reserve: table.get("reserve", |value| whole(value, 0..=LANES_MAX)).unwrap_or(usual.reserve),
+        grace: grace(table).unwrap_or(usual.grace),
+        rerun: table.get("rerun", |value| word(value, &reruns)).unwrap_or(usual.rerun),
+        min_confidence: table.get("min_confidence", share).and_then(Confidence::new).unwrap_or(usual.min_confidence),
         default_prediction: table.get("default_prediction", numbers),
+        ..usual
     }
 }
 
 /// `grace` is a word and `grace_ms` a time: two keys, so that neither has two types.
-fn grace(table: &mut Section<'_, '_>) -> Grace {
+fn grace(table: &mut Section<'_, '_>) -> Option<Grace> {
     let named = table.get("grace", |value| word(value, &[("auto", Grace::Auto), ("none", Grace::None)]));
     let fixed = table.get("grace_ms", |value| millis(value, 0.0)).map(Grace::Fixed);
     if table.has("grace") && table.has("grace_ms") {
         table.fault("grace_ms", "excludes grace: keep one of the two".to_owned());
     }
-    fixed.or(named).unwrap_or(Grace::Auto)
+    fixed.or(named)
 }

@@ -10,7 +10,8 @@ use crate::{
 };
 
 use super::{
-    CodeSpec, Config, Device, Lane, Lanes, Placement, PolicyKind, Warning, lanes::fault_domains, section::Section,
+    CodeSpec, Config, Device, Hedge, Lane, Lanes, Placement, Policy, PolicyKind, Warning, lanes::fault_domains,
+    section::Section,
 };
 
 impl Config {
@@ -19,7 +20,7 @@ impl Config {
         let lanes = self.lanes();
         let domains = fault_domains(lanes).iter().map(|domain| domain.0).collect::<BTreeSet<_>>().len();
         let slots = self.deployment.code.k + self.deployment.code.r;
-        let coded = self.deployment.policy.kind == PolicyKind::Coded;
+        let coded = self.deployment.policy.kind.is_coded();
         let mut warnings = Vec::new();
         if coded && self.lanes != Lanes::Auto && domains < slots {
             warnings.push(Warning::Unprotected { domains, slots });
@@ -43,11 +44,11 @@ pub(super) fn check(config: &Config, root: &mut Section<'_, '_>) {
     limits(config, root);
     code(&config.deployment.code, root);
     let pooled = config.deployment.policy.placement == Placement::Pooled;
-    let interpolates =
-        config.deployment.policy.kind == PolicyKind::Coded && config.deployment.code.kind == Kind::Berrut;
+    let interpolates = config.deployment.policy.kind.is_coded() && config.deployment.code.kind == Kind::Berrut;
     rule(root, &["deployment.code.kind", "deployment.policy.placement"], pooled || !interpolates, || {
         "kind = \"berrut\" needs placement = \"pooled\": coded rows run on every lane".to_owned()
     });
+    hedges(config, root);
     if config.lanes != Lanes::Auto && root.is_sound("lane") && root.is_sound("devices") {
         devices(config.lanes(), root);
         roles(config, root);
@@ -99,6 +100,17 @@ fn code(code: &CodeSpec, root: &mut Section<'_, '_>) {
     }
 }
 
+fn hedges(config: &Config, root: &mut Section<'_, '_>) {
+    let Policy { kind, hedge, .. } = config.deployment.policy;
+    let keys = ["deployment.policy.kind", "deployment.policy.hedge"];
+    rule(root, &keys, kind != PolicyKind::None || hedge == Hedge::None, || {
+        "must be \"none\" with kind = \"none\", which runs nothing twice; kind = \"hedged\" does".to_owned()
+    });
+    rule(root, &keys, kind != PolicyKind::Hedged || hedge != Hedge::None, || {
+        "must not be \"none\" with kind = \"hedged\", which does nothing else".to_owned()
+    });
+}
+
 fn devices(lanes: &[Lane], root: &mut Section<'_, '_>) {
     let by_index = lanes.iter().any(|lane| matches!(lane.device, Device::Cuda(_)));
     let by_uuid = lanes.iter().find(|lane| matches!(lane.device, Device::CudaUuid(_)));
@@ -117,17 +129,19 @@ fn roles(config: &Config, root: &mut Section<'_, '_>) {
     }
     let lanes = config.lanes();
     for lane in lanes {
-        let wrong = match (policy.kind, policy.placement, lane.role) {
-            (PolicyKind::None, _, Role::Parity) => "would idle: policy kind = \"none\" runs no parity jobs",
-            (PolicyKind::Coded, Placement::Dedicated, Role::Both) => {
+        let wrong = match (policy.kind.is_coded(), policy.placement, lane.role) {
+            (false, _, Role::Parity) => {
+                &format!("would idle: policy kind = \"{}\" runs no parity jobs", policy.kind.as_str())
+            }
+            (true, Placement::Dedicated, Role::Both) => {
                 "must be \"base\" or \"parity\": placement = \"dedicated\" keeps them on separate devices"
             }
-            (PolicyKind::Coded, Placement::Pooled, Role::Base | Role::Parity) => {
+            (true, Placement::Pooled, Role::Base | Role::Parity) => {
                 "must be \"both\": with placement = \"pooled\" every lane holds both models"
             }
-            (PolicyKind::None, _, Role::Base | Role::Both)
-            | (PolicyKind::Coded, Placement::Dedicated, Role::Base | Role::Parity)
-            | (PolicyKind::Coded, Placement::Pooled, Role::Both) => continue,
+            (false, _, Role::Base | Role::Both)
+            | (true, Placement::Dedicated, Role::Base | Role::Parity)
+            | (true, Placement::Pooled, Role::Both) => continue,
         };
         root.fault(&format!("lane[{}].role", lane.id), wrong.to_owned());
     }
@@ -137,12 +151,15 @@ fn roles(config: &Config, root: &mut Section<'_, '_>) {
     if !lanes.iter().any(|lane| lane.role.runs_base()) {
         root.fault("lane", "at least one lane must have role = \"base\", or nothing answers".to_owned());
     }
-    if policy.kind == PolicyKind::Coded && config.deployment.code.kind == Kind::Berrut {
+    if policy.kind.is_coded() && config.deployment.code.kind == Kind::Berrut {
         workers(config, root);
     }
-    if policy.kind == PolicyKind::Coded && !lanes.iter().any(|lane| lane.role.runs_parity()) {
-        let why = "policy kind = \"coded\" needs a lane with role = \"parity\"; without one, set kind = \"none\"";
-        root.fault("lane", why.to_owned());
+    if policy.kind.is_coded() && !lanes.iter().any(|lane| lane.role.runs_parity()) {
+        let why = format!(
+            "policy kind = \"{}\" needs a lane with role = \"parity\"; without one, set kind = \"hedged\" or \"none\"",
+            policy.kind.as_str()
+        );
+        root.fault("lane", why);
     }
 }
 

@@ -121,8 +121,12 @@ fn values_are_refused_with_their_rule() {
     );
     wrong("[deployment.code]\nk = 1", "deployment.code.k = 1: must be a whole number from 2 to 15");
     wrong("[deployment.code]\nk = 2.0", "deployment.code.k = 2.0: must be a whole number from 2 to 15");
-    let later = "not served yet: known kinds are coded, none";
-    wrong("[deployment.policy]\nkind = \"hedged\"", &format!("deployment.policy.kind = \"hedged\": {later}"));
+    let later = "not served yet: known kinds are none, replicated, idle_copy, hedged, coded, adaptive";
+    wrong("[deployment.policy]\nkind = \"approximate\"", &format!("deployment.policy.kind = \"approximate\": {later}"));
+    wrong(
+        "[deployment.policy]\nhedge_after = 0.5",
+        "deployment.policy.hedge_after = 0.5: must be a number from 1 to 100",
+    );
     wrong("[deployment.policy]\nhealth = true", "deployment.policy.health = true: must be \"on\" or \"none\"");
     wrong("[deployment.policy]\ngrace = 3", "deployment.policy.grace = 3: must be \"auto\" or \"none\"");
     for value in ["1.01", "-0.1", "nan", "\"0.9\""] {
@@ -213,7 +217,7 @@ fn roles_fit_the_policy() {
     check(
         &LEAST.replace("parity", "base"),
         &[
-            "config.toml:2: lane: policy kind = \"coded\" needs a lane with role = \"parity\"; without one, set kind = \"none\"",
+            "config.toml:2: lane: policy kind = \"coded\" needs a lane with role = \"parity\"; without one, set kind = \"hedged\" or \"none\"",
         ],
     );
     check(

@@ -67,6 +67,13 @@ pub(super) fn share(value: &DeValue<'_>) -> Read<f32> {
         .ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
+/// How many times as long: a number from 1 to 100.
+pub(super) fn factor(value: &DeValue<'_>) -> Read<f64> {
+    number(value)
+        .filter(|number| (1.0..=100.0).contains(number))
+        .ok_or_else(|| "must be a number from 1 to 100".to_owned())
+}
+
 /// Milliseconds, at least `min`.
 pub(super) fn millis(value: &DeValue<'_>, min: f64) -> Read<Duration> {
     number(value)

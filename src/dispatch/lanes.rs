@@ -1,20 +1,27 @@
-//! What the core holds of each lane: its state, the batch it runs, the service time to expect of it.
+//! What the core holds of each lane: its state, the batch it runs, how far that is, the pace to expect of it.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use parking_lot::Mutex;
 
-use super::{LaneSettings, nanos};
+use super::{
+    LaneSettings,
+    occupancy::{BUSY, Flags, HEALTHY, Occupancy, STRAGGLER},
+};
 use crate::{
     clock::Time,
-    health::{LaneHealth, Move, State},
-    job::JobKind,
+    config::Hedge,
+    health::{
+        LaneHealth, Move, State,
+        pace::{Model, Pace, Pass},
+    },
+    job::{JobKind, PARTS},
     queue::Handoff,
     reply::Admitted,
     stripe::{Place, Stripe},
@@ -32,6 +39,21 @@ pub(super) enum Seat {
         /// The parity row.
         row: usize,
     },
+}
+
+impl Seat {
+    /// The query that it is a run of.
+    pub(super) const fn query(&self) -> Option<&Arc<Admitted>> {
+        match self {
+            Seat::Query(run) => Some(&run.query),
+            Seat::Parity { .. } => None,
+        }
+    }
+
+    /// Whether it is a run of this query.
+    pub(super) fn runs(&self, query: &Arc<Admitted>) -> bool {
+        self.query().is_some_and(|mine| Arc::ptr_eq(mine, query))
+    }
 }
 
 /// A run of a query on the base model.
@@ -52,6 +74,19 @@ pub(super) struct Running {
     pub(super) seats: Vec<Seat>,
     /// When it started.
     started: Time,
+    /// Whether it runs on a lane that was reserved for redundancy.
+    pub(super) reserved: bool,
+}
+
+impl Running {
+    /// On which model, and how many jobs.
+    pub(super) fn pass(&self) -> Pass {
+        let model = match self.seats.first() {
+            Some(Seat::Parity { .. }) => Model::Parity,
+            Some(Seat::Query(_)) | None => Model::Base,
+        };
+        Pass { model, jobs: self.seats.len() }
+    }
 }
 
 /// One lane.
@@ -64,14 +99,22 @@ pub(super) struct LaneSeat {
     started: AtomicU64,
     /// Jobs of the batch in flight.
     jobs: AtomicUsize,
-    /// A batch that the timer took out, for the lane to find when it returns. Locked only around hangs.
+    /// Whether they run on a parity model.
+    parity: AtomicBool,
+    /// How many of its parts are over.
+    parts: AtomicU8,
+    /// When each was over, in nanoseconds since the start; written and read by the lane's own thread.
+    marks: [AtomicU64; PARTS],
+    /// The batch in flight was found to be late, and what follows from that was done.
+    late: AtomicBool,
+    /// A batch that the timer took out, for the lane to find when it returns. Locked only around hangs and late jobs.
     overdue: Mutex<Option<Finished>>,
-    /// Smoothed service time in nanoseconds; 0 = unknown.
-    pub(super) expected: AtomicU64,
+    /// What its batches usually take.
+    pub(super) pace: Pace,
     /// Its last look at the parity jobs found only stripes with a mate in flight in its own fault domain; the timer calls it again.
     pub(super) parity_blocked: AtomicBool,
-    /// A copy of "state is healthy", for the path of a query.
-    healthy: AtomicBool,
+    /// Whether it is healthy, a straggler, busy: a copy of its state for the path of a query.
+    flags: Flags,
     /// Locked only when the state is changed or told.
     health: Mutex<LaneHealth>,
 }
@@ -86,42 +129,167 @@ pub(super) enum Finished {
 }
 
 impl LaneSeat {
-    pub(super) fn new(settings: LaneSettings) -> Self {
+    pub(super) fn new(settings: LaneSettings, batch_max: usize) -> Self {
         LaneSeat {
             settings,
             running: Handoff::default(),
             started: AtomicU64::new(0),
             jobs: AtomicUsize::new(0),
+            parity: AtomicBool::new(false),
+            parts: AtomicU8::new(0),
+            marks: std::array::from_fn(|_| AtomicU64::new(0)),
+            late: AtomicBool::new(false),
             overdue: Mutex::new(None),
-            expected: AtomicU64::new(0),
+            pace: Pace::new(batch_max),
             parity_blocked: AtomicBool::new(false),
-            healthy: AtomicBool::new(false),
+            flags: Flags::default(),
             health: Mutex::new(LaneHealth::starting()),
         }
     }
 
+    /// Whether it takes work like its peers.
     pub(super) fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Acquire)
+        self.flags.has(HEALTHY)
+    }
+
+    /// Whether it takes work only when waiting for its peers would take longer.
+    pub(super) fn is_straggler(&self) -> bool {
+        self.flags.has(STRAGGLER)
+    }
+
+    /// Whether it may be given queries at all.
+    pub(super) fn is_usable(&self) -> bool {
+        self.flags.has(HEALTHY | STRAGGLER)
     }
 
     pub(super) fn health(&self) -> LaneHealth {
         *self.health.lock()
     }
 
-    /// Moves the lane's state.
-    pub(super) fn change(&self, change: impl FnOnce(&mut LaneHealth) -> Option<Move>) -> Option<Move> {
+    /// Changes what is remembered of the lane's state, without a move.
+    pub(super) fn with_health(&self, change: impl FnOnce(&mut LaneHealth)) {
+        change(&mut self.health.lock());
+    }
+
+    /// Moves the lane's state. Parity lanes are not counted: what runs there takes no lane from queries.
+    pub(super) fn change(
+        &self,
+        occupancy: &Occupancy,
+        change: impl FnOnce(&mut LaneHealth) -> Option<Move>,
+    ) -> Option<Move> {
         let mut health = self.health.lock();
         let moved = change(&mut health);
-        self.healthy.store(health.state() == State::Healthy, Ordering::Release);
+        let state = health.state();
+        occupancy.set(&self.flags, STRAGGLER, matches!(state, State::Straggler { .. }));
+        occupancy.set(&self.flags, HEALTHY, state == State::Healthy);
         moved
     }
 
-    /// The lane starts a batch.
-    pub(super) fn start(&self, seats: Vec<Seat>, now: Time) {
+    /// The lane starts a batch; on a lane that was reserved for it, if it is redundancy.
+    pub(super) fn start(&self, seats: Vec<Seat>, reserved: bool, occupancy: &Occupancy, now: Time) {
         self.jobs.store(seats.len(), Ordering::Relaxed);
-        let before = self.running.put(Box::new(Running { seats, started: now }));
+        self.parts.store(0, Ordering::Relaxed);
+        self.late.store(false, Ordering::Relaxed);
+        if reserved {
+            occupancy.start_reserved(&self.flags);
+        } else {
+            occupancy.set(&self.flags, BUSY, true);
+        }
+        let running = Running { seats, started: now, reserved };
+        self.parity.store(running.pass().model == Model::Parity, Ordering::Relaxed);
+        let before = self.running.put(Box::new(running));
         assert!(before.is_none(), "a lane runs one batch at a time");
         self.started.store(now.nanos().max(1), Ordering::Release);
+    }
+
+    /// The lane is done with whatever it ran.
+    pub(super) fn end(&self, running: &Running, occupancy: &Occupancy) {
+        occupancy.set(&self.flags, BUSY, false);
+        if running.reserved {
+            occupancy.end_reserved();
+        }
+    }
+
+    /// `parts` of the batch in flight are over.
+    pub(super) fn progress(&self, parts: usize, now: Time) {
+        let started = Time::from_nanos(self.started.load(Ordering::Relaxed));
+        let parts = parts.min(PARTS);
+        if let Some(mark) = parts.checked_sub(1).and_then(|last| self.marks.get(last)) {
+            mark.store(super::nanos(now.since(started)).max(1), Ordering::Relaxed);
+        }
+        self.parts.store(u8::try_from(parts).unwrap_or(u8::MAX), Ordering::Release);
+    }
+
+    /// When the parts of the batch that is done were over; forgotten with this.
+    pub(super) fn take_marks(&self) -> [Duration; PARTS] {
+        std::array::from_fn(|part| Duration::from_nanos(self.marks[part].swap(0, Ordering::Relaxed)))
+    }
+
+    /// The least that the ratio of the batch in flight will be: its age over the time at which its next part is usually over.
+    pub(super) fn ratio_so_far(&self, now: Time) -> Option<f64> {
+        let age = self.in_flight(now)?;
+        let usual = self.pace.usual(self.pass(), self.parts())?;
+        Some(age.as_secs_f64() / usual.as_secs_f64().max(1e-9))
+    }
+
+    /// What is in flight.
+    fn pass(&self) -> Pass {
+        let model = if self.parity.load(Ordering::Relaxed) { Model::Parity } else { Model::Base };
+        Pass { model, jobs: self.jobs.load(Ordering::Relaxed) }
+    }
+
+    fn parts(&self) -> usize {
+        usize::from(self.parts.load(Ordering::Acquire))
+    }
+
+    /// Whether the batch in flight has run for long enough to be late; any batch, where only time tells.
+    pub(super) fn can_be_judged(&self, hedge: Hedge, now: Time) -> bool {
+        let first = match hedge {
+            Hedge::None | Hedge::Time => None,
+            Hedge::Progress => self.pace.late_by_progress(self.pass(), 0),
+        };
+        self.in_flight(now).is_some_and(|age| age > first.unwrap_or(Duration::ZERO))
+    }
+
+    /// Whether what follows from the batch in flight being late was not done yet.
+    pub(super) fn is_unseen(&self) -> bool {
+        !self.late.load(Ordering::Relaxed)
+    }
+
+    /// Whether the batch in flight is late; `hedge` says how that is told.
+    pub(super) fn is_late(&self, hedge: Hedge, after: f64, now: Time) -> bool {
+        let Some(age) = self.in_flight(now) else { return false };
+        let (pass, parts) = (self.pass(), self.parts());
+        let by_progress = || self.pace.late_by_progress(pass, parts);
+        let by_time = || self.pace.late_by_time(pass, after);
+        let limit = match hedge {
+            Hedge::None => None,
+            Hedge::Time => by_time(),
+            Hedge::Progress => by_progress().or_else(by_time),
+        };
+        // What was given to a straggler was known to take longer.
+        let patience = if self.is_straggler() { self.pace.ratio().max(1.0) } else { 1.0 };
+        limit.is_some_and(|limit| age > limit.mul_f64(patience))
+    }
+
+    /// Looks at the batch in flight, which was found to be late, once; `None` if it is over or was looked at. The lane finds it untouched.
+    pub(super) fn look_late<T>(&self, now: Time, look: impl FnOnce(&Running) -> T) -> Option<T> {
+        if self.late.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut overdue = self.overdue.lock();
+        let running = match overdue.take() {
+            Some(Finished::InTime(running)) => running,
+            declared @ (Some(Finished::Overdue(_)) | None) => {
+                *overdue = declared;
+                self.running.take()?
+            }
+        };
+        // The one that was found late may be over, and this one has just begun.
+        let seen = (running.started < now).then(|| look(&running));
+        self.late.store(seen.is_some(), Ordering::Relaxed);
+        *overdue = Some(Finished::InTime(running));
+        seen
     }
 
     /// The lane's batch is done.
@@ -141,19 +309,25 @@ impl LaneSeat {
         (started != 0).then(|| now.since(Time::from_nanos(started)))
     }
 
-    /// The longest that the batch in flight may take: `hang`, or five times what its jobs would take one by one.
+    /// The longest that the batch in flight may take: `hang`, or five times what it is expected to take (by a straggler, of the time that it took
+    /// of late).
     pub(super) fn hang_limit(&self, hang: Duration) -> Duration {
-        let jobs = u64::try_from(self.jobs.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
-        let expected = self.expected.load(Ordering::Relaxed);
-        hang.max(Duration::from_nanos(expected.saturating_mul(jobs).saturating_mul(5)))
+        let expected = self.pace.expected(self.pass()).unwrap_or(Duration::ZERO);
+        let slower = if self.is_straggler() { self.pace.ratio().max(1.0) } else { 1.0 };
+        hang.max((expected * 5).mul_f64(slower))
     }
 
     /// The timer declares the batch in flight late, if it is older than `limit`, and looks at it before the lane can find that out.
     /// `None` if the lane was faster; it may have started a younger batch meanwhile, which is left for it as if it had not been touched.
-    pub(super) fn declare_overdue<T>(&self, limit: Duration, now: Time, look: impl FnOnce(&Running) -> T) -> Option<T> {
+    pub(super) fn declare_overdue<T>(
+        &self,
+        limit: Duration,
+        now: Time,
+        look: impl FnOnce(&mut Running) -> T,
+    ) -> Option<T> {
         let mut overdue = self.overdue.lock();
         // A batch that was left here as too young may have hung since.
-        let running = match overdue.take() {
+        let mut running = match overdue.take() {
             Some(Finished::InTime(running)) => running,
             declared @ (Some(Finished::Overdue(_)) | None) => {
                 *overdue = declared;
@@ -164,17 +338,9 @@ impl LaneSeat {
             *overdue = Some(Finished::InTime(running));
             return None;
         }
-        let seen = look(&running);
+        let seen = look(&mut running);
         *overdue = Some(Finished::Overdue(running));
         Some(seen)
-    }
-
-    /// A batch took `service`; smooths it into the expected time (weight 1/16, as TCP smooths its variance).
-    pub(super) fn expect(&self, service: Duration) {
-        let sample = nanos(service);
-        let before = self.expected.load(Ordering::Relaxed);
-        let after = if before == 0 { sample } else { before - before / 16 + sample / 16 };
-        self.expected.store(after, Ordering::Relaxed);
     }
 }
 
@@ -185,14 +351,15 @@ mod tests {
 
     #[test]
     fn a_batch_that_was_too_young_to_be_declared_late_is_still_watched() {
-        let seat = LaneSeat::new(LaneSettings { role: Role::Base, domain: FaultDomain(0) });
+        let seat = LaneSeat::new(LaneSettings { role: Role::Base, domain: FaultDomain(0) }, 1);
+        let occupancy = Occupancy::default();
         let (limit, ms) = (Duration::from_millis(200), |ms: u64| Time::from_nanos(ms * 1_000_000));
-        seat.start(Vec::new(), ms(1));
+        seat.start(Vec::new(), false, &occupancy, ms(1));
         assert!(seat.declare_overdue(limit, ms(100), |_| ()).is_none(), "the timer took it for an older one");
         assert!(seat.declare_overdue(limit, ms(202), |_| ()).is_some(), "now it is late");
         assert!(seat.declare_overdue(limit, ms(300), |_| ()).is_none(), "and is declared once");
         assert!(matches!(seat.finish(), Finished::Overdue(_)));
-        seat.start(Vec::new(), ms(400));
+        seat.start(Vec::new(), false, &occupancy, ms(400));
         assert!(seat.declare_overdue(limit, ms(401), |_| ()).is_none());
         assert!(matches!(seat.finish(), Finished::InTime(_)), "it came back in time");
     }

@@ -12,21 +12,28 @@
 //! channel would be simpler, but costs two thread hops a query; `docs/decisions/0002` weighs the two.
 
 mod answer;
+mod hedge;
+mod ladder;
 mod lanes;
+mod occupancy;
 mod pull;
 mod settle;
+mod straggler;
 mod tick;
 mod timers;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use hedge::Credit;
+use ladder::{Ladder, Step};
 use lanes::{LaneSeat, Seat};
+use occupancy::Occupancy;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 pub use settle::Completed;
@@ -35,10 +42,11 @@ use timers::{Due, Timers};
 use crate::{
     clock::Time,
     code::{Calibration, Code},
-    config::{Placement, Policy},
+    config::{ParityWhen, Placement, Policy, PolicyKind},
     health::{
         self, LaneHealth, Move, State,
         drift::{Drift, Turn},
+        pace::{Model, Pass},
     },
     job::{JobKind, Role},
     metrics::Metrics,
@@ -112,12 +120,29 @@ pub struct Dispatch {
     data: Bounded<Arc<Admitted>>,
     /// Exact second runs of lost jobs, before everything else.
     rescue: Bounded<Exact>,
+    /// Exact second runs of late jobs, before data jobs while those hardly wait.
+    hedge: Bounded<Exact>,
     /// Parity jobs, after data.
     parity: Bounded<ParityJob>,
     /// Exact second runs for stripes that stay short, after everything else.
     idle_copy: Bounded<Exact>,
     stripes: Option<OpenStripes>,
     idle: IdleLanes,
+    /// The lanes that run data jobs, counted; and the others.
+    occupancy: Occupancy,
+    uncounted: Occupancy,
+    credit: Credit,
+    /// Locked by whoever ticks.
+    ladder: Mutex<Ladder>,
+    /// What the ladder said last.
+    step: AtomicU8,
+    /// Lanes that redundancy may take at once; and whether late jobs run before data jobs that wait.
+    budget: AtomicUsize,
+    urgent: AtomicBool,
+    /// A query that ran of late, for probes. Empty unless there are stragglers.
+    recent: Mutex<Option<Arc<Admitted>>>,
+    /// Lanes that are stragglers.
+    stragglers: AtomicUsize,
     timers: Timers,
     /// Lanes that are still loading their models.
     loading: AtomicUsize,
@@ -153,13 +178,24 @@ impl Dispatch {
             OpenStripes::new(Arc::clone(code), Arc::clone(&metrics), settings.stripe_fill, redundancy_max)
         };
         Dispatch {
-            lanes: settings.lanes.iter().map(|lane| LaneSeat::new(*lane)).collect(),
-            data: Bounded::new(settings.queue_max),
+            lanes: settings.lanes.iter().map(|lane| LaneSeat::new(*lane, settings.batch_max)).collect(),
+            // Under `replicated` each is in it twice.
+            data: Bounded::new(2 * settings.queue_max),
             rescue: Bounded::new(settings.queue_max),
+            hedge: Bounded::new(redundancy_max),
             parity: Bounded::new(parity_max),
             idle_copy: Bounded::new(redundancy_max),
             stripes: settings.code.as_ref().map(open),
             idle: IdleLanes::new(lanes),
+            occupancy: Occupancy::default(),
+            uncounted: Occupancy::default(),
+            credit: Credit::new(in_flight_max),
+            ladder: Mutex::new(Ladder::new()),
+            step: AtomicU8::new(Step::Hedges as u8),
+            budget: AtomicUsize::new(0),
+            urgent: AtomicBool::new(true),
+            recent: Mutex::new(None),
+            stragglers: AtomicUsize::new(0),
             timers: Timers::new(4 * settings.queue_max),
             loading: AtomicUsize::new(lanes),
             jobs: JobKind::ALL.map(|kind| metrics.jobs(kind.as_str())),
@@ -176,23 +212,34 @@ impl Dispatch {
             if self.join_only(&query, effects) {
                 continue;
             }
-            self.data.push(query).expect("the queue holds as many rows as admission lets in");
+            if self.settings.policy.kind == PolicyKind::Replicated {
+                self.push_data(Arc::clone(&query));
+                self.call(Call::Base, effects);
+            }
+            self.push_data(query);
             self.call(Call::Base, effects);
         }
     }
 
     /// A lane has loaded its models; one row takes about `expected` on it.
     pub fn ready(&self, lane: LaneId, expected: Duration, effects: &mut Vec<Effect>) {
-        self.seat(lane).expected.store(nanos(expected), Ordering::Relaxed);
+        let seat = self.seat(lane);
+        let model = if seat.settings.role.runs_base() { Model::Base } else { Model::Parity };
+        seat.pace.expect(Pass { model, jobs: 1 }, expected);
         self.change(lane, |health| Some(health.ready()), effects);
         self.loading.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// `parts` parts ([`PARTS`](crate::job::PARTS) in all) of the lane's batch in flight are over.
+    pub fn progress(&self, lane: LaneId, parts: usize, now: Time) {
+        self.seat(lane).progress(parts, now);
     }
 
     /// The lane found no work and wants to sleep: lists it as idle. `true` if it may sleep, `false` if work came meanwhile.
     pub fn rest(&self, lane: LaneId) -> bool {
         let seat = self.seat(lane);
         if !seat.is_healthy() {
-            // It is woken for its canary by the timer, not called for work.
+            // It is woken for its canary or its probe by the timer, not called for work.
             return true;
         }
         let role = seat.settings.role;
@@ -202,8 +249,12 @@ impl Dispatch {
         if role.runs_parity() {
             self.idle.enter(lane, Call::Parity);
         }
-        let base_waits = !self.data.is_empty() || !self.rescue.is_empty() || !self.idle_copy.is_empty();
-        let parity_waits = !self.parity.is_empty() && !seat.parity_blocked.load(Ordering::Relaxed);
+        // Redundancy that may not run now is looked at again by the timer.
+        let copies_wait = || !self.idle_copy.is_empty() && self.redundancy_may_run();
+        let base_waits = !self.data.is_empty() || !self.rescue.is_empty() || !self.hedge.is_empty() || copies_wait();
+        let parity_waits = !self.parity.is_empty()
+            && !seat.parity_blocked.load(Ordering::Relaxed)
+            && (!self.parity_is_reserved(role) || self.redundancy_may_run());
         !(role.runs_base() && base_waits || role.runs_parity() && parity_waits)
     }
 
@@ -214,14 +265,14 @@ impl Dispatch {
 
     /// Whether some lane can run data jobs now.
     pub fn has_usable_lane(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.settings.role.runs_base() && lane.is_healthy())
+        self.lanes.iter().any(|lane| lane.settings.role.runs_base() && lane.is_usable())
     }
 
     /// Whether some lane can run data jobs now, and is not stuck in a batch for longer than `patience`. A policy without health leaves a lane
     /// that hangs in the healthy state; this does not.
     pub fn has_moving_lane(&self, now: Time, patience: Duration) -> bool {
         let moves = |lane: &LaneSeat| lane.in_flight(now).is_none_or(|age| age <= patience);
-        self.lanes.iter().any(|lane| lane.settings.role.runs_base() && lane.is_healthy() && moves(lane))
+        self.lanes.iter().any(|lane| lane.settings.role.runs_base() && lane.is_usable() && moves(lane))
     }
 
     /// The least confidence of queries that do not ask for one themselves.
@@ -261,18 +312,57 @@ impl Dispatch {
         rule: impl FnOnce(&mut LaneHealth) -> Option<Move>,
         effects: &mut Vec<Effect>,
     ) -> Option<Move> {
-        let moved = self.seat(lane).change(|health| {
-            rule(health).inspect(|moved| self.metrics.lane_moved(lane, moved.from.as_str(), moved.to.as_str()))
+        let seat = self.seat(lane);
+        let moved = seat.change(self.occupancy_of(seat), |health| {
+            let moved = rule(health)?;
+            self.metrics.lane_moved(lane, moved.from.as_str(), moved.to.as_str());
+            self.count_stragglers(moved.from, moved.to);
+            Some(moved)
         });
         effects.extend(moved.map(|moved| Effect::Moved(lane, moved)));
         moved
     }
 
-    /// The service time to expect of a lane that is well: the shortest smoothed one of the lanes that run data jobs.
+    /// The service time to expect of one row on a lane that is well: the shortest of the lanes that run data jobs.
     fn expected(&self) -> Duration {
         let base = self.lanes.iter().filter(|lane| lane.settings.role.runs_base());
-        let nanos = base.map(|lane| lane.expected.load(Ordering::Relaxed)).filter(|&nanos| nanos > 0).min();
-        Duration::from_nanos(nanos.unwrap_or(0))
+        base.filter_map(|lane| lane.pace.expected(Pass { model: Model::Base, jobs: 1 })).min().unwrap_or(Duration::ZERO)
+    }
+
+    /// What the policy does besides data jobs and rescues: always the same, but for `adaptive`.
+    fn step(&self) -> Step {
+        match self.settings.policy.kind {
+            PolicyKind::None | PolicyKind::Replicated | PolicyKind::Hedged => Step::Hedges,
+            PolicyKind::IdleCopy => Step::Copies,
+            PolicyKind::Coded => Step::Parity,
+            PolicyKind::Adaptive => Step::from_u8(self.step.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// The role of the lanes that run parity jobs.
+    fn parity_role(&self) -> Role {
+        if self.is_pooled() { Role::Both } else { Role::Parity }
+    }
+
+    /// Whether parity jobs run only on lanes that would be idle, on lanes of this role.
+    fn parity_is_reserved(&self, role: Role) -> bool {
+        role.runs_base() && self.settings.policy.parity != ParityWhen::Always
+    }
+
+    /// How many lanes redundancy may take at once.
+    fn budget(&self) -> usize {
+        match self.settings.policy.kind {
+            PolicyKind::Adaptive => self.budget.load(Ordering::Relaxed),
+            PolicyKind::None
+            | PolicyKind::Replicated
+            | PolicyKind::IdleCopy
+            | PolicyKind::Hedged
+            | PolicyKind::Coded => usize::MAX,
+        }
+    }
+
+    fn redundancy_may_run(&self) -> bool {
+        self.data.is_empty() && self.occupancy.has_room(self.settings.policy.reserve, self.budget())
     }
 
     fn is_systematic(&self) -> bool {

@@ -1,11 +1,12 @@
-//! What a lane takes next: rescue, data, parity, idle copy, in this order; or a canary, if it must prove itself first.
+//! What a lane takes next: rescue, hedge and data, parity, idle copy, in this order; or a canary, if it must prove itself first.
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Dispatch, Effect, Exact, ParityJob, Seat, lanes::Run};
+use super::{Dispatch, Effect, Exact, LaneSettings, ParityJob, Seat, ladder::Step, lanes::Run, occupancy::Occupancy};
 use crate::{
     clock::Time,
     code::RunsOn,
+    config::{ParityWhen, Placement},
     job::{BaseInput, Batch, JobKind, ParityInput, Work},
     query::{Accepts, FaultDomain, LaneId},
     queue::{Bounded, Call},
@@ -13,33 +14,88 @@ use crate::{
     stripe::{Place, Stripe},
 };
 
+/// What a lane takes.
+struct Taken {
+    batch: Batch,
+    seats: Vec<Seat>,
+    /// Whether the lane was reserved for it.
+    reserved: bool,
+}
+
 impl Dispatch {
     /// The next work for `lane`; `None` if it should rest.
     pub fn pull(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) -> Option<Work> {
         let seat = self.seat(lane);
-        if !seat.is_healthy() {
+        let taken = if seat.is_healthy() {
+            self.take(lane, now, effects)
+        } else if seat.is_straggler() {
+            self.take_slow(lane, now, effects).map(|(batch, seats)| Taken { batch, seats, reserved: false })
+        } else {
             return self.change(lane, |health| health.canary_starts(now), effects).map(|_| Work::Canary);
-        }
-        let (role, domain) = (seat.settings.role, seat.settings.domain);
-        let mut taken = None;
-        if role.runs_base() {
-            taken =
-                self.take_exact(&self.rescue, JobKind::Rescue, domain).or_else(|| self.take_data(domain, now, effects));
-        }
-        if taken.is_none() && role.runs_parity() {
-            taken = self.take_parity(lane, effects);
-        }
-        if taken.is_none() && role.runs_base() {
-            taken = self.take_exact(&self.idle_copy, JobKind::IdleCopy, domain);
-        }
-        let (batch, seats) = taken?;
-        seat.start(seats, now);
+        };
+        let Taken { batch, seats, reserved } = taken?;
+        seat.start(seats, reserved, self.occupancy_of(seat), now);
         Some(Work::Batch(batch))
+    }
+
+    /// What a healthy lane takes.
+    fn take(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) -> Option<Taken> {
+        let LaneSettings { role, domain } = self.seat(lane).settings;
+        let first = role.runs_base().then(|| self.take_base(domain, now, effects)).flatten();
+        if let Some((batch, seats)) = first {
+            return Some(Taken { batch, seats, reserved: false });
+        }
+        if role.runs_parity() && !self.parity_is_reserved(role) {
+            let parity = self.take_parity(lane, effects);
+            if let Some((batch, seats)) = parity {
+                return Some(Taken { batch, seats, reserved: false });
+            }
+        }
+        if role.runs_base() { self.take_redundancy(lane, effects) } else { None }
+    }
+
+    /// What queries wait for: rescues, then late jobs and data; late ones first while queries hardly wait.
+    pub(super) fn take_base(
+        &self,
+        domain: FaultDomain,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(Batch, Vec<Seat>)> {
+        let rescue = self.take_exact(&self.rescue, JobKind::Rescue, domain);
+        if rescue.is_some() {
+            return rescue;
+        }
+        let hedge = || self.take_exact(&self.hedge, JobKind::Hedge, domain);
+        if self.urgent.load(Ordering::Relaxed) {
+            hedge().or_else(|| self.take_data(domain, now, effects))
+        } else {
+            self.take_data(domain, now, effects).or_else(hedge)
+        }
+    }
+
+    /// Parity or a copy, on a lane that would be idle, if enough lanes stay so.
+    fn take_redundancy(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<Taken> {
+        let LaneSettings { role, domain } = self.seat(lane).settings;
+        let parity_waits = role.runs_parity() && self.parity_is_reserved(role) && !self.parity.is_empty();
+        if !parity_waits && self.idle_copy.is_empty() {
+            return None;
+        }
+        if !self.occupancy.reserve(self.settings.policy.reserve, self.budget()) {
+            return None;
+        }
+        let parity = if parity_waits { self.take_parity(lane, effects) } else { None };
+        let taken = parity.or_else(|| self.take_exact(&self.idle_copy, JobKind::IdleCopy, domain));
+        if taken.is_none() {
+            self.occupancy.give_back();
+        }
+        taken.map(|(batch, seats)| Taken { batch, seats, reserved: true })
     }
 
     /// One exact second run. Alone in its batch: if the row itself is the cause of the loss, it takes nobody with it again.
     fn take_exact(&self, from: &Bounded<Exact>, kind: JobKind, domain: FaultDomain) -> Option<(Batch, Vec<Seat>)> {
-        let Exact { query, place } = std::iter::from_fn(|| from.pop()).find(|exact| exact.query.is_open())?;
+        // A rescue may have taken the place of a hedge that waited.
+        let is_wanted = |exact: &Exact| exact.query.is_open() && (kind != JobKind::Hedge || exact.query.start_hedge());
+        let Exact { query, place } = std::iter::from_fn(|| from.pop()).find(is_wanted)?;
         // Its output may fill its place in the stripe, unless a stripe-mate is in flight here or could start here meanwhile (promise 3).
         let alone = self.lanes.iter().filter(|lane| lane.settings.domain == domain).count() == 1;
         let place = place.filter(|place| alone && !place.stripe.in_flight_in(domain));
@@ -48,18 +104,57 @@ impl Dispatch {
     }
 
     fn take_data(&self, domain: FaultDomain, now: Time, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
-        let (mut inputs, mut seats) = (Vec::new(), Vec::new());
+        let (mut inputs, mut seats, mut copies) = (Vec::new(), Vec::<Seat>::new(), Vec::new());
         while seats.len() < self.settings.batch_max {
             let Some(query) = self.data.pop() else { break };
-            query.start();
+            let is_first = query.start();
             if !query.is_open() {
                 continue;
             }
+            if !is_first {
+                // The copy of a replicated query. If its first run is in this very batch, it is for another lane.
+                if seats.iter().any(|seat| seat.runs(&query)) {
+                    copies.push(query);
+                    continue;
+                }
+                inputs.push(input(&query));
+                seats.push(Seat::Query(Run { kind: JobKind::Replica, query, place: None }));
+                continue;
+            }
+            self.credit.earn();
+            self.remember_for_probes(&query);
             inputs.push(input(&query));
             let place = self.place(&query, domain, now, effects);
+            if self.step() == Step::Copies {
+                self.queue_copy(&query, place.as_ref(), effects);
+            }
             seats.push(Seat::Query(Run { kind: JobKind::Data, query, place }));
         }
+        for query in copies {
+            self.push_data(query);
+            self.call(Call::Base, effects);
+        }
         (!seats.is_empty()).then_some((Batch::Base(inputs), seats))
+    }
+
+    /// Puts a query on the data queue. That may be full of copies of queries that were answered meanwhile; those that are open hold permits and
+    /// are there twice at most, so there is room once the others are out.
+    pub(super) fn push_data(&self, query: Arc<Admitted>) {
+        let mut unplaced = vec![query];
+        while let Some(query) = unplaced.pop() {
+            if let Err(query) = self.data.push(query) {
+                unplaced.extend(self.data.retain(|query| query.is_open()));
+                unplaced.push(query);
+            }
+        }
+    }
+
+    /// Queues an exact copy of a query for a lane that would be idle.
+    pub(super) fn queue_copy(&self, query: &Arc<Admitted>, place: Option<&Place>, effects: &mut Vec<Effect>) {
+        // Redundancy that finds its queue full is dropped.
+        if self.idle_copy.push(Exact { query: Arc::clone(query), place: place.cloned() }).is_ok() {
+            self.call(Call::Base, effects);
+        }
     }
 
     /// Gives a query that starts now a place in a stripe; full stripes make their parity jobs runnable.
@@ -70,7 +165,7 @@ impl Dispatch {
         };
         let (place, full) = stripes.place(query, domain, now);
         if let Some(stripe) = full {
-            self.queue_parity(&stripe, effects);
+            self.full(&stripe, effects);
         }
         Some(place)
     }
@@ -87,8 +182,28 @@ impl Dispatch {
         true
     }
 
-    /// Queues the parity jobs of a full stripe; if there is no room, the stripe does without.
+    /// A stripe is full: its parity jobs are queued, unless the policy waits for a late member, or has no lane to spare.
+    pub(super) fn full(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
+        let policy = &self.settings.policy;
+        let dedicated = policy.placement == Placement::Dedicated;
+        if policy.parity == ParityWhen::Late && !stripe.erased().iter().any(|slot| stripe.waiting(slot).is_some()) {
+            return;
+        }
+        if dedicated || policy.parity == ParityWhen::Late || self.step() == Step::Parity {
+            self.queue_parity(stripe, effects);
+        } else {
+            for row in 0..stripe.r() {
+                stripe.drop_parity(row);
+            }
+            self.rescue_hopeless(stripe, effects);
+        }
+    }
+
+    /// Queues the parity jobs of a full stripe, once; if there is no room, the stripe does without.
     pub(super) fn queue_parity(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
+        if !stripe.ask_parity() {
+            return;
+        }
         for row in 0..stripe.r() {
             if let Err(job) = self.parity.push(ParityJob { stripe: Arc::clone(stripe), row }) {
                 self.drop_parity(&job, effects);
@@ -167,12 +282,17 @@ impl Dispatch {
         self.jobs[place].inc();
     }
 
+    /// Where a lane is counted: what a lane does that holds parity models alone takes nothing from queries.
+    pub(super) const fn occupancy_of(&self, seat: &super::LaneSeat) -> &Occupancy {
+        if seat.settings.role.runs_base() { &self.occupancy } else { &self.uncounted }
+    }
+
     /// How many data jobs wait, for the gauge.
     pub(super) fn waiting_jobs(&self) -> i64 {
         i64::try_from(self.data.len()).unwrap_or(i64::MAX)
     }
 }
 
-fn input(query: &Admitted) -> BaseInput {
+pub(super) fn input(query: &Admitted) -> BaseInput {
     BaseInput { row: query.query.row.clone(), must_be_finite: query.query.in_range }
 }

@@ -4,13 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Dispatch, Effect, Exact, LaneSeat,
+    hedge::end_second_run,
     lanes::{Finished, Run, Seat},
+    straggler::Sample,
     timers::Due,
 };
 use crate::{
     clock::Time,
     code::SlotSet,
     config::Rerun,
+    health::Rules,
     job::{Completion, JobKind, Loss},
     query::{Accepts, Failure, LaneId, Values},
     queue::Call,
@@ -41,12 +44,15 @@ impl Dispatch {
         assert_eq!(running.seats.len(), completions.len(), "a lane reports each job of its batch");
         self.metrics.served(lane, service);
         self.count_jobs(&running.seats);
+        let (pass, marks) = (running.pass(), seat.take_marks());
+        let query = running.seats.iter().find_map(Seat::query).map(Arc::clone);
         if was_hung {
             self.change(lane, |health| health.returned(&self.settings.health, now), effects);
         } else if completions.iter().any(|completion| matches!(completion, Completion::Output(_))) {
             // Losses come quickly and would teach a lane to expect too little.
-            seat.expect(service);
+            self.paced(lane, Sample { pass, service, marks, query }, now, effects);
         }
+        seat.end(&running, self.occupancy_of(seat));
         for (job, completion) in running.seats.into_iter().zip(completions) {
             match completion {
                 Completion::Output(output) => self.output(job, output, now, effects),
@@ -61,7 +67,10 @@ impl Dispatch {
     /// A canary came back.
     pub fn canary(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
         self.count_job(JobKind::Canary);
-        self.change(lane, |health| Some(health.canary(outcome, &self.settings.health, now)), effects);
+        // A lane without a base model could not be probed, so it is not put on trial.
+        let base = self.seat(lane).settings.role.runs_base();
+        let rules = Rules { stragglers: self.settings.health.stragglers && base, ..self.settings.health };
+        self.change(lane, |health| Some(health.canary(outcome, &rules, now)), effects);
     }
 
     fn output(&self, job: Seat, output: Values, now: Time, effects: &mut Vec<Effect>) {
@@ -107,6 +116,7 @@ impl Dispatch {
     /// A slot is lost or declared late: whatever waited only for it is decoded, whatever hoped for it is rescued.
     pub(super) fn erase(&self, stripe: &Arc<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
         stripe.give_up(SlotSet::only(slot));
+        self.ask_late_parity(stripe, effects);
         self.decode_ready(stripe, now, effects);
         self.rescue_hopeless(stripe, effects);
     }
@@ -116,16 +126,14 @@ impl Dispatch {
     fn blames_query(&self, first: LaneId, second: LaneId) -> bool {
         let domain = self.seat(second).settings.domain;
         let elsewhere =
-            |lane: &LaneSeat| lane.settings.role.runs_base() && lane.settings.domain != domain && lane.is_healthy();
+            |lane: &LaneSeat| lane.settings.role.runs_base() && lane.settings.domain != domain && lane.is_usable();
         self.seat(first).settings.domain != domain || !self.lanes.iter().any(elsewhere)
     }
 
     /// A run of a query is lost or hangs: its slot is erased, and the query is run elsewhere.
     pub(super) fn give_up_run(&self, run: Run, now: Time, effects: &mut Vec<Effect>) {
         let Run { kind, query, place } = run;
-        if kind == JobKind::Rescue {
-            query.end_rescue();
-        }
+        end_second_run(kind, &query);
         if let Some(Place { stripe, slot }) = &place {
             self.erase(stripe, *slot, now, effects);
         }

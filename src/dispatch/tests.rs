@@ -1,12 +1,13 @@
 //! Single rules of the core, step by step. What holds over long runs is in `sim`.
 
 mod gate;
+mod policies;
 
 use super::*;
 use crate::{
     clock::Time,
     code::{Sum, Temperature},
-    config::{Grace, PolicyKind, Rerun},
+    config::{Grace, Hedge, PolicyKind, Rerun},
     health::Rules,
     job::{Batch, Completion, Loss, Work},
     query::{Accepts, Failure, Provenance, Query, Row},
@@ -47,24 +48,22 @@ impl Hand {
             calibration,
             stripe_fill: Duration::from_millis(20),
             policy: Policy {
-                kind: PolicyKind::Coded,
-                placement: Placement::Dedicated,
-                health: true,
+                hedge: Hedge::None,
                 grace: Grace::Fixed(Duration::from_millis(15)),
                 rerun,
-                min_confidence: Confidence::NONE,
-                default_prediction: None,
+                ..Policy::usual(PolicyKind::Coded, Placement::Dedicated)
             },
-            health: Rules {
-                hang: Some(Duration::from_millis(200)),
-                canary_first: Duration::from_millis(100),
-                canary_max: Duration::from_secs(5),
-            },
+            health: Rules::default(),
         };
-        let metrics = Arc::new(Metrics::new("m", 3));
+        Hand::of(settings)
+    }
+
+    fn of(settings: Settings) -> Self {
+        let lanes = settings.lanes.len();
+        let metrics = Arc::new(Metrics::new("m", lanes));
         let core = Dispatch::new(settings, Arc::clone(&metrics));
         let mut effects = Vec::new();
-        for lane in [BASE[0], BASE[1], PARITY] {
+        for lane in (0..lanes).map(lane_id) {
             core.ready(lane, Duration::from_millis(10), &mut effects);
         }
         let (taken, least) = (Arc::new(AtomicUsize::new(0)), Confidence::NONE);

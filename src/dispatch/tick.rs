@@ -3,9 +3,14 @@
 //! One timer thread calls [`Dispatch::tick`] about once a millisecond. Nothing here depends on a lane making progress, so a deadline
 //! behind a hung lane is met like any other.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
-use super::{Dispatch, Effect, Exact, Seat, lane_id, timers::Due};
+use super::{
+    Dispatch, Effect, Exact, Seat,
+    ladder::{Seen, Step},
+    lane_id,
+    timers::Due,
+};
 use crate::{
     clock::Time,
     query::LaneId,
@@ -31,6 +36,8 @@ impl Dispatch {
                 }
             }
         }
+        self.advise(now);
+        self.watch_late(now, effects);
         self.fill_stripes(now, effects);
         for lane in (0..self.lanes.len()).map(lane_id) {
             self.watch(lane, now, effects);
@@ -38,13 +45,25 @@ impl Dispatch {
         self.reap(effects);
         // Reaping hides jobs for a moment, and a parity job may wait for a stripe-mate to leave a fault domain: either could send a lane
         // to rest although there is work, and neither calls it back.
-        if !self.parity.is_empty() {
+        let may = self.redundancy_may_run();
+        if !self.parity.is_empty() && (may || !self.parity_is_reserved(self.parity_role())) {
             self.call(Call::Parity, effects);
         }
-        if !self.rescue.is_empty() || !self.data.is_empty() || !self.idle_copy.is_empty() {
+        let waits = !self.rescue.is_empty() || !self.data.is_empty() || !self.hedge.is_empty();
+        if waits || (may && !self.idle_copy.is_empty()) {
             self.call(Call::Base, effects);
         }
         self.metrics.queue_jobs.set(self.waiting_jobs());
+    }
+
+    /// Asks the ladder what is affordable now.
+    fn advise(&self, now: Time) {
+        let seen =
+            Seen { healthy: self.occupancy.healthy(), at_work: self.occupancy.at_work(), waiting: self.data.len() };
+        let advice = self.ladder.lock().advise(seen, now);
+        self.step.store(advice.step as u8, Ordering::Relaxed);
+        self.budget.store(advice.budget, Ordering::Relaxed);
+        self.urgent.store(advice.urgent, Ordering::Relaxed);
     }
 
     /// Stripes that stayed short get known partners, or an exact idle copy of each member that still waits.
@@ -52,10 +71,11 @@ impl Dispatch {
         let Some(stripes) = &self.stripes else { return };
         for overdue in stripes.overdue(now, self.is_pooled() || !self.is_systematic()) {
             match overdue {
-                Overdue::Filled(stripe) => self.queue_parity(&stripe, effects),
+                Overdue::Filled(stripe) => self.full(&stripe, effects),
                 Overdue::Closed(stripe) => {
                     self.rescue_hopeless(&stripe, effects);
-                    if self.is_pooled() && self.is_systematic() {
+                    // Under `copies` each of them has one already.
+                    if self.is_pooled() && self.is_systematic() && self.step() != Step::Copies {
                         self.copy_waiting(&stripe, effects);
                     }
                 }
@@ -66,11 +86,8 @@ impl Dispatch {
     fn copy_waiting(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
         for slot in 0..stripe.k() {
             let Some(query) = stripe.open(slot) else { continue };
-            let place = Some(Place { stripe: Arc::clone(stripe), slot });
-            // Redundancy that finds its queue full is dropped.
-            if self.idle_copy.push(Exact { query: Arc::clone(query), place }).is_ok() {
-                self.call(Call::Base, effects);
-            }
+            let place = Place { stripe: Arc::clone(stripe), slot };
+            self.queue_copy(query, Some(&place), effects);
         }
     }
 
@@ -78,16 +95,24 @@ impl Dispatch {
     fn watch(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
         let seat = self.seat(lane);
         if !seat.is_healthy() {
-            if seat.health().canary_due(now) {
+            let health = seat.health();
+            let idle = seat.in_flight(now).is_none();
+            let worth = || seat.is_straggler() && (health.probe_due(now) || self.is_worth_a_straggler(seat));
+            if health.canary_due(now) || idle && worth() {
                 effects.push(Effect::Wake(lane));
             }
-            return;
+            if !seat.is_usable() {
+                return;
+            }
         }
         let Some(limit) = self.settings.health.hang.map(|hang| seat.hang_limit(hang)) else { return };
         let Some(age) = seat.in_flight(now).filter(|age| *age > limit) else { return };
         // The state moves before the lane can find its batch overdue, so that its return is seen as one.
         let jobs = seat.declare_overdue(limit, now, |running| {
             self.change(lane, |health| health.in_flight(age, limit), effects);
+            if std::mem::take(&mut running.reserved) {
+                self.occupancy.end_reserved();
+            }
             running.seats.clone()
         });
         for job in jobs.into_iter().flatten() {
@@ -102,14 +127,18 @@ impl Dispatch {
     /// that hangs would in time take every place that admission has.
     fn reap(&self, effects: &mut Vec<Effect>) {
         // A full turn of the data queue is worth its while only if it frees much.
-        if 2 * self.data.len() >= self.settings.queue_max {
-            let displaced = self.data.retain(|query| query.is_open());
-            assert!(displaced.is_empty(), "a query's permit keeps its place in the queue");
+        if self.data.len() >= self.settings.queue_max / 2 {
+            for displaced in self.data.retain(|query| query.is_open()) {
+                self.push_data(displaced);
+            }
         }
         for exact in self.rescue.retain(|exact| exact.query.is_open()) {
             self.push_rescue(exact);
         }
         drop(self.idle_copy.retain(|exact| exact.query.is_open()));
+        for displaced in self.hedge.retain(|exact| exact.query.is_open()) {
+            displaced.query.end_hedge();
+        }
         for job in self.parity.retain(|job| job.stripe.wants_parity()) {
             self.drop_parity(&job, effects);
         }

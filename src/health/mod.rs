@@ -5,10 +5,12 @@
 //! the whole queue. Canaries back off, so that a dead device costs next to nothing. Hung is a statement about the batch in
 //! flight; it is the timer's to make, because the lane's own thread cannot.
 //!
-//! Stragglers (lanes that are slower than their peers) are not told apart yet. [`drift`] watches not lanes but what is decoded.
+//! A straggler is slower than its peers, which [`pace`] tells from service times; it still gets work when waiting for another lane would
+//! take longer. [`drift`] watches not lanes but what is decoded.
 
 pub mod drift;
 pub mod nvml;
+pub mod pace;
 
 use std::time::Duration;
 
@@ -20,10 +22,27 @@ pub struct Rules {
     /// A batch in flight for longer than this, and than five times what is expected of its jobs, means a hung lane; `None` never takes a
     /// lane out for that.
     pub hang: Option<Duration>,
+    /// Whether lanes that are slower than the others are told apart.
+    pub stragglers: bool,
+    /// From one copy of a query that tells whether a straggler is still slow to the next.
+    pub probe: Duration,
     /// From a lost job to the first canary.
     pub canary_first: Duration,
     /// The longest wait between canaries; waits double up to it.
     pub canary_max: Duration,
+}
+
+impl Default for Rules {
+    /// Those of a configuration that says nothing of health.
+    fn default() -> Self {
+        Rules {
+            hang: Some(Duration::from_millis(200)),
+            stragglers: true,
+            probe: Duration::from_millis(250),
+            canary_first: Duration::from_millis(100),
+            canary_max: Duration::from_secs(5),
+        }
+    }
 }
 
 /// The state of a lane.
@@ -33,6 +52,11 @@ pub enum State {
     Starting,
     /// It takes work.
     Healthy,
+    /// It is slower than its peers, and takes work only when waiting for one of them would take longer.
+    Straggler {
+        /// When it gets its next probe.
+        probe_at: Time,
+    },
     /// A job has been in flight for too long.
     Hung,
     /// It lost a job; no work until a canary has passed.
@@ -46,13 +70,19 @@ pub enum State {
 
 impl State {
     /// The names of all states, for metrics.
-    pub const NAMES: [&'static str; 5] = ["starting", "healthy", "hung", "failed", "probation"];
+    pub const NAMES: [&'static str; 6] = ["starting", "healthy", "straggler", "hung", "failed", "probation"];
+
+    /// Whether it may be given queries.
+    pub const fn is_usable(self) -> bool {
+        matches!(self, State::Healthy | State::Straggler { .. })
+    }
 
     /// The word used on the wire, in metrics and in logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             State::Starting => "starting",
             State::Healthy => "healthy",
+            State::Straggler { .. } => "straggler",
             State::Hung => "hung",
             State::Failed { .. } => "failed",
             State::Probation => "probation",
@@ -69,6 +99,18 @@ pub enum Reason {
     /// A job was lost.
     #[error("lost a job: {0}")]
     LostJob(Loss),
+    /// Two jobs in a row took this many percent of the time that its peers' pace lets expect.
+    #[error("two jobs in a row took {0} % of their expected time")]
+    Slow(u32),
+    /// It hung, so it must show that it is fast again.
+    #[error("canary passed; it must show that it is fast again")]
+    OnTrial,
+    /// A straggler's probe was due, and no query had come to test it with.
+    #[error("no query came that could have tested it")]
+    Untested,
+    /// Two jobs in a row took no longer than expected.
+    #[error("two jobs in a row were as fast as expected")]
+    Recovered,
     /// The batch in flight is too old.
     #[error("a job has been in flight for more than {} ms", .0.as_millis())]
     Hang(Duration),
@@ -106,12 +148,14 @@ pub struct LaneHealth {
     state: State,
     reason: Option<Reason>,
     wait: Duration,
+    /// Whether it has hung since it was last healthy.
+    hung: bool,
 }
 
 impl LaneHealth {
     /// A lane that is loading.
     pub const fn starting() -> Self {
-        LaneHealth { state: State::Starting, reason: None, wait: Duration::ZERO }
+        LaneHealth { state: State::Starting, reason: None, wait: Duration::ZERO, hung: false }
     }
 
     /// Where the lane stands.
@@ -130,6 +174,7 @@ impl LaneHealth {
     fn go(&mut self, to: State, reason: Reason) -> Move {
         let from = std::mem::replace(&mut self.state, to);
         self.reason = Some(reason);
+        self.hung = to != State::Healthy && (self.hung || to == State::Hung);
         Move { from, to, reason }
     }
 
@@ -140,16 +185,44 @@ impl LaneHealth {
 
     /// The lane lost a job.
     pub fn lost(&mut self, loss: Loss, rules: &Rules, now: Time) -> Option<Move> {
-        if self.state != State::Healthy {
+        if !self.state.is_usable() {
             return None;
         }
         self.wait = rules.canary_first;
         Some(self.go(State::Failed { canary_at: now + self.wait }, Reason::LostJob(loss)))
     }
 
+    /// The lane is slower than its peers: `percent` of its expected time, twice in a row.
+    pub fn slow(&mut self, percent: u32, now: Time) -> Option<Move> {
+        // At once: two jobs that stalled by chance cost a lane no more than two probes.
+        (self.state == State::Healthy).then(|| self.go(State::Straggler { probe_at: now }, Reason::Slow(percent)))
+    }
+
+    /// The lane is as fast as expected again.
+    pub fn recovered(&mut self) -> Option<Move> {
+        matches!(self.state, State::Straggler { .. }).then(|| self.go(State::Healthy, Reason::Recovered))
+    }
+
+    /// There is nothing to probe a straggler with, so nothing is lost by trusting it.
+    pub fn untested(&mut self) -> Option<Move> {
+        matches!(self.state, State::Straggler { .. }).then(|| self.go(State::Healthy, Reason::Untested))
+    }
+
+    /// Whether a straggler's probe may run now.
+    pub fn probe_due(&self, now: Time) -> bool {
+        matches!(self.state, State::Straggler { probe_at } if probe_at <= now)
+    }
+
+    /// A straggler's next probe is due at `at`; no move.
+    pub fn probe_again(&mut self, at: Time) {
+        if let State::Straggler { probe_at } = &mut self.state {
+            *probe_at = at;
+        }
+    }
+
     /// The lane's batch has been in flight for `age`; longer than `limit` means hung.
     pub fn in_flight(&mut self, age: Duration, limit: Duration) -> Option<Move> {
-        (self.state == State::Healthy && age > limit).then(|| self.go(State::Hung, Reason::Hang(limit)))
+        (self.state.is_usable() && age > limit).then(|| self.go(State::Hung, Reason::Hang(limit)))
     }
 
     /// The job that hung came back; a canary decides, at once.
@@ -177,6 +250,9 @@ impl LaneHealth {
     /// The canary came back.
     pub fn canary(&mut self, outcome: Result<(), Loss>, rules: &Rules, now: Time) -> Move {
         match outcome {
+            Ok(()) if self.hung && rules.stragglers => {
+                self.go(State::Straggler { probe_at: now + rules.probe }, Reason::OnTrial)
+            }
             Ok(()) => self.go(State::Healthy, Reason::CanaryPassed),
             Err(loss) => {
                 self.wait = (self.wait * 2).clamp(rules.canary_first, rules.canary_max);
@@ -192,6 +268,8 @@ mod tests {
 
     const RULES: Rules = Rules {
         hang: Some(Duration::from_millis(200)),
+        stragglers: true,
+        probe: Duration::from_millis(200),
         canary_first: Duration::from_millis(100),
         canary_max: Duration::from_millis(350),
     };
@@ -234,6 +312,22 @@ mod tests {
         assert!(lane.lost(Loss::Panic, &RULES, ms(300)).is_none(), "it stays hung until it returns");
         assert!(lane.returned(&RULES, ms(400)).is_some());
         assert!(lane.canary_due(ms(400)));
+        lane.canary_starts(ms(400));
+        assert_eq!(lane.canary(Ok(()), &RULES, ms(401)).to, State::Straggler { probe_at: ms(601) }, "on trial");
+        assert_eq!(lane.untested().unwrap().to, State::Healthy);
+    }
+
+    #[test]
+    fn a_straggler_is_probed_until_it_is_fast_again_and_can_fall_further() {
+        let mut lane = healthy();
+        assert!(lane.recovered().is_none(), "there is nothing to recover from");
+        assert_eq!(lane.slow(300, ms(10)).unwrap().to, State::Straggler { probe_at: ms(10) });
+        assert!(lane.slow(300, ms(20)).is_none(), "it is one already");
+        lane.probe_again(ms(210));
+        assert!(!lane.probe_due(ms(209)) && lane.probe_due(ms(210)));
+        assert_eq!(lane.recovered().unwrap().to, State::Healthy);
+        lane.slow(200, ms(500));
+        assert_eq!(lane.lost(Loss::Device, &RULES, ms(510)).unwrap().to, State::Failed { canary_at: ms(610) });
     }
 
     #[test]

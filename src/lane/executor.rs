@@ -108,12 +108,12 @@ impl Executor {
     fn warm_up(&mut self, batch_max: usize, clock: &Clock) -> Result<Duration, OpenError> {
         self.canary(|_| ()).map_err(OpenError::Canary)?;
         // Both ends of the batch sizes, so that neither a kernel nor an allocation is new to the first queries.
-        self.run(&self.canary_batch(batch_max)).map_err(OpenError::WarmUp)?;
+        self.run(&self.canary_batch(batch_max), &|_| ()).map_err(OpenError::WarmUp)?;
         let one = self.canary_batch(1);
         let mut expected = Duration::MAX;
         for _ in 0..WARM_UP_RUNS {
             let started = clock.now();
-            self.run(&one).map_err(OpenError::WarmUp)?;
+            self.run(&one, &|_| ()).map_err(OpenError::WarmUp)?;
             expected = expected.min(clock.now().since(started));
         }
         Ok(expected)
@@ -136,8 +136,8 @@ impl Executor {
         ParityInput { row, rows: self.canary.rows.clone() }
     }
 
-    /// Runs a batch; one output row a job, in order.
-    pub(super) fn run(&mut self, batch: &Batch) -> Result<Vec<Vec<f32>>, RunError> {
+    /// Runs a batch; one output row a job, in order. `told` hears which shares of the work are over.
+    pub(super) fn run(&mut self, batch: &Batch, told: &(dyn Fn(f32) + Sync)) -> Result<Vec<Vec<f32>>, RunError> {
         self.rows.clear();
         let net = match batch {
             Batch::Base(inputs) => {
@@ -156,7 +156,7 @@ impl Executor {
         };
         let net = net.expect("dispatch gives jobs to lanes that hold their model");
         // A parity model may make several output rows of one job.
-        let outputs = net.run(&self.rows)?;
+        let outputs = net.run_told(&self.rows, told)?;
         Ok(outputs.chunks_exact(outputs.len() / batch.jobs()).map(<[f32]>::to_vec).collect())
     }
 
@@ -166,7 +166,7 @@ impl Executor {
         let parity = |row| (Batch::Parity(vec![self.canary_stripe(row)]), self.canary.parities[row].clone());
         let checks: Vec<(Batch, Vec<f32>)> = base.chain((0..self.parities.len()).map(parity)).collect();
         for (batch, expected) in checks {
-            let mut outputs = self.run(&batch).map_err(|_| Loss::Device)?;
+            let mut outputs = self.run(&batch, &|_| ()).map_err(|_| Loss::Device)?;
             fault(&mut outputs[0]);
             if !canary::agrees(&expected, &outputs[0]) {
                 return Err(Loss::Canary);

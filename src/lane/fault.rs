@@ -78,17 +78,20 @@ impl FaultSwitch {
         }
     }
 
-    /// Makes a job that took `service` longer, if the lane is slow; gives the time added.
-    pub(super) fn stretch(&self, service: Duration) -> Duration {
-        let Some(Fault::Slow { factor }) = self.get() else { return Duration::ZERO };
-        let total = service.mul_f64((factor - 1.0).clamp(0.0, FACTOR_MAX));
-        let mut left = total;
+    /// Whether the lane is made slow.
+    pub(super) fn is_slow(&self) -> bool {
+        matches!(self.get(), Some(Fault::Slow { .. }))
+    }
+
+    /// Makes what took `time` longer, if the lane is slow.
+    pub(super) fn stretch(&self, time: Duration) {
+        let Some(Fault::Slow { factor }) = self.get() else { return };
+        let mut left = time.mul_f64((factor - 1.0).clamp(0.0, FACTOR_MAX));
         let mut fault = self.fault.lock();
         while matches!(*fault, Some(Fault::Slow { .. })) && left > Duration::ZERO {
             let step = left.min(STRETCH_STEP);
             self.changed.wait_for(&mut fault, step);
             left -= step;
         }
-        total.saturating_sub(left)
     }
 }

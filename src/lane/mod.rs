@@ -8,6 +8,7 @@
 mod affinity;
 mod executor;
 mod fault;
+mod progress;
 
 use std::{
     io,
@@ -21,6 +22,7 @@ pub use executor::{OpenError, RunError};
 pub use fault::FaultSwitch;
 
 use executor::Executor;
+use progress::Progress;
 
 use crate::{
     clock::Clock,
@@ -141,8 +143,7 @@ impl Lane {
         if attempt.panicked {
             self.close();
         }
-        let mut service = self.spec.clock.now().since(started);
-        service += self.spec.faults.stretch(service);
+        let service = self.spec.clock.now().since(started);
         self.feed.complete(self.id(), attempt.completions, service);
     }
 
@@ -154,7 +155,10 @@ impl Lane {
         let faults = &self.spec.faults;
         let run = || {
             faults.before()?;
-            executor.run(batch)
+            let progress = Progress::start(self.spec.lane.id, &*self.feed, faults, self.spec.clock);
+            let outputs = executor.run(batch, &|share| progress.told(share))?;
+            progress.stretch();
+            Ok::<_, RunError>(outputs)
         };
         // A panic leaves the executor in an unknown state; it is dropped then, so nobody sees that state.
         match catch_unwind(AssertUnwindSafe(run)) {

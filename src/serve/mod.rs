@@ -22,7 +22,7 @@ pub use lanes::Crew;
 use crate::{
     clock::Clock,
     code::Code,
-    config::{Config, Device, Lanes, PolicyKind, Warning, fault_domains},
+    config::{Config, Device, Lanes, Warning, fault_domains},
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::{Rules, nvml},
@@ -59,16 +59,14 @@ impl Plan {
         let mut warnings = config.warnings();
         warnings.extend(fewer);
         let deployment = &config.deployment;
-        let code = match deployment.policy.kind {
-            PolicyKind::None => None,
-            PolicyKind::Coded => {
-                let manifest =
-                    Manifest::read(&deployment.weights).map_err(|fault| StartFaults::Weights(fault.into()))?;
-                let spec = deployment.code.spec();
-                let decoder = weights::decoder(&deployment.weights, &manifest, &spec)
-                    .map_err(|fault| StartFaults::Weights(fault.into()))?;
-                Some(spec.build(&manifest.input.shape, decoder)?)
-            }
+        let code = if deployment.policy.kind.is_coded() {
+            let manifest = Manifest::read(&deployment.weights).map_err(|fault| StartFaults::Weights(fault.into()))?;
+            let spec = deployment.code.spec();
+            let decoder = weights::decoder(&deployment.weights, &manifest, &spec)
+                .map_err(|fault| StartFaults::Weights(fault.into()))?;
+            Some(spec.build(&manifest.input.shape, decoder)?)
+        } else {
+            None
         };
         let bundle = Bundle::load(&deployment.weights, code.as_deref()).map_err(StartFaults::Weights)?;
         let outputs = bundle.signature().output.width();
@@ -111,8 +109,10 @@ impl Plan {
             policy: deployment.policy.clone(),
             health: Rules {
                 hang: deployment.policy.health.then_some(health.hang),
+                stragglers: deployment.policy.health,
                 canary_first: health.canary_first,
                 canary_max: health.canary_max,
+                probe: health.probe,
             },
         }
     }

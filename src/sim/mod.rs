@@ -11,11 +11,13 @@ mod world;
 
 use std::{sync::Arc, time::Duration};
 
+pub use lane::{Course, Model, Pace};
 pub use world::run;
 
 use crate::{
+    clock::Time,
     code::{Calibration, Kind, Spec, Temperature},
-    config::{Grace, Placement, Policy, PolicyKind, Rerun},
+    config::{Hedge, Placement, Policy, PolicyKind},
     dispatch::{LaneSettings, Settings},
     health::Rules,
     job::Role,
@@ -23,14 +25,25 @@ use crate::{
 };
 
 /// What can go wrong with one job, as shares of all jobs.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Faults {
     /// Takes ten times as long.
     pub slow: f64,
     /// Lost: panic, error or a value that is not finite.
     pub lost: f64,
-    /// Blocks for half a second.
-    pub hang: f64,
+    /// Stands still for a while …
+    pub stall: f64,
+    /// … that is this long.
+    pub stall_for: Duration,
+    /// Standard deviation of the logarithm of all service times; not a share.
+    pub jitter: f64,
+}
+
+impl Default for Faults {
+    /// Nothing goes wrong; half a second is what a stall takes.
+    fn default() -> Self {
+        Faults { slow: 0.0, lost: 0.0, stall: 0.0, stall_for: Duration::from_millis(500), jitter: 0.01 }
+    }
 }
 
 /// One simulated run.
@@ -46,10 +59,16 @@ pub struct Scenario {
     pub queries: usize,
     /// Mean gap between arrivals (exponential).
     pub gap: Duration,
-    /// Service time of one batch without fault.
+    /// Service time of one batch of data jobs without fault.
     pub service: Duration,
+    /// Service time of one batch of parity jobs, as a multiple of that.
+    pub parity_cost: f64,
+    /// What lanes compute.
+    pub model: Model,
     /// What goes wrong.
     pub faults: Faults,
+    /// How fast each lane is over time; lanes beyond the last are as fast as usual.
+    pub courses: Vec<Course>,
     /// Every so many queries, one that no lane survives; 0 = none.
     pub poison_every: usize,
     /// Every so many queries, one that takes direct answers only; 0 = none.
@@ -74,25 +93,16 @@ impl Scenario {
             queries: 2_000,
             gap: Duration::from_millis(10),
             service: Duration::from_millis(10),
+            parity_cost: 1.0,
+            model: Model::Linear,
             faults: Faults::default(),
+            courses: Vec::new(),
             poison_every: 0,
             direct_only_every: 0,
             deadline: Duration::from_secs(2),
             batch_max: 1,
-            policy: Policy {
-                kind: PolicyKind::Coded,
-                placement: Placement::Dedicated,
-                health: true,
-                grace: Grace::Auto,
-                rerun: Rerun::AtOnce,
-                min_confidence: Confidence::NONE,
-                default_prediction: None,
-            },
-            health: Rules {
-                hang: Some(Duration::from_millis(200)),
-                canary_first: Duration::from_millis(100),
-                canary_max: Duration::from_secs(5),
-            },
+            policy: Policy { hedge: Hedge::None, ..Policy::usual(PolicyKind::Coded, Placement::Dedicated) },
+            health: Rules::default(),
         }
     }
 
@@ -118,7 +128,7 @@ impl Scenario {
 pub struct Ended {
     /// What it was answered.
     pub answer: Answer,
-    /// From admission to the answer, at most (seen at the next event).
+    /// From admission to the answer.
     pub latency: Duration,
     /// Whether no lane survives it.
     pub poison: bool,
@@ -127,12 +137,18 @@ pub struct Ended {
 }
 
 /// What a run came to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// Every query's end, in order of arrival.
     pub ended: Vec<Ended>,
     /// Jobs that lanes ran, canaries not counted.
     pub jobs: usize,
+    /// Times that a lane became a straggler.
+    pub stragglers: usize,
+    /// When one did first.
+    pub first_straggler: Option<Time>,
+    /// Events of the virtual world.
+    pub events: u64,
     /// Stripes that are not over after the last query.
     pub stripes_open: i64,
     /// Permits that have not come back.

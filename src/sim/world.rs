@@ -1,127 +1,178 @@
 //! The loop: arrivals, batches that come back, ticks, in the order of virtual time.
 
 use std::{
-    collections::BTreeMap,
+    cmp::Reverse,
+    collections::BinaryHeap,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
     Ended, Outcome, Scenario,
-    lane::{POISON, attempt, linear},
+    lane::{Course, Drawn, Model, POISON, Pace, Run, linear},
 };
 use crate::{
     clock::Time,
     code::Code,
     dispatch::{Completed, Dispatch, Effect},
-    job::{Batch, Completion, Work},
+    health::State,
+    job::{Batch, Loss, PARTS, Work},
     metrics::Metrics,
-    query::{Accepts, Failure, LaneId, Provenance, Query, Row},
+    query::{Accepts, Answer, Failure, LaneId, Provenance, Query, Row, Values},
     reply::{Admitted, Pending, Permit},
 };
 
 /// Virtual time between ticks.
 const TICK: Duration = Duration::from_millis(1);
-/// Values in a row.
+/// Values in a row of the linear model.
 const WIDTH: usize = 6;
 /// How far a reconstruction may be from the direct output: rounding of sums of a few values near 1.
 const ROUNDING: f32 = 1e-3;
+/// A lane whose job ends later than this never ends it.
+const NEVER: Time = Time::from_nanos(u64::MAX / 4);
 
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Event {
     Arrive,
-    Done(LaneId, Vec<Completion>, Duration),
+    Done(LaneId),
     CanaryDone(LaneId),
     Tick,
 }
 
 /// A query that waits for its answer.
 struct Waiting {
-    index: usize,
     pending: Pending,
     row: Row,
     admitted: Time,
     direct_only: bool,
 }
 
+/// What the answers of queries wake: their indices, for the loop to look at.
+#[derive(Debug, Default)]
+struct Answered(Mutex<Vec<usize>>);
+
+struct Rung {
+    answered: Arc<Answered>,
+    index: usize,
+}
+
+impl Wake for Rung {
+    fn wake(self: Arc<Self>) {
+        self.answered.0.lock().push(self.index);
+    }
+}
+
+/// A lane and what it runs.
+struct Lane {
+    course: Course,
+    busy: bool,
+    run: Option<Run>,
+    started: Time,
+    /// Parts of its batch that it has told of.
+    told: usize,
+}
+
 struct World<'a> {
     scenario: &'a Scenario,
-    code: Option<Arc<dyn Code>>,
+    drawn: Drawn<'a>,
     dispatch: Dispatch,
     rng: ChaCha8Rng,
     now: Time,
     /// Ordered by time, then by the order in which they were planned.
-    events: BTreeMap<(Time, u64), Event>,
+    events: BinaryHeap<Reverse<(Time, u64, Event)>>,
     planned: u64,
-    busy: Vec<bool>,
+    lanes: Vec<Lane>,
     permits: Arc<AtomicUsize>,
-    waiting: Vec<Waiting>,
+    waiting: Vec<Option<Waiting>>,
+    open: usize,
+    answered: Arc<Answered>,
+    null: Row,
     arrived: usize,
     ended: Vec<Option<Ended>>,
-    jobs: usize,
-    broken: Vec<String>,
+    outcome: Outcome,
 }
 
 /// Runs a scenario to its end.
 pub fn run(scenario: &Scenario) -> Outcome {
-    let code = scenario.code.as_ref().map(|spec| spec.build(&[WIDTH], None).expect("the scenario names a code"));
+    let code: Option<Arc<dyn Code>> =
+        scenario.code.as_ref().map(|spec| spec.build(&[WIDTH], None).expect("the scenario names a code"));
     let metrics = Arc::new(Metrics::new("sim", scenario.roles.len()));
     let dispatch = Dispatch::new(scenario.settings(code.clone()), Arc::clone(&metrics));
+    let null = Values::from(vec![0.0; 3]);
+    let lane = |index: usize| Lane {
+        course: scenario.courses.get(index).cloned().unwrap_or_default(),
+        busy: false,
+        run: None,
+        started: Time::ZERO,
+        told: 0,
+    };
     let mut world = World {
         scenario,
-        code,
+        drawn: Drawn { model: scenario.model, code: code.as_deref(), faults: scenario.faults, null },
         dispatch,
         rng: ChaCha8Rng::seed_from_u64(scenario.seed),
         now: Time::ZERO,
-        events: BTreeMap::new(),
+        events: BinaryHeap::new(),
         planned: 0,
-        busy: vec![false; scenario.roles.len()],
+        lanes: (0..scenario.roles.len()).map(lane).collect(),
         permits: Arc::new(AtomicUsize::new(0)),
-        waiting: Vec::new(),
+        waiting: Vec::with_capacity(scenario.queries),
+        open: 0,
+        answered: Arc::default(),
+        null: Row::whole(vec![0.5; WIDTH]),
         arrived: 0,
         ended: (0..scenario.queries).map(|_| None).collect(),
-        jobs: 0,
-        broken: Vec::new(),
+        outcome: Outcome::default(),
     };
     world.run();
-    let World { dispatch, permits, ended, jobs, broken, .. } = world;
+    let World { dispatch, permits, ended, mut outcome, .. } = world;
     drop(dispatch);
-    let ended = ended.into_iter().map(|ended| ended.expect("the loop ends when every query has ended")).collect();
-    let (stripes_open, permits_out) = (metrics.stripes_open.get(), permits.load(Ordering::Relaxed));
-    Outcome { ended, jobs, stripes_open, permits_out, broken }
+    outcome.ended = ended.into_iter().map(|ended| ended.expect("the loop ends when every query has ended")).collect();
+    outcome.stripes_open = metrics.stripes_open.get();
+    outcome.permits_out = permits.load(Ordering::Relaxed);
+    outcome
 }
 
 impl World<'_> {
-    fn plan(&mut self, after: Duration, event: Event) {
+    fn plan(&mut self, at: Time, event: Event) {
         self.planned += 1;
-        self.events.insert((self.now + after, self.planned), event);
+        self.events.push(Reverse((at, self.planned, event)));
     }
 
     fn run(&mut self) {
-        for lane in self.lanes() {
+        for lane in self.lane_ids() {
             let mut effects = Vec::new();
-            self.dispatch.ready(lane, self.scenario.service, &mut effects);
+            self.dispatch.ready(lane, self.usual(lane), &mut effects);
             self.carry_out(&effects);
             self.step(lane);
         }
-        self.plan(Duration::ZERO, Event::Arrive);
-        self.plan(TICK, Event::Tick);
-        while self.arrived < self.scenario.queries || !self.waiting.is_empty() {
-            let ((at, _), event) = self.events.pop_first().expect("there is always a next tick");
+        self.plan(Time::ZERO, Event::Arrive);
+        self.plan(Time::ZERO + TICK, Event::Tick);
+        while self.arrived < self.scenario.queries || self.open > 0 {
+            let Reverse((at, _, event)) = self.events.pop().expect("there is always a next tick");
             self.now = at;
+            self.outcome.events += 1;
             self.apply(event);
             self.collect();
         }
     }
 
-    fn lanes(&self) -> impl Iterator<Item = LaneId> + use<> {
+    /// What a batch usually takes on a lane.
+    fn usual(&self, lane: LaneId) -> Duration {
+        let is_base = self.scenario.roles[usize::from(lane.0)].runs_base();
+        self.scenario.service.mul_f64(if is_base { 1.0 } else { self.scenario.parity_cost })
+    }
+
+    fn lane_ids(&self) -> impl Iterator<Item = LaneId> + use<> {
         (0..self.scenario.roles.len()).map(crate::dispatch::lane_id)
     }
 
@@ -129,22 +180,44 @@ impl World<'_> {
         let mut effects = Vec::new();
         match event {
             Event::Arrive => self.arrive(&mut effects),
-            Event::Tick => {
-                self.dispatch.tick(self.now, &mut effects);
-                self.plan(TICK, Event::Tick);
-            }
-            Event::Done(lane, completions, service) => {
+            Event::Tick => self.tick(&mut effects),
+            Event::Done(lane) => {
+                let at = usize::from(lane.0);
+                self.tell_progress(lane);
+                let run = self.lanes[at].run.take().expect("a lane that is done has run something");
+                let service = self.now.since(self.lanes[at].started);
+                let completions = run.completions;
                 self.dispatch.complete(Completed { lane, completions, service }, self.now, &mut effects);
-                self.busy[usize::from(lane.0)] = false;
+                self.lanes[at].busy = false;
                 self.step(lane);
             }
             Event::CanaryDone(lane) => {
-                self.dispatch.canary(lane, Ok(()), self.now, &mut effects);
-                self.busy[usize::from(lane.0)] = false;
+                let down = self.lanes[usize::from(lane.0)].course.pace(self.now) == Pace::Down;
+                let outcome = if down { Err(Loss::Device) } else { Ok(()) };
+                self.dispatch.canary(lane, outcome, self.now, &mut effects);
+                self.lanes[usize::from(lane.0)].busy = false;
                 self.step(lane);
             }
         }
         self.carry_out(&effects);
+    }
+
+    fn tick(&mut self, effects: &mut Vec<Effect>) {
+        for lane in self.lane_ids() {
+            self.tell_progress(lane);
+        }
+        self.dispatch.tick(self.now, effects);
+        self.plan(self.now + TICK, Event::Tick);
+    }
+
+    /// Tells which parts of a lane's batch are over by now, as the lane would have told at once: nobody looks before the next tick.
+    fn tell_progress(&mut self, lane: LaneId) {
+        let it = &mut self.lanes[usize::from(lane.0)];
+        let Some(run) = &it.run else { return };
+        while it.told < PARTS && run.parts[it.told] <= self.now {
+            it.told += 1;
+            self.dispatch.progress(lane, it.told, run.parts[it.told - 1]);
+        }
     }
 
     fn carry_out(&mut self, effects: &[Effect]) {
@@ -154,21 +227,27 @@ impl World<'_> {
                     self.dispatch.rise(lane);
                     self.step(lane);
                 }
-                Effect::Moved(..) | Effect::Drift(_) => {}
+                Effect::Moved(_, change) => {
+                    if matches!(change.to, State::Straggler { .. }) {
+                        self.outcome.stragglers += 1;
+                        self.outcome.first_straggler.get_or_insert(self.now);
+                    }
+                }
+                Effect::Drift(_) => {}
             }
         }
     }
 
     /// What a lane's thread does between two jobs.
     fn step(&mut self, lane: LaneId) {
-        while !self.busy[usize::from(lane.0)] {
+        while !self.lanes[usize::from(lane.0)].busy {
             let mut effects = Vec::new();
             let work = self.dispatch.pull(lane, self.now, &mut effects);
             match work {
                 Some(Work::Batch(batch)) => self.start(lane, &batch),
                 Some(Work::Canary) => {
-                    self.busy[usize::from(lane.0)] = true;
-                    self.plan(self.scenario.service, Event::CanaryDone(lane));
+                    self.lanes[usize::from(lane.0)].busy = true;
+                    self.plan(self.now + self.usual(lane), Event::CanaryDone(lane));
                 }
                 None if self.dispatch.rest(lane) => return self.carry_out(&effects),
                 None => self.dispatch.rise(lane),
@@ -178,83 +257,103 @@ impl World<'_> {
     }
 
     fn start(&mut self, lane: LaneId, batch: &Batch) {
-        self.busy[usize::from(lane.0)] = true;
-        self.jobs += batch.jobs();
-        let scenario = self.scenario;
-        let (completions, time) =
-            attempt(batch, self.code.as_deref(), scenario.service, scenario.faults, &mut self.rng);
-        self.plan(time, Event::Done(lane, completions, time));
+        self.outcome.jobs += batch.jobs();
+        let cost = if matches!(batch, Batch::Parity(_)) { self.scenario.parity_cost } else { 1.0 };
+        let work = self.scenario.service.mul_f64(cost);
+        let it = &mut self.lanes[usize::from(lane.0)];
+        let run = self.drawn.run(batch, (work, self.now), &it.course, &mut self.rng);
+        let over = run.parts[PARTS - 1];
+        (it.busy, it.run, it.started, it.told) = (true, Some(run), self.now, 0);
+        if over < NEVER {
+            self.plan(over, Event::Done(lane));
+        }
     }
 
     fn arrive(&mut self, effects: &mut Vec<Effect>) {
         let index = self.arrived;
         self.arrived += 1;
+        let scenario = self.scenario;
         let every = |n: usize| n > 0 && index % n == n - 1;
-        let (poison, direct_only) = (every(self.scenario.poison_every), every(self.scenario.direct_only_every));
-        let mut values: Vec<f32> = (0..WIDTH).map(|_| self.rng.random_range(0.0..1.0)).collect();
-        if poison {
-            values[0] = POISON;
-        }
-        let row = Row::whole(values);
+        let (poison, direct_only) = (every(scenario.poison_every), every(scenario.direct_only_every));
+        let row = match scenario.model {
+            Model::Null => self.null.clone(),
+            Model::Linear => {
+                let mut values: Vec<f32> = (0..WIDTH).map(|_| self.rng.random_range(0.0..1.0)).collect();
+                if poison {
+                    values[0] = POISON;
+                }
+                Row::whole(values)
+            }
+        };
         let query = Query {
             row: row.clone(),
             admitted: self.now,
-            deadline: self.now + self.scenario.deadline,
+            deadline: self.now + scenario.deadline,
             accepts: if direct_only { Accepts::DirectOnly } else { Accepts::Any },
-            min_confidence: self.scenario.policy.min_confidence,
+            min_confidence: scenario.policy.min_confidence,
             in_range: true,
         };
-        let permits = Permit::acquire(&self.permits, self.scenario.queries, 1).expect("the limit is all queries");
-        let (admitted, pending) = Admitted::request(vec![query], permits);
-        self.waiting.push(Waiting { index, pending, row, admitted: self.now, direct_only });
+        let permits = Permit::acquire(&self.permits, scenario.queries, 1).expect("the limit is all queries");
+        let (admitted, mut pending) = Admitted::request(vec![query], permits);
+        let waker = Waker::from(Arc::new(Rung { answered: Arc::clone(&self.answered), index }));
+        let nothing_yet = Pin::new(&mut pending).poll(&mut Context::from_waker(&waker)).is_pending();
+        assert!(nothing_yet, "it was not submitted yet");
+        self.waiting.push(Some(Waiting { pending, row, admitted: self.now, direct_only }));
+        self.open += 1;
         self.dispatch.submit(admitted, effects);
-        if self.arrived < self.scenario.queries {
-            let gap = self.scenario.gap.mul_f64(-f64::ln(1.0 - self.rng.random_range(0.0..1.0)));
-            self.plan(gap, Event::Arrive);
+        if self.arrived < scenario.queries {
+            let gap = scenario.gap.mul_f64(-f64::ln(1.0 - self.rng.random_range(0.0..1.0)));
+            self.plan(self.now + gap, Event::Arrive);
         }
     }
 
     /// Takes the queries that were answered by the last event, and holds each answer to what was promised.
     fn collect(&mut self) {
-        let mut context = Context::from_waker(Waker::noop());
-        let mut still = Vec::new();
-        for mut waiting in std::mem::take(&mut self.waiting) {
+        let answered = std::mem::take(&mut *self.answered.0.lock());
+        for &index in &answered {
+            let Some(mut waiting) = self.waiting[index].take() else { continue };
+            let mut context = Context::from_waker(Waker::noop());
             let Poll::Ready(mut answers) = Pin::new(&mut waiting.pending).poll(&mut context) else {
-                let limit = waiting.admitted + self.scenario.deadline + TICK;
-                if self.now > limit {
-                    self.broken.push(format!("query {} is unanswered after its deadline", waiting.index));
-                }
-                still.push(waiting);
+                self.outcome.broken.push(format!("query {index} woke its client without an answer"));
                 continue;
             };
             let answer = answers.pop().expect("one row, one answer");
-            let poison = waiting.row[0] == POISON;
             let latency = self.now.since(waiting.admitted);
-            self.judge(&waiting, poison, &answer);
-            let ended = Ended { answer, latency, poison, direct_only: waiting.direct_only };
-            self.ended[waiting.index] = Some(ended);
+            if latency > self.scenario.deadline + TICK {
+                self.outcome.broken.push(format!("query {index} was answered after its deadline"));
+            }
+            let poison = waiting.row[0] == POISON;
+            self.judge(index, &waiting, poison, &answer);
+            self.ended[index] = Some(Ended { answer, latency, poison, direct_only: waiting.direct_only });
+            self.open -= 1;
         }
-        self.waiting = still;
+        // The room is used again; only a waker that runs right now could hold the lock, and there is none.
+        let mut room = answered;
+        room.clear();
+        *self.answered.0.lock() = room;
     }
 
-    fn judge(&mut self, waiting: &Waiting, poison: bool, answer: &crate::query::Answer) {
-        let index = waiting.index;
+    fn judge(&mut self, index: usize, waiting: &Waiting, poison: bool, answer: &Answer) {
+        let broken = &mut self.outcome.broken;
         match answer {
             Ok(prediction) => {
                 if waiting.direct_only && prediction.provenance != Provenance::Direct {
-                    self.broken.push(format!("query {index} takes direct answers only"));
+                    broken.push(format!("query {index} takes direct answers only"));
                 }
                 if prediction.confidence.is_some_and(|told| told < self.scenario.policy.min_confidence) {
-                    self.broken.push(format!("query {index} got a confidence of {:?}", prediction.confidence));
+                    broken.push(format!("query {index} got a confidence of {:?}", prediction.confidence));
+                }
+                if self.scenario.model == Model::Null {
+                    return;
                 }
                 let truth = linear(&waiting.row);
                 let far = truth.iter().zip(&*prediction.values).any(|(truth, value)| (truth - value).abs() > ROUNDING);
                 if far {
-                    self.broken.push(format!("query {index}: {:?} is not {truth:?}", prediction.values));
+                    broken.push(format!("query {index}: {:?} is not {truth:?}", prediction.values));
                 }
             }
             Err(Failure::QueryFault) if !poison && self.scenario.faults.lost == 0.0 => {
-                self.broken.push(format!("query {index} was blamed for nothing"));
+                broken.push(format!("query {index} was blamed for nothing"));
             }
             Err(_) => {}
         }

@@ -178,6 +178,16 @@ impl Stripe {
         self.word.lost(slots);
     }
 
+    /// Whether all members have joined.
+    pub fn is_full(&self) -> bool {
+        self.word.load().filled() == self.k()
+    }
+
+    /// Its parity jobs are to be queued; `true` for whoever says so first.
+    pub fn ask_parity(&self) -> bool {
+        !self.word.mark(word::ASKED).marked(word::ASKED)
+    }
+
     /// The parity job of row `row` will not run.
     pub fn drop_parity(&self, row: usize) {
         self.give_up(SlotSet::only(self.k() + row));

@@ -10,7 +10,9 @@ use crate::code::{DATA_MAX, SLOTS_MAX, SlotSet};
 const LOST: u32 = 20;
 const CLAIMED: u32 = 40;
 const FILLED: u32 = 55;
-const FILLED_BITS: u64 = 0x1f;
+const FILLED_BITS: u64 = 0xf;
+/// Its parity jobs were asked for.
+pub(super) const ASKED: u64 = 1 << 59;
 /// A reconstruction was served.
 pub(super) const SERVED: u64 = 1 << 60;
 /// It was closed before it had k members.

@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// Networks with more parameters are written in half precision, as encoders are: their answers are approximate anyway.
+const LARGE: usize = 1 << 19;
+
 /// What `train parity` is asked for.
 #[derive(Clone, Debug)]
 pub struct ParityOptions {
@@ -136,10 +139,11 @@ impl Teacher<'_> {
             validation_order: (0..self.validation.images.count()).collect(),
         };
         let coefficients = code.coefficients(row);
-        let fitted = self.run(row, &format!("{architecture} coefficients={coefficients:?}")).fit(&lesson)?;
+        let mut fitted = self.run(row, &format!("{architecture} coefficients={coefficients:?}")).fit(&lesson)?;
+        let large = plan.parameter_count() > LARGE;
+        let stored = if large { halved(&mut fitted)? } else { fitted.parameters.clone() };
         let net = Net::new(&plan, lesson.preprocessing, &fitted.parameters, &Device::Cpu)?;
-        let stored = &fitted.parameters;
-        self.enter(&Trained { code, row, network: (architecture, None), fitted: &fitted, stored, net: &net })
+        self.enter(&Trained { code, row, network: (architecture, None), fitted: &fitted, stored: &stored, net: &net })
     }
 
     /// Trains encoder and decoder of a learned code of k rows.
@@ -158,9 +162,7 @@ impl Teacher<'_> {
             validation_order: (0..self.validation.images.count()).collect(),
         };
         let mut fitted = self.run(0, &format!("encoder={encoder}")).fit(&lesson)?;
-        // An encoder may have millions of parameters, and none of them needs more than half precision: what is written is what runs.
-        let stored = fitted.parameters.halved()?;
-        fitted.parameters = Parameters::from_safetensors(&stored.to_safetensors()?)?;
+        let stored = halved(&mut fitted)?;
         let code = Learned::new(k, decoder_of(&fitted.parameters)?)?;
         let net = lesson.net(&fitted.parameters)?;
         let architecture = self.bundle.manifest().base.architecture;
@@ -216,6 +218,13 @@ impl Teacher<'_> {
 }
 
 /// Puts a parity model into the manifest as it is *now*: another row may have been trained meanwhile.
+/// What is written of a network that none of its parameters needs more than half precision for; what is written is what runs from then on.
+fn halved(fitted: &mut Fitted) -> Result<Parameters, TrainError> {
+    let stored = fitted.parameters.halved()?;
+    fitted.parameters = Parameters::from_safetensors(&stored.to_safetensors()?)?;
+    Ok(stored)
+}
+
 fn enter(weights: &Path, parity: Parity) -> Result<(), TrainError> {
     let file = weights.join(MANIFEST_FILE);
     let mut manifest = Manifest::read(weights)?;

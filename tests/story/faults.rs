@@ -82,3 +82,24 @@ fn answers_stay_right_while_a_lane_returns_nan() {
         .count();
     assert!(right * 100 >= replies.len() * 80, "{right} of {} are right", replies.len());
 }
+
+/// A lane that is slower than its peer is found by its own jobs, gets no more queries, and comes back by itself when it is fast again.
+#[test]
+fn a_slow_lane_is_found_spared_and_taken_back() {
+    let _alone = alone();
+    let daemon = Daemon::start(&config("config.toml", &[]));
+    daemon.fault(BASE, r#"{"kind": "slow", "factor": 300}"#);
+    let replies = thread::scope(|scope| {
+        let replies = scope.spawn(|| send(&daemon, Load::new(100, 2 * LOAD)));
+        daemon.wait_until("lane 0 is found slow", |daemon| daemon.lane_states()[BASE] == "straggler");
+        daemon.wait_until("it is probed", |daemon| daemon.metric("parityd_jobs_total", "kind=\"probe\"") > Some(0.0));
+        replies.join().unwrap()
+    });
+    assert_all_answered(&replies, "a slow lane");
+    let hedged = daemon.metric("parityd_jobs_total", "kind=\"hedge\"") > Some(0.0);
+    assert!(hedged || replies.iter().any(Reply::is_decoded), "its late jobs were run again, unless they were decoded");
+    assert_eq!(daemon.lane_states()[BASE], "straggler", "it was slow to the end");
+    daemon.clear(BASE);
+    daemon.wait_healthy();
+    assert!(daemon.log().iter().any(|line| line.contains("two jobs in a row took")), "the log says why");
+}

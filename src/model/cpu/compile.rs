@@ -290,10 +290,13 @@ fn layout(
         free.extend(read.into_iter().filter(|&value| last_read[value] == number).map(|value| place_of[value]));
         free.dedup();
     }
+    let work: Vec<f32> = steps.iter().map(|step| step.work(&buffers)).collect();
+    let all: f32 = work.iter().sum();
     Program {
         width: plan.input().iter().product(),
         outputs: plan.outputs(),
         steps: Arc::new(steps),
+        shares: work.into_iter().map(|work| work / all).collect(),
         buffers,
         scratch: parking_lot::Mutex::default(),
     }

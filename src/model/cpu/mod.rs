@@ -47,6 +47,8 @@ pub(super) struct Program {
     width: usize,
     outputs: usize,
     steps: Arc<Vec<Step>>,
+    /// What each step is of the work of a row, about.
+    shares: Arc<[f32]>,
     /// The pictures that the buffers hold.
     buffers: Vec<Picture>,
     /// Of threads that are not running.
@@ -59,6 +61,9 @@ struct Scratch {
     buffers: Vec<Aligned>,
     rows: usize,
 }
+
+/// Hears of the shares of the work that are over.
+pub(super) type Told<'t> = dyn Fn(f32) + Sync + 't;
 
 /// Number of a buffer.
 type Buffer = usize;
@@ -102,7 +107,8 @@ struct ProductStep {
 
 impl Clone for Program {
     fn clone(&self) -> Self {
-        Program { steps: Arc::clone(&self.steps), buffers: self.buffers.clone(), scratch: Mutex::default(), ..*self }
+        let (steps, shares) = (Arc::clone(&self.steps), Arc::clone(&self.shares));
+        Program { steps, shares, buffers: self.buffers.clone(), scratch: Mutex::default(), ..*self }
     }
 }
 
@@ -113,8 +119,9 @@ impl Program {
         Arc::ptr_eq(&self.steps, &other.steps)
     }
 
-    /// Runs raw rows, one after the other; gives their outputs, one after the other.
-    pub(super) fn run(&self, rows: &[f32]) -> Vec<f32> {
+    /// Runs raw rows, one after the other; gives their outputs, one after the other. `told` hears of each step which share of all the work it was,
+    /// as soon as it is over; on several threads at once, if there are several.
+    pub(super) fn run(&self, rows: &[f32], told: &Told<'_>) -> Vec<f32> {
         let n = rows.len() / self.width;
         assert_eq!(rows.len(), n * self.width, "whole rows");
         let per_row: usize = self.buffers.iter().map(Picture::len).sum();
@@ -124,24 +131,29 @@ impl Program {
         let chunk = at_once.min(n.div_ceil(threads)).max(1);
         if n > 1 && threads > 1 {
             let pairs = rows.par_chunks(chunk * self.width).zip(outputs.par_chunks_mut(chunk * self.outputs));
-            pairs.for_each(|(rows, outputs)| self.some(rows, outputs));
+            pairs.for_each(|(rows, outputs)| self.some(rows, outputs, n, told));
         } else {
             for (rows, outputs) in rows.chunks(chunk * self.width).zip(outputs.chunks_mut(chunk * self.outputs)) {
-                self.some(rows, outputs);
+                self.some(rows, outputs, n, told);
             }
         }
         outputs
     }
 
-    /// As many rows as share the buffers.
-    fn some(&self, rows: &[f32], outputs: &mut [f32]) {
+    /// As many of all rows as share the buffers.
+    fn some(&self, rows: &[f32], outputs: &mut [f32], all: usize, told: &Told<'_>) {
         let n = rows.len() / self.width;
         let mut scratch = self.scratch.lock().pop().unwrap_or_default();
         if scratch.rows < n {
             scratch.buffers = self.buffers.iter().map(|picture| Aligned::zeros(n * picture.len())).collect();
             scratch.rows = n;
         }
-        let last = self.steps.iter().fold(0, |_, step| self.step(step, rows, n, &mut scratch.buffers));
+        let part = n as f32 / all as f32;
+        let last = self.steps.iter().zip(&*self.shares).fold(0, |_, (step, share)| {
+            let last = self.step(step, rows, n, &mut scratch.buffers);
+            told(share * part);
+            last
+        });
         outputs.copy_from_slice(&scratch.buffers[last].values()[..n * self.outputs]);
         self.scratch.lock().push(scratch);
     }
@@ -178,6 +190,23 @@ impl Program {
 }
 
 impl Step {
+    /// The work of a row, about: multiply-adds, and a few for each value that is only looked at.
+    fn work(&self, buffers: &[Picture]) -> f32 {
+        const LOOK: usize = 4;
+        let work = match self {
+            Step::Product(product) => {
+                let positions = if product.of_rows { 1 } else { product.lines * product.across };
+                product.weights.len() * positions
+            }
+            Step::Pooled { filters, to, .. } => buffers[*to].len() * filters.work(),
+            Step::MaxPool { from, .. } | Step::AveragePool { from, .. } | Step::Unflatten { from, .. } => {
+                LOOK * buffers[*from].len()
+            }
+            Step::Read { to, .. } | Step::Relu { to, .. } => LOOK * buffers[*to].len(),
+        };
+        work as f32
+    }
+
     const fn writes(&self) -> Buffer {
         match self {
             Step::Product(product) => product.to,

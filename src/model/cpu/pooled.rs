@@ -42,6 +42,11 @@ impl PooledFilters {
         PooledFilters { weights, bias: bias.to_vec(), planes, window }
     }
 
+    /// Multiply-adds for each value that is written: four positions are pooled to one.
+    pub(super) const fn work(&self) -> usize {
+        4 * self.weights.len() / self.bias.len()
+    }
+
     /// Runs pictures of one channel, with at least as many zeros around as are padded, to pictures of half as many lines and columns as there are
     /// positions; nothing less than 0 with `relu`.
     pub(super) fn run(&self, (read, from): (&[f32], &Picture), relu: bool, (written, to): (&mut [f32], &Picture)) {

@@ -1,0 +1,101 @@
+//! The policies that are compared, all on the same number of lanes.
+
+use std::time::Duration;
+
+use crate::{
+    code::{Kind, Spec},
+    config::{Grace, Hedge, Placement, Policy, PolicyKind, Rerun},
+    health::Rules,
+    job::Role,
+};
+
+/// One policy with its lanes and its code.
+#[derive(Clone, Debug)]
+pub(super) struct Contender {
+    /// What the tables call it.
+    pub(super) name: &'static str,
+    pub(super) policy: Policy,
+    pub(super) health: Rules,
+    pub(super) code: Option<Spec>,
+    pub(super) roles: Vec<Role>,
+}
+
+/// What the equal-resources baseline is called.
+pub(super) const BASELINE: &str = "none";
+/// What the shipped default is called.
+pub(super) const DEFAULT: &str = "hedged";
+
+/// All policies under k data slots, on `lanes` lanes each.
+pub(super) fn all(k: usize, lanes: usize) -> Vec<Contender> {
+    let plain = |name, policy: Policy| Contender {
+        name,
+        health: rules(&policy),
+        policy,
+        code: None,
+        roles: vec![Role::Base; lanes],
+    };
+    let usual = |kind| Policy::usual(kind, Placement::Dedicated);
+    let mut all = vec![
+        plain(BASELINE, Policy { health: false, ..usual(PolicyKind::None) }),
+        plain("replicated", Policy { health: false, ..usual(PolicyKind::Replicated) }),
+        plain("idle_copy", Policy { hedge: Hedge::None, ..usual(PolicyKind::IdleCopy) }),
+        plain("hedged, by time", Policy { hedge: Hedge::Time, ..usual(PolicyKind::Hedged) }),
+        plain(DEFAULT, usual(PolicyKind::Hedged)),
+    ];
+    all.extend(coded(k, lanes));
+    all
+}
+
+/// Those that need a code.
+pub(super) fn coded(k: usize, lanes: usize) -> Vec<Contender> {
+    // As `devices = "auto"` splits lanes.
+    let parity = ((2 * lanes + k + 1) / (2 * (k + 1))).max(1);
+    let split = [vec![Role::Base; lanes - parity], vec![Role::Parity; parity]].concat();
+    let with = |name, policy: Policy, kind, roles| Contender {
+        name,
+        health: rules(&policy),
+        policy,
+        code: Some(Spec::of(kind, k, 1)),
+        roles,
+    };
+    let parm = Policy {
+        health: false,
+        hedge: Hedge::None,
+        grace: Grace::None,
+        rerun: Rerun::AfterDecode,
+        ..Policy::usual(PolicyKind::Coded, Placement::Dedicated)
+    };
+    let pooled = |kind| Policy::usual(kind, Placement::Pooled);
+    vec![
+        with("ParM", parm, Kind::Sum, split.clone()),
+        with("coded, dedicated", Policy::usual(PolicyKind::Coded, Placement::Dedicated), Kind::Compact, split),
+        with("coded, pooled", pooled(PolicyKind::Coded), Kind::Compact, vec![Role::Both; lanes]),
+        with("adaptive", pooled(PolicyKind::Adaptive), Kind::Compact, vec![Role::Both; lanes]),
+    ]
+}
+
+/// Health rules of a policy: none of them with `health = "none"`.
+fn rules(policy: &Policy) -> Rules {
+    let usual = Rules::default();
+    Rules {
+        hang: usual.hang.filter(|_| policy.health),
+        stragglers: policy.health,
+        // A lane that crashed is looked for every second at least, so that a run of a minute shows its return.
+        canary_max: Duration::from_secs(1),
+        ..usual
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_split_as_for_devices_auto() {
+        for (k, parity) in [(2, 6), (4, 4)] {
+            let dedicated = coded(k, 18).into_iter().find(|each| each.name == "ParM").unwrap();
+            let lanes = dedicated.roles.iter().filter(|role| **role == Role::Parity).count();
+            assert_eq!((lanes, dedicated.roles.len()), (parity, 18));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! In-job progress: which parts of a lane's batch are over.
+//!
+//! A network tells of each of its steps which share of the work it was; here the shares are added up, and each time another eighth is full the
+//! lane's feed hears of it. That costs an addition a step and a call an eighth, so it is always on. An injected slowness acts here, part by
+//! part, so that a slow lane reports slowly, as a slow device would.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::FaultSwitch;
+use crate::{
+    clock::{Clock, Time},
+    job::{Feed, PARTS},
+    query::LaneId,
+};
+
+/// Shares are added as whole numbers, which many threads can do at once.
+const WHOLE: f32 = 1e6;
+
+/// The progress of one batch.
+pub(super) struct Progress<'l> {
+    lane: LaneId,
+    feed: &'l dyn Feed,
+    faults: &'l FaultSwitch,
+    clock: Clock,
+    done: AtomicU32,
+    /// Up to when an injected slowness has been seen to.
+    stretched: Mutex<Time>,
+}
+
+impl<'l> Progress<'l> {
+    /// A batch starts now.
+    pub(super) fn start(lane: LaneId, feed: &'l dyn Feed, faults: &'l FaultSwitch, clock: Clock) -> Self {
+        let stretched = Mutex::new(clock.now());
+        Progress { lane, feed, faults, clock, done: AtomicU32::new(0), stretched }
+    }
+
+    /// Another share (0..1) of the work is over.
+    pub(super) fn told(&self, share: f32) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share is from 0 to 1")]
+        let share = (share * WHOLE) as u32;
+        let before = self.done.fetch_add(share, Ordering::Relaxed);
+        let (told, over) = (parts(before), parts(before + share));
+        if over > told {
+            self.stretch();
+            self.feed.progress(self.lane, over);
+        }
+    }
+
+    /// Makes what has run since the last time longer, if the lane is slow.
+    pub(super) fn stretch(&self) {
+        if !self.faults.is_slow() {
+            return;
+        }
+        let mut stretched = self.stretched.lock();
+        let ran = self.clock.now().since(*stretched);
+        if ran > Duration::ZERO {
+            self.faults.stretch(ran);
+        }
+        *stretched = self.clock.now();
+    }
+}
+
+/// Parts that are over when so much is. The last is told by the batch coming back.
+fn parts(done: u32) -> usize {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a whole number of eighths")]
+    let parts = (done as f32 / WHOLE * PARTS as f32) as usize;
+    parts.min(PARTS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Completion, Loss, Work};
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<usize>>);
+
+    impl Feed for Heard {
+        fn ready(&self, _: LaneId, _: Duration) {}
+        fn pull(&self, _: LaneId) -> Option<Work> {
+            None
+        }
+        fn progress(&self, _: LaneId, parts: usize) {
+            self.0.lock().push(parts);
+        }
+        fn complete(&self, _: LaneId, _: Vec<Completion>, _: Duration) {}
+        fn canary(&self, _: LaneId, _: Result<(), Loss>) {}
+        fn park(&self, _: LaneId) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn eighths_are_told_once_each_and_large_steps_skip_some() {
+        let (heard, faults) = (Heard::default(), FaultSwitch::default());
+        let progress = Progress::start(LaneId(0), &heard, &faults, Clock::start());
+        for share in [0.1, 0.1, 0.02, 0.3, 0.3, 0.17] {
+            progress.told(share);
+        }
+        assert_eq!(*heard.0.lock(), [1, 4, 6, 7], "0.2, 0.52, 0.82 and all but the end");
+    }
+}
