@@ -64,6 +64,12 @@ fn settings() -> Settings {
     }
 }
 
+/// A query that takes any answer.
+fn query(row: &Row, admitted: Time, patience: Duration) -> Query {
+    let (row, deadline) = (row.clone(), admitted + patience);
+    Query { row, admitted, deadline, accepts: Accepts::Any, min_confidence: Confidence::NONE, in_range: true }
+}
+
 /// Two queries from admission to their answers, with their stripe; the parity job is not run.
 #[divan::bench]
 fn a_stripe_of_two_queries(bencher: Bencher<'_, '_>) {
@@ -73,14 +79,7 @@ fn a_stripe_of_two_queries(bencher: Bencher<'_, '_>) {
         dispatch.ready(LaneId(lane), Duration::from_millis(1), &mut effects);
     }
     let (row, output, taken) = (Row::whole(vec![0.5; 784]), Values::from(vec![0.5; 10]), Arc::new(AtomicUsize::new(0)));
-    let query = |now| Query {
-        row: row.clone(),
-        admitted: now,
-        deadline: now + Duration::from_millis(1),
-        accepts: Accepts::Any,
-        min_confidence: Confidence::NONE,
-        in_range: true,
-    };
+    let query = |now| query(&row, now, Duration::from_millis(1));
     let mut now = Time::ZERO;
     bencher.counter(ItemsCount::new(2_usize)).bench_local(|| {
         now = now + Duration::from_micros(1);
@@ -123,14 +122,7 @@ fn event(bencher: Bencher<'_, '_>, lanes: u16) {
     bencher.counter(ItemsCount::new(3_usize)).bench_local(|| {
         now = now + Duration::from_micros(1);
         lane = (lane + 1) % lanes;
-        let query = Query {
-            row: row.clone(),
-            admitted: now,
-            deadline: now + Duration::from_millis(1),
-            accepts: Accepts::Any,
-            min_confidence: Confidence::NONE,
-            in_range: true,
-        };
+        let query = query(&row, now, Duration::from_millis(1));
         let permits = Permit::acquire(&taken, 1024, 1).expect("it comes back each time");
         let (admitted, pending) = Admitted::request(vec![query], permits);
         dispatch.submit(admitted, &mut effects);
@@ -158,14 +150,7 @@ fn tick(bencher: Bencher<'_, '_>, lanes: u16) {
     let mut pending = Vec::new();
     for lane in (0..lanes).map(LaneId) {
         dispatch.ready(lane, Duration::from_hours(1), &mut effects);
-        let query = Query {
-            row: row.clone(),
-            admitted: Time::ZERO,
-            deadline: Time::from_nanos(u64::MAX / 2),
-            accepts: Accepts::Any,
-            min_confidence: Confidence::NONE,
-            in_range: true,
-        };
+        let query = query(&row, Time::ZERO, Duration::from_hours(10_000));
         let permits = Permit::acquire(&taken, 1024, 1).expect("fewer lanes than places");
         let (admitted, one) = Admitted::request(vec![query], permits);
         pending.push(one);

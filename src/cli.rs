@@ -66,7 +66,7 @@ pub(crate) enum Train {
 
 #[derive(Debug, Args)]
 pub(crate) struct TrainBase {
-    /// Network: linear, mlp or lenet5
+    /// Network: linear, mlp, lenet5, vgg11, resnet18 or resnet152; the last three at any width, as in resnet18-w16
     #[arg(long)]
     pub(crate) arch: Architecture,
 

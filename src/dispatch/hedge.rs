@@ -92,14 +92,14 @@ impl Dispatch {
             let seats = self.seat(lane).look_late(now, |running| running.seats.clone());
             for seat in seats.into_iter().flatten() {
                 if let Seat::Query(run) = seat {
-                    self.is_late(run, now, effects);
+                    self.run_is_late(run, now, effects);
                 }
             }
         }
     }
 
     /// A run of a query is late.
-    fn is_late(&self, run: Run, now: Time, effects: &mut Vec<Effect>) {
+    fn run_is_late(&self, run: Run, now: Time, effects: &mut Vec<Effect>) {
         let Run { kind, query, place } = run;
         // On a probe nothing depends, and a copy has a first run that is judged by itself.
         if matches!(kind, JobKind::Probe | JobKind::IdleCopy | JobKind::Replica) {

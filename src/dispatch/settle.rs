@@ -45,7 +45,7 @@ impl Dispatch {
         self.metrics.served(lane, service);
         self.count_jobs(&running.seats);
         let (pass, marks) = (running.pass(), seat.take_marks());
-        let query = running.seats.iter().find_map(Seat::query).map(Arc::clone);
+        let query = running.seats.iter().find_map(Seat::query);
         if was_hung {
             self.change(lane, |health| health.returned(&self.settings.health, now), effects);
         } else if completions.iter().any(|completion| matches!(completion, Completion::Output(_))) {

@@ -31,18 +31,18 @@ const SLOPE: f64 = 2.0;
 const ENOUGH: usize = 3;
 
 /// A batch as the judge of a lane's pace sees it.
-#[derive(Debug)]
-pub(super) struct Sample {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample<'b> {
     pub(super) pass: Pass,
     pub(super) service: Duration,
     pub(super) marks: [Duration; PARTS],
     /// One of the queries that it ran.
-    pub(super) query: Option<Arc<Admitted>>,
+    pub(super) query: Option<&'b Arc<Admitted>>,
 }
 
 impl Dispatch {
     /// A batch came back in its time or late: the lane learns from it, and may be found slow, or fast again.
-    pub(super) fn paced(&self, lane: LaneId, sample: Sample, now: Time, effects: &mut Vec<Effect>) {
+    pub(super) fn paced(&self, lane: LaneId, sample: Sample<'_>, now: Time, effects: &mut Vec<Effect>) {
         let seat = self.seat(lane);
         let Sample { pass, service, marks, query } = sample;
         let was_straggler = seat.is_straggler();
@@ -58,7 +58,7 @@ impl Dispatch {
             Verdict::Slow(percent) if !was_straggler && self.may_be_straggler() => {
                 self.change(lane, |health| health.slow(percent, now), effects);
                 let mut recent = self.recent.lock();
-                *recent = recent.take().or(query);
+                *recent = recent.take().or_else(|| query.cloned());
                 if recent.is_none() {
                     // What comes meanwhile will do.
                     seat.with_health(|health| health.probe_again(now + rules.probe));

@@ -22,7 +22,7 @@ pub(super) struct Contender {
 
 /// What the equal-resources baseline is called.
 pub(super) const BASELINE: &str = "none";
-/// What the shipped default is called.
+/// What the targets are about: in-job hedges and health, which are on wherever the policy allows them, in the shipped configuration too.
 pub(super) const DEFAULT: &str = "hedged";
 
 /// All policies under k data slots, on `lanes` lanes each.

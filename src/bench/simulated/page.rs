@@ -122,7 +122,7 @@ fn table(f: &mut fmt::Formatter<'_>, cells: &[&Cell]) -> fmt::Result {
 fn entry(cell: &Cell) -> String {
     let whole = |quantile: Quantile| format!("{:.0}", quantile.ms);
     let mut text = format!("{} / {} / {}", whole(cell.p50), whole(cell.p99), whole(cell.p999));
-    let mut push = |part: fmt::Arguments<'_>| text.write_fmt(part).unwrap_or(());
+    let mut push = |part: fmt::Arguments<'_>| text.write_fmt(part).expect("text in memory can be written to");
     if let Some(half) = cell.p999.half {
         push(format_args!(" ± {half:.0}"));
     }
