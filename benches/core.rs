@@ -21,6 +21,10 @@ use parityd::{
     reply::{Admitted, Permit},
 };
 
+/// Counts what each benchmark allocates.
+#[global_allocator]
+static ALLOCATIONS: divan::AllocProfiler = divan::AllocProfiler::system();
+
 fn main() {
     divan::main();
 }

@@ -35,6 +35,8 @@ pub mod repeat;
 
 pub mod config;
 
+mod chart;
+
 pub mod bench;
 pub mod data;
 pub mod eval;

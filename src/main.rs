@@ -6,21 +6,21 @@
 
 mod cli;
 mod log;
+mod measure;
+mod output;
 
 use std::{
-    env,
-    io::{self, Write},
+    env, io,
     os::unix::process::CommandExt,
     panic,
     path::Path,
     process::{self, ExitCode},
-    time::Duration,
 };
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use parityd::{
-    bench::{self, BenchError, CompareOptions, HttpOptions, Load, VirtualOptions},
+    bench::BenchError,
     code::{Kind, Spec},
     data,
     eval::{self, EvalError},
@@ -28,10 +28,8 @@ use parityd::{
     train::{self, AllOptions, BaseOptions, CalibrateOptions, ParityOptions, Remade, Settings, TrainError},
 };
 
-use cli::{
-    Bench, BenchCompare, BenchHttp, BenchVirtual, Cli, Command, Eval, Train, TrainAll, TrainBase, TrainCalibrate,
-    TrainParity, TrainRun,
-};
+use cli::{Cli, Command, Eval, Train, TrainAll, TrainBase, TrainCalibrate, TrainParity, TrainRun};
+use output::print;
 
 /// What was measured is printed, but nothing should be concluded from it. `EX_DATAERR` of sysexits.
 const VOID: u8 = 65;
@@ -58,7 +56,7 @@ fn main() -> ExitCode {
     let shared = without_shared_pool();
     let cli = Cli::parse();
     // A wrong `--log` ends the process with 2, as any wrong flag.
-    let log = log::start(&cli.log, cli.log_format).unwrap_or_else(|error| {
+    let log = log::start(&cli.log_filter(), cli.log_format).unwrap_or_else(|error| {
         Cli::command().error(ErrorKind::InvalidValue, format!("--log {}: {error}", cli.log)).exit()
     });
     if let Some(error) = shared {
@@ -107,9 +105,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Train(Train::Calibrate(options))) => train_calibrate(options),
         Some(Command::Train(Train::All(options))) => train_all(options),
         Some(Command::Eval(options)) => evaluate(options),
-        Some(Command::Bench(Bench::Http(options))) => bench_http(options),
-        Some(Command::Bench(Bench::Virtual(options))) => bench_virtual(options),
-        Some(Command::Bench(Bench::Compare(options))) => bench_compare(options),
+        Some(Command::Bench(bench)) => measure::run(bench, cli.config.as_deref()),
     }
 }
 
@@ -124,21 +120,12 @@ fn check(plan: &Plan) -> Result<()> {
     print(&plan.config.to_string())
 }
 
-/// Prints to standard output. A reader that has seen enough (`| head`) is no failure.
-fn print(text: &str) -> Result<()> {
-    match writeln!(io::stdout().lock(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            anyhow::bail!("cannot write to standard output: {error}")
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
 /// Who has to act: the operator (78), whoever measures (65), us (70), or time (75).
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(BenchError::Void { .. }) => return VOID,
         Some(BenchError::Interrupted) => return INTERRUPTED,
+        Some(BenchError::Figure { .. }) => return BUG,
         Some(_) | None => {}
     }
     if error.downcast_ref().is_some_and(ServeError::is_of_a_device) {
@@ -242,66 +229,4 @@ fn evaluate(options: &Eval) -> Result<()> {
         Eval { .. } => eval::table(&rows),
     };
     print(&text)
-}
-
-fn bench_http(options: &BenchHttp) -> Result<()> {
-    let wrong = |message: String| -> ! { Cli::command().error(ErrorKind::ValueValidation, message).exit() };
-    if options.rate * options.seconds > bench::REQUESTS_MAX {
-        wrong(format!("--rate times --seconds is more than {} requests", bench::REQUESTS_MAX));
-    }
-    let end = Duration::from_secs_f64(options.seconds);
-    if let Some(fault) = options.faults.iter().find(|fault| fault.at >= end) {
-        wrong(format!("--fault {fault}: the load ends after {} s; raise --seconds", options.seconds));
-    }
-    let report = bench::http(&HttpOptions {
-        url: options.url.clone(),
-        model: options.model.clone(),
-        load: Load {
-            rate: options.rate,
-            seconds: options.seconds,
-            seed: options.seed,
-            arrivals: options.arrivals,
-            rows: options.rows,
-            deadline: Duration::from_millis(options.deadline_ms),
-            allow_reconstructed: !options.no_reconstructed,
-        },
-        data: options.data.clone(),
-        faults: options.faults.clone(),
-        command: env::args().collect::<Vec<_>>().join(" "),
-    })?;
-    print(&if options.json { report.json() } else { report.table() })?;
-    match report.void_reason {
-        Some(reason) => Err(BenchError::Void { reason }.into()),
-        None => Ok(()),
-    }
-}
-
-fn bench_virtual(options: &BenchVirtual) -> Result<()> {
-    if let Some(file) = &options.from {
-        return print(&bench::VirtualReport::read(file)?.markdown().to_string());
-    }
-    let report = bench::simulate(
-        &VirtualOptions {
-            loads: options.loads.iter().map(|percent| percent / 100.0).collect(),
-            ks: options.k.iter().map(|&k| k as usize).collect(),
-            scenarios: options.scenarios.clone(),
-            policies: options.policies.clone(),
-            service: Duration::from_secs_f64(options.service_ms / 1e3),
-            span: Duration::from_secs_f64(options.seconds),
-            seeds: options.seeds,
-            seed: options.seed,
-            command: env::args().collect::<Vec<_>>().join(" "),
-        },
-        &|done, all| tracing::debug!("{done} of {all} cells"),
-    );
-    print(&match options {
-        BenchVirtual { json: true, .. } => report.json(),
-        BenchVirtual { .. } => report.markdown().to_string(),
-    })
-}
-
-fn bench_compare(options: &BenchCompare) -> Result<()> {
-    let BenchCompare { a, b, anyway, seed, json } = options;
-    let comparison = bench::compare(&CompareOptions { a: a.clone(), b: b.clone(), anyway: *anyway, seed: *seed })?;
-    print(&if *json { comparison.json() } else { comparison.table() })
 }

@@ -84,16 +84,43 @@ const LAYERS: &Layers = &[
     ),
     // Programs beside the daemon; only `main` names them.
     ("data", &[]),
-    ("eval", &["data", "model", "weights", "code", "query", "clock"]),
+    ("chart", &[]),
+    ("eval", &["chart", "data", "model", "weights", "code", "query", "clock"]),
     ("train", &["eval", "data", "model", "weights", "code", "clock"]),
     ("sim", &["dispatch", "stripe", "health", "config", "code", "job", "queue", "reply", "query", "metrics", "clock"]),
-    // A client: it knows the daemon by its port alone, as any client does; `simulated` sets policies before the virtual clock.
-    ("bench", &["sim", "data", "health", "config", "code", "job", "query", "clock"]),
+    // `http` is a client, which knows the daemon by its port alone. `simulated` sets policies before the virtual clock, `lanes` before real
+    // threads: a daemon without a port.
+    (
+        "bench",
+        &[
+            "sim",
+            "chart",
+            "data",
+            "serve",
+            "engine",
+            "http",
+            "lane",
+            "weights",
+            "admission",
+            "dispatch",
+            "health",
+            "config",
+            "code",
+            "job",
+            "queue",
+            "reply",
+            "query",
+            "metrics",
+            "clock",
+        ],
+    ),
     // The binary: reaches the crate by its public name.
     ("log", &[]),
     ("cli", &["log"]),
     ("lib", &[]),
-    ("main", &["cli", "log"]),
+    ("output", &[]),
+    ("measure", &["cli", "output"]),
+    ("main", &["cli", "log", "measure", "output"]),
 ];
 
 /// Words of code and the only modules that may use them, each with its reason.
@@ -113,11 +140,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rayon", &["lane", "model", "train", "eval"]),
     // Vectors are for the inner loops of forward passes.
     ("pulp", &["model"]),
-    // Pictures are made where accuracies are measured, and nowhere in the daemon.
-    ("plotters", &["eval"]),
-    ("plotters_backend", &["eval"]),
-    ("ab_glyph", &["eval"]),
-    ("png", &["eval"]),
+    // One look for all figures; the daemon draws none.
+    ("plotters", &["chart"]),
+    ("plotters_backend", &["chart"]),
+    ("ab_glyph", &["chart"]),
+    ("png", &["chart"]),
     // An executor that the core depended on could not be replaced by the simulator. bench is a program of its own, with its own sockets.
     ("tokio", &["http", "serve", "bench", "main"]),
     ("async", &["http", "serve", "bench", "main"]),

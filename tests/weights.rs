@@ -64,7 +64,7 @@ fn the_promised_sets_are_there() {
 #[test]
 fn canaries_answer_as_the_manifest_says() {
     for (dir, code, bundle) in codes() {
-        let canary = bundle.canary();
+        let canary = bundle.canary(None);
         let base = bundle.base(&Device::Cpu).unwrap();
         assert!(canary::agrees(&canary.base, &base.predict(&canary.rows[0]).unwrap()), "base of {}", dir.display());
         for (row, expected) in canary.parities.iter().enumerate() {

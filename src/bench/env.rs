@@ -7,6 +7,7 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
+use super::doctor::{self, Finding, Watch};
 use crate::health::nvml;
 
 /// Where a result was measured, and by what.
@@ -30,11 +31,14 @@ pub struct Env {
     pub features: Vec<String>,
     /// The GPUs that NVML lists; `null` without a driver.
     pub gpu: Option<String>,
+    /// What on this machine makes latencies lie, as far as it can be read, and what happened during the run.
+    #[serde(default)]
+    pub doctor: Vec<Finding>,
 }
 
 impl Env {
-    /// This machine, now.
-    pub(super) fn read(command: &str, seed: u64) -> Self {
+    /// This machine, after a run that was watched.
+    pub(super) fn read(command: &str, seed: u64, watch: &Watch) -> Self {
         let line = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
         let features = [("cuda", cfg!(feature = "cuda")), ("zoo", cfg!(feature = "zoo"))];
         Env {
@@ -47,6 +51,7 @@ impl Env {
             kernel: line("/proc/sys/kernel/osrelease"),
             features: features.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned()).collect(),
             gpu: gpus(),
+            doctor: doctor::settings().into_iter().chain(watch.findings()).collect(),
         }
     }
 }

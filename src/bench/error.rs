@@ -3,7 +3,10 @@
 use std::{io, path::PathBuf};
 
 use super::ServerUrl;
-use crate::data::DataError;
+use crate::{
+    data::DataError,
+    serve::{ServeError, StartFaults},
+};
 
 /// Why a bench ended without a valid result.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,47 @@ pub enum BenchError {
         taken: u64,
         /// What was asked for.
         asked: u32,
+    },
+    /// Weights or configuration of the daemon that is to be measured.
+    #[error(transparent)]
+    Plan(#[from] StartFaults),
+    /// The daemon that is to be measured did not start.
+    #[error(transparent)]
+    Daemon(Box<ServeError>),
+    /// A figure could not be drawn; a bug.
+    #[error("the figure {title:?} cannot be drawn: {fault}")]
+    Figure {
+        /// Which.
+        title: String,
+        /// What went wrong.
+        fault: String,
+    },
+    /// The page could not be written.
+    #[error("{} cannot be written: {error}; name another file with --html", file.display())]
+    Unwritten {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// No such policy.
+    #[error("no policy is called {name:?}; known: {known}")]
+    NoPolicy {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// No base time for which this machine is fast enough.
+    #[error(
+        "lanes came back {late_ms:.2} ms late (p99) at jobs of {service_ms} ms, which is more than 4 %: end other programs, or name fewer policies with \
+         --policy"
+    )]
+    TooSlow {
+        /// The longest base time that was tried.
+        service_ms: f64,
+        /// How late lanes were with it.
+        late_ms: f64,
     },
     /// The folder that was named holds no data.
     #[error(transparent)]

@@ -6,11 +6,18 @@
 //!
 //! `load` draws the schedule, `target` asks what the server is, `rows` makes bodies, `run` sends, `tally` counts, `report` tells.
 
+mod cell;
 mod compare;
+mod contender;
+mod doctor;
 mod env;
 mod error;
 mod fault;
+mod figures;
+mod html;
+mod lanes;
 mod load;
+mod micro;
 mod progress;
 mod report;
 mod rows;
@@ -19,17 +26,29 @@ mod simulated;
 mod table;
 mod tally;
 mod target;
+mod weather;
 mod wire;
+mod worth;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use serde::de::DeserializeOwned;
+
+pub use cell::{Cell, Quantile};
 pub use compare::{CompareOptions, Comparison, Ratio, compare};
+pub use doctor::{Finding, Verdict, Watch, doctor, doctor_table};
 pub use env::Env;
 pub use error::BenchError;
 pub use fault::FaultAt;
+pub use lanes::{Agreement, FIVE, LanesOptions, LanesPage, LanesReport, Trial, lanes};
 pub use load::{Arrivals, Load};
+pub use micro::{Beside, Figure, MicroReport, Target, micro};
 pub use report::{FaultReport, LoadReport, Percentiles, Report, ServerReport};
-pub use simulated::{Cell, Page, Quantile, VirtualOptions, VirtualReport, simulate};
+pub use simulated::{GridCell, GridReport, Page, Timeline, VirtualOptions, VirtualReport, grid, simulate};
 pub use tally::Window;
 pub use wire::ServerUrl;
 
@@ -43,6 +62,19 @@ const WORKERS: usize = 2;
 
 /// Requests of one run at most: their times and rows are held in memory.
 pub const REQUESTS_MAX: f64 = 1e7;
+
+/// The names of all policies that are compared, and of the bound beside them.
+pub fn policies() -> Vec<&'static str> {
+    let all = contender::all(2, simulated::LANES);
+    all.into_iter().map(|contender| contender.name).chain([simulated::ORACLE]).collect()
+}
+
+/// A result that `bench {command} --json` wrote.
+fn read<T: DeserializeOwned>(file: &Path, command: &'static str) -> Result<T, BenchError> {
+    let bytes = fs::read(file).map_err(|error| BenchError::Unread { file: file.to_path_buf(), error })?;
+    let wrong = |problem: String| BenchError::NoResult { file: file.to_path_buf(), command, problem };
+    serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))
+}
 
 /// What [`http`] does.
 #[derive(Clone, PartialEq, Debug)]
@@ -67,6 +99,7 @@ pub fn http(options: &HttpOptions) -> Result<Report, BenchError> {
     let runtime = builder.worker_threads(WORKERS).enable_all().thread_name("sockets").build();
     let runtime = runtime.map_err(BenchError::Start)?;
     let plan = Arc::new(runtime.block_on(prepare(options))?);
+    let watch = Watch::start();
     let server = runtime.block_on(target::server_names(&plan.server));
     let before = runtime.block_on(target::jobs(&plan.server));
     let counted = run::run(&runtime, &plan);
@@ -78,6 +111,7 @@ pub fn http(options: &HttpOptions) -> Result<Report, BenchError> {
         faults: &plan.faults,
         version: plan.target.version.clone(),
         server,
+        watch,
         is_labelled: plan.source.is_labelled(),
         jobs: before.zip(after).map(|(before, after)| after.saturating_sub(before)),
     };

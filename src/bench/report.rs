@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Env, FaultAt, HttpOptions, Load, Window,
+    Env, FaultAt, HttpOptions, Load, Watch, Window, doctor,
     tally::{Rows, Tally},
 };
 
@@ -158,6 +158,8 @@ pub struct Report {
 pub(super) struct Context<'a> {
     pub(super) options: &'a HttpOptions,
     pub(super) faults: &'a [FaultAt],
+    /// Looked at the machine during the run.
+    pub(super) watch: Watch,
     /// Model version, server name and server version.
     pub(super) version: Option<String>,
     pub(super) server: (String, String),
@@ -174,7 +176,8 @@ impl Report {
         let by_word = || tally.provenance.iter();
         let accuracies = by_word().filter_map(|(word, &rows)| Some((word.clone(), share(rows)?)));
         let (latency, lateness) = (Percentiles::new(&tally.latencies), Percentiles::new(&tally.lateness));
-        let void_reason = void_reason(tally, &latency, &lateness);
+        let env = Env::read(&context.options.command, context.options.load.seed, &context.watch);
+        let void_reason = void_reason(tally, &latency, &lateness).or_else(|| doctor::void_reason(&env.doctor));
         Report {
             sent: tally.sent(),
             answered: tally.answered,
@@ -195,7 +198,7 @@ impl Report {
             load: load(&context),
             server: ServerReport { name: context.server.0, version: context.server.1 },
             faults: context.faults.iter().map(fault).collect(),
-            env: Env::read(&context.options.command, context.options.load.seed),
+            env,
             windows: tally.windows(),
         }
     }

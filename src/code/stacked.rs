@@ -37,6 +37,11 @@ impl Stacked {
         spec::check_size(k, 1)?;
         Ok(Stacked { k, model: Model::Compact })
     }
+
+    /// Each row by itself through the small model: a stripe of one, full at once. The approximate backup as `ParM`'s authors have it.
+    pub const fn backup() -> Self {
+        Stacked { k: 1, model: Model::Compact }
+    }
 }
 
 impl Code for Stacked {

@@ -66,6 +66,24 @@ impl Sum {
         rows.iter().map(row).collect()
     }
 
+    /// The usual case, one loss and one parity output j: (parity - Σ cⱼᵢ outputᵢ) / cⱼ over the others, without any matrix.
+    fn decode_one(&self, slot: usize, j: usize, outputs: &[Option<&[f32]>]) -> Option<Vec<f32>> {
+        let coefficients = &self.coefficients[j];
+        let weight = 1.0 / coefficients[slot];
+        let parity = outputs[self.k + j]?;
+        let mut others = (0..self.k).filter(|&i| i != slot);
+        // The first together with the parity output: what is decoded is then written once where k = 2.
+        let first = others.next()?;
+        let (of_first, values) = (weight * coefficients[first], outputs[first]?);
+        assert_eq!(parity.len(), values.len(), "outputs of one stripe are equally long");
+        let mut decoded: Vec<f32> =
+            parity.iter().zip(values).map(|(parity, value)| weight * parity - of_first * value).collect();
+        for i in others {
+            add_scaled(&mut decoded, outputs[i]?, -f64::from(weight * coefficients[i]));
+        }
+        Some(decoded)
+    }
+
     /// Splits a present set into (missing data slots, present parity rows).
     fn split(&self, present: SlotSet) -> (SlotSet, SlotSet) {
         let missing = SlotSet::below(self.k).without(present);
@@ -125,6 +143,9 @@ impl Code for Sum {
             return None;
         }
         let (missing, parities) = self.split(present);
+        if missing.count() == 1 && parities.count() == 1 {
+            return self.decode_one(slot, parities.iter().next()?, outputs);
+        }
         // What the parity outputs say of the missing ones: A x = b, where b is a parity output minus the present members.
         let inverse = pseudo_inverse(&self.square(parities, missing))?;
         let wanted = missing.iter().position(|missing| missing == slot)?;

@@ -15,11 +15,12 @@ use std::{
     fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use crate::{
-    code::{Coefficients, Kind, Spec},
+    code::{Code, Coefficients, Kind, Spec, Stacked},
     job::Role,
     query::{Confidence, LaneId},
 };
@@ -232,6 +233,8 @@ pub enum PolicyKind {
     Hedged,
     /// Stripes and parity models.
     Coded,
+    /// Every query by itself through a small model besides (`compact`).
+    Approximate,
     /// Copies while most lanes are idle, parity while some are, hedges always.
     Adaptive,
 }
@@ -257,16 +260,24 @@ impl Policy {
             default_prediction: None,
         }
     }
+
+    /// What stripes follow, where `code` is the one whose parity models are loaded. The small model of `compact` needs no stripe-mates: where a policy is
+    /// free to choose, each query has a job of its own, which costs a k-th and waits for nobody.
+    pub fn striped(&self, code: Arc<dyn Code>) -> Arc<dyn Code> {
+        let adapts = self.kind == PolicyKind::Adaptive && code.kind() == Kind::Compact;
+        if self.kind == PolicyKind::Approximate || adapts { Arc::new(Stacked::backup()) } else { code }
+    }
 }
 
 impl PolicyKind {
     /// All of them with their words.
-    pub const WORDS: [(&'static str, PolicyKind); 6] = [
+    pub const WORDS: [(&'static str, PolicyKind); 7] = [
         ("none", PolicyKind::None),
         ("replicated", PolicyKind::Replicated),
         ("idle_copy", PolicyKind::IdleCopy),
         ("hedged", PolicyKind::Hedged),
         ("coded", PolicyKind::Coded),
+        ("approximate", PolicyKind::Approximate),
         ("adaptive", PolicyKind::Adaptive),
     ];
 
@@ -283,7 +294,7 @@ impl PolicyKind {
     /// Whether it needs parity models.
     pub const fn is_coded(self) -> bool {
         match self {
-            PolicyKind::Coded | PolicyKind::Adaptive => true,
+            PolicyKind::Coded | PolicyKind::Approximate | PolicyKind::Adaptive => true,
             PolicyKind::None | PolicyKind::Replicated | PolicyKind::IdleCopy | PolicyKind::Hedged => false,
         }
     }
@@ -292,7 +303,11 @@ impl PolicyKind {
     pub const fn usual_hedge(self) -> Hedge {
         match self {
             PolicyKind::None | PolicyKind::Replicated => Hedge::None,
-            PolicyKind::IdleCopy | PolicyKind::Hedged | PolicyKind::Coded | PolicyKind::Adaptive => Hedge::Progress,
+            PolicyKind::IdleCopy
+            | PolicyKind::Hedged
+            | PolicyKind::Coded
+            | PolicyKind::Approximate
+            | PolicyKind::Adaptive => Hedge::Progress,
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{
     rules,
     section::Section,
     values::{
-        MILLIS_MIN, Read, address, boolean, factor, kind, millis, name, number_rows, numbers, share, text, whole, word,
+        MILLIS_MIN, Read, address, boolean, factor, millis, name, number_rows, numbers, share, text, whole, word,
     },
 };
 
@@ -147,7 +147,7 @@ fn code(table: &mut Section<'_, '_>) -> CodeSpec {
 }
 
 fn policy(table: &mut Section<'_, '_>) -> Policy {
-    let found = table.get("kind", |value| kind(value, &PolicyKind::WORDS, &["approximate"]));
+    let found = table.get("kind", |value| word(value, &PolicyKind::WORDS));
     let placements = [("dedicated", Placement::Dedicated), ("pooled", Placement::Pooled)];
     let reruns = [("at_once", Rerun::AtOnce), ("after_decode", Rerun::AfterDecode)];
     let placement = table.get("placement", |value| word(value, &placements)).unwrap_or(Placement::Dedicated);

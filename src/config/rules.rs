@@ -48,6 +48,11 @@ pub(super) fn check(config: &Config, root: &mut Section<'_, '_>) {
     rule(root, &["deployment.code.kind", "deployment.policy.placement"], pooled || !interpolates, || {
         "kind = \"berrut\" needs placement = \"pooled\": coded rows run on every lane".to_owned()
     });
+    let approximate = config.deployment.policy.kind == PolicyKind::Approximate;
+    let compact = config.deployment.code.kind == Kind::Compact;
+    rule(root, &["deployment.code.kind", "deployment.policy.kind"], compact || !approximate, || {
+        "needs kind = \"compact\" under [deployment.code]: that is the small model which backs queries up".to_owned()
+    });
     hedges(config, root);
     if config.lanes != Lanes::Auto && root.is_sound("lane") && root.is_sound("devices") {
         devices(config.lanes(), root);

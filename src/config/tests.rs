@@ -121,8 +121,8 @@ fn values_are_refused_with_their_rule() {
     );
     wrong("[deployment.code]\nk = 1", "deployment.code.k = 1: must be a whole number from 2 to 15");
     wrong("[deployment.code]\nk = 2.0", "deployment.code.k = 2.0: must be a whole number from 2 to 15");
-    let later = "not served yet: known kinds are none, replicated, idle_copy, hedged, coded, adaptive";
-    wrong("[deployment.policy]\nkind = \"approximate\"", &format!("deployment.policy.kind = \"approximate\": {later}"));
+    let needs = "needs kind = \"compact\" under [deployment.code]: that is the small model which backs queries up";
+    wrong("[deployment.policy]\nkind = \"approximate\"", &format!("deployment.policy.kind = \"approximate\": {needs}"));
     wrong(
         "[deployment.policy]\nhedge_after = 0.5",
         "deployment.policy.hedge_after = 0.5: must be a number from 1 to 100",

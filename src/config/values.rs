@@ -114,17 +114,6 @@ pub(super) fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Read<T>
     })
 }
 
-/// A kind that is served, or a kind that is designed but refused so far.
-pub(super) fn kind<T: Copy>(value: &DeValue<'_>, served: &[(&str, T)], later: &[&str]) -> Read<T> {
-    word(value, served).map_err(|rule| {
-        let known: Vec<_> = served.iter().map(|(word, _)| *word).collect();
-        match value.as_str().filter(|text| later.contains(text)) {
-            Some(_) => format!("not served yet: known kinds are {}", known.join(", ")),
-            None => rule,
-        }
-    })
-}
-
 /// An address and a port.
 pub(super) fn address(text: &str) -> Read<SocketAddr> {
     text.parse().map_err(|_| "must be an IP address and a port such as \"127.0.0.1:8000\" or \"[::1]:8000\"".to_owned())

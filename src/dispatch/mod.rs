@@ -334,7 +334,7 @@ impl Dispatch {
         match self.settings.policy.kind {
             PolicyKind::None | PolicyKind::Replicated | PolicyKind::Hedged => Step::Hedges,
             PolicyKind::IdleCopy => Step::Copies,
-            PolicyKind::Coded => Step::Parity,
+            PolicyKind::Coded | PolicyKind::Approximate => Step::Parity,
             PolicyKind::Adaptive => Step::from_u8(self.step.load(Ordering::Relaxed)),
         }
     }
@@ -351,14 +351,8 @@ impl Dispatch {
 
     /// How many lanes redundancy may take at once.
     fn budget(&self) -> usize {
-        match self.settings.policy.kind {
-            PolicyKind::Adaptive => self.budget.load(Ordering::Relaxed),
-            PolicyKind::None
-            | PolicyKind::Replicated
-            | PolicyKind::IdleCopy
-            | PolicyKind::Hedged
-            | PolicyKind::Coded => usize::MAX,
-        }
+        let adapts = self.settings.policy.kind == PolicyKind::Adaptive;
+        if adapts { self.budget.load(Ordering::Relaxed) } else { usize::MAX }
     }
 
     fn redundancy_may_run(&self) -> bool {
@@ -383,10 +377,10 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-#[cfg(test)]
-mod tests;
-
 /// The id of the lane at `index`.
 pub(crate) fn lane_id(index: usize) -> LaneId {
     LaneId(u16::try_from(index).expect("the configuration allows far fewer lanes"))
 }
+
+#[cfg(test)]
+mod tests;

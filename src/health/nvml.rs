@@ -1,8 +1,8 @@
-//! NVML: which GPUs there are. Opened at run time; a machine without a driver has none, and the daemon says so.
+//! NVML: which GPUs there are, and how they stand. Opened at run time; a machine without a driver has none, and the daemon says so.
 //!
-//! Device health from NVML (throttling, Xid events, lost devices) is not read yet.
+//! Device health from NVML (throttling, Xid events, lost devices) is not acted on yet.
 
-use nvml_wrapper::{Nvml, error::NvmlError};
+use nvml_wrapper::{Nvml, bitmasks::device::ThrottleReasons, enum_wrappers::device::Clock, error::NvmlError};
 
 /// One GPU as NVML lists it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,4 +21,39 @@ pub fn gpus() -> Result<Vec<Gpu>, NvmlError> {
         Ok(Gpu { uuid: device.uuid()?, name: device.name()? })
     };
     (0..nvml.device_count()?).map(gpu).collect()
+}
+
+/// How a GPU stands, as far as it matters to whoever measures.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Its UUID.
+    pub uuid: String,
+    /// Clock of its multiprocessors now, in MHz.
+    pub clock_mhz: u32,
+    /// The highest that it could have.
+    pub clock_max_mhz: u32,
+    /// Why its clock is held down, in NVML's words; being idle is no reason.
+    pub limits: Vec<String>,
+    /// Other processes that compute on it.
+    pub processes: usize,
+}
+
+/// How all GPUs stand; an error if NVML or its driver is absent. What a GPU does not tell counts as nothing.
+pub fn standing() -> Result<Vec<Standing>, NvmlError> {
+    let nvml = Nvml::init()?;
+    let own = std::process::id();
+    let of = |index| {
+        let device = nvml.device_by_index(index)?;
+        let reasons = device.current_throttle_reasons().unwrap_or(ThrottleReasons::empty());
+        let limits = reasons - ThrottleReasons::GPU_IDLE - ThrottleReasons::NONE;
+        let processes = device.running_compute_processes().unwrap_or_default();
+        Ok(Standing {
+            uuid: device.uuid()?,
+            clock_mhz: device.clock_info(Clock::SM).unwrap_or(0),
+            clock_max_mhz: device.max_clock_info(Clock::SM).unwrap_or(0),
+            limits: limits.iter_names().map(|(name, _)| name.to_lowercase()).collect(),
+            processes: processes.iter().filter(|process| process.pid != own).count(),
+        })
+    };
+    (0..nvml.device_count()?).map(of).collect()
 }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use candle_core::Device;
 
-use super::Spec;
+use super::{EmulatedLoss, Spec};
 use crate::{
     clock::Clock,
     code::{Code, RunsOn},
@@ -67,6 +67,9 @@ pub enum RunError {
     /// An injected fault.
     #[error("injected error")]
     Injected,
+    /// The device that is emulated lost it.
+    #[error(transparent)]
+    Emulated(#[from] EmulatedLoss),
 }
 
 /// Device and models.
@@ -98,7 +101,7 @@ impl Executor {
             base: base.map_err(OpenError::Weights)?,
             parities: parities.map_err(OpenError::Weights)?,
             code: spec.code.clone(),
-            canary: spec.bundle.canary(),
+            canary: spec.bundle.canary(spec.code.as_deref()),
             rows: Vec::new(),
         };
         let expected = executor.warm_up(spec.batch_max, &spec.clock)?;

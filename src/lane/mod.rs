@@ -6,6 +6,7 @@
 //! its own, because candle's parallel loops would otherwise meet in the global pool and tie the lanes together.
 
 mod affinity;
+mod emulation;
 mod executor;
 mod fault;
 mod progress;
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+pub use emulation::{EmulatedLoss, Emulation};
 pub use executor::{OpenError, RunError};
 pub use fault::FaultSwitch;
 
@@ -25,7 +27,7 @@ use executor::Executor;
 use progress::Progress;
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Time},
     code::Code,
     config,
     job::{AbortOnPanic, Batch, Completion, Feed, Loss, Work},
@@ -51,6 +53,8 @@ pub struct Spec {
     pub faults: Arc<FaultSwitch>,
     /// For service times.
     pub clock: Clock,
+    /// The device that it stands for, if it is not its own.
+    pub emulation: Option<Arc<dyn Emulation>>,
 }
 
 /// Starts a lane's thread. `opened` is told, on that thread, whether device and models could be opened; if not, the thread ends.
@@ -74,6 +78,8 @@ pub fn start(
         match Executor::open(&spec) {
             Ok((executor, expected)) => {
                 let id = spec.lane.id;
+                let expected =
+                    spec.emulation.as_ref().map_or(expected, |device| device.expected(spec.lane.role, expected));
                 let mut lane = Lane { spec, feed, executor: Some(executor), failures: Repeats::default() };
                 lane.feed.ready(id, expected);
                 opened(Ok(()));
@@ -139,7 +145,7 @@ impl Lane {
 
     fn run_batch(&mut self, batch: &Batch) {
         let started = self.spec.clock.now();
-        let attempt = self.attempt(batch);
+        let attempt = self.attempt(batch, started);
         if attempt.panicked {
             self.close();
         }
@@ -147,17 +153,25 @@ impl Lane {
         self.feed.complete(self.id(), attempt.completions, service);
     }
 
-    fn attempt(&mut self, batch: &Batch) -> Attempt {
+    fn attempt(&mut self, batch: &Batch, started: Time) -> Attempt {
         let all_lost = |loss| vec![Completion::Lost(loss); batch.jobs()];
         let Some(executor) = &mut self.executor else {
             return Attempt { completions: all_lost(Loss::Device), panicked: false };
         };
-        let faults = &self.spec.faults;
+        let Spec { lane, faults, emulation, clock, .. } = &self.spec;
+        let reports = emulation.as_ref().is_none_or(|device| !device.reports());
         let run = || {
             faults.before()?;
-            let progress = Progress::start(self.spec.lane.id, &*self.feed, faults, self.spec.clock);
-            let outputs = executor.run(batch, &|share| progress.told(share))?;
+            let progress = Progress::start(lane.id, &*self.feed, faults, *clock);
+            let outputs = executor.run(batch, &|share| {
+                if reports {
+                    progress.told(share);
+                }
+            })?;
             progress.stretch();
+            if let Some(device) = emulation {
+                device.batch(lane.id, batch, started, &self.feed)?;
+            }
             Ok::<_, RunError>(outputs)
         };
         // A panic leaves the executor in an unknown state; it is dropped then, so nobody sees that state.
@@ -193,10 +207,14 @@ impl Lane {
                 Err(_) => return Err(Loss::Panic),
             }
         }
-        let (faults, executor) = (&self.spec.faults, &mut self.executor);
-        let Some(opened) = executor else { return Err(Loss::Device) };
+        let Spec { lane, faults, emulation, clock, .. } = &self.spec;
+        let Some(opened) = &mut self.executor else { return Err(Loss::Device) };
+        let started = clock.now();
         let run = || {
             faults.before().map_err(|_| Loss::Device)?;
+            if let Some(device) = emulation {
+                device.canary(lane.id, started).map_err(|_| Loss::Device)?;
+            }
             opened.canary(|output| faults.after(output))
         };
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(Loss::Panic));

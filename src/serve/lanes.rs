@@ -10,7 +10,7 @@ use crate::{
     engine::Engine,
     http::{Lanes, UnknownLane},
     job::{Fault, Feed, LaneReport},
-    lane::{self, FaultSwitch, Spec},
+    lane::{self, Emulation, FaultSwitch, Spec},
     query::LaneId,
 };
 
@@ -27,7 +27,7 @@ impl Crew {
         plan: &Plan,
         code: Option<&Arc<dyn Code>>,
         engine: &Arc<Engine>,
-        clock: Clock,
+        (clock, emulation): (Clock, Option<&Arc<dyn Emulation>>),
     ) -> Result<Self, ServeError> {
         let configured = plan.config.lanes();
         let (told, opened) = mpsc::sync_channel(configured.len());
@@ -42,6 +42,7 @@ impl Crew {
                 code: code.cloned(),
                 faults: Arc::clone(&faults),
                 clock,
+                emulation: emulation.cloned(),
             };
             let (id, told) = (lane.id, told.clone());
             let feed = Arc::clone(engine) as Arc<dyn Feed>;

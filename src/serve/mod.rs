@@ -26,6 +26,7 @@ use crate::{
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::{Rules, nvml},
+    lane::Emulation,
     metrics::Metrics,
     query::{Confidence, Provenance, Signature},
     weights::{self, Bundle, Manifest},
@@ -69,6 +70,7 @@ impl Plan {
             None
         };
         let bundle = Bundle::load(&deployment.weights, code.as_deref()).map_err(StartFaults::Weights)?;
+        let code = code.map(|code| deployment.policy.striped(code));
         let outputs = bundle.signature().output.width();
         if let Some(default) = deployment.policy.default_prediction.as_ref().filter(|default| default.len() != outputs)
         {
@@ -138,7 +140,11 @@ pub struct Running {
 impl Running {
     /// Starts lanes and timer; returns once every lane has loaded its models and passed its canary.
     pub fn start(plan: &Plan) -> Result<Self, ServeError> {
-        let clock = Clock::start();
+        Running::start_on(plan, Clock::start(), None)
+    }
+
+    /// The same under a clock that is at hand, perhaps with lanes that stand for other devices.
+    pub fn start_on(plan: &Plan, clock: Clock, emulation: Option<&Arc<dyn Emulation>>) -> Result<Self, ServeError> {
         let code = plan.code.clone();
         let metrics = Arc::new(Metrics::new(&plan.config.deployment.name, plan.config.lanes().len()));
         let limits = Limits {
@@ -147,7 +153,7 @@ impl Running {
             input_range: plan.bundle.signature().input_range,
         };
         let engine = Arc::new(Engine::new(plan.settings(code.as_ref()), limits, clock, Arc::clone(&metrics)));
-        let crew = Crew::start(plan, code.as_ref(), &engine, clock).inspect_err(|_| engine.stop());
+        let crew = Crew::start(plan, code.as_ref(), &engine, (clock, emulation)).inspect_err(|_| engine.stop());
         let running = Running { engine: Arc::clone(&engine), metrics, crew: Arc::new(crew?) };
         let timer = move || engine.run_timer();
         thread::Builder::new().name("timer".to_owned()).spawn(timer).map_err(ServeError::Thread)?;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::Faults;
 use crate::{
@@ -44,7 +44,7 @@ impl Course {
     }
 
     /// The pace at this time.
-    pub(super) fn pace(&self, at: Time) -> Pace {
+    pub fn pace(&self, at: Time) -> Pace {
         self.next(at).checked_sub(1).map_or(Pace::Slower(1.0), |last| self.changes[last].1)
     }
 
@@ -114,16 +114,36 @@ pub(super) struct Drawn<'a> {
     pub(super) null: Values,
 }
 
-impl Drawn<'_> {
-    /// Runs a batch whose usual time is `work`, from `now` on.
-    pub(super) fn run(
-        &self,
-        batch: &Batch,
-        (work, now): (Duration, Time),
-        course: &Course,
-        rng: &mut ChaCha8Rng,
-    ) -> Run {
-        let faults = self.faults;
+/// Random numbers for batches, a stream for each: the nth batch that starts has the same luck under every policy, simulated or real.
+#[derive(Clone, Debug)]
+pub struct Luck(ChaCha8Rng);
+
+impl Luck {
+    /// That of a seed.
+    pub fn new(seed: u64) -> Self {
+        Luck(ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    /// That of the nth batch.
+    pub fn of(&self, batch: u64) -> ChaCha8Rng {
+        let mut luck = self.0.clone();
+        luck.set_stream(batch + 1);
+        luck
+    }
+}
+
+/// When a batch's parts are over, and whether it came to nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// When each part of the work is over; the last is when it comes back.
+    pub parts: [Time; PARTS],
+    /// Whether it is lost.
+    pub lost: bool,
+}
+
+impl Timing {
+    /// Draws that of a batch whose usual time is `work`, from `now` on.
+    pub fn draw(faults: Faults, (work, now): (Duration, Time), course: &Course, rng: &mut ChaCha8Rng) -> Self {
         let mut work = work.mul_f64(jitter(faults.jitter, rng));
         if faults.slow > 0.0 && rng.random_bool(faults.slow) {
             work *= 10;
@@ -144,9 +164,17 @@ impl Drawn<'_> {
             at = course.over(at, work.div_f64(PARTS as f64));
             *over = at;
         }
+        let lost = course.pace(at) == Pace::Down || faults.lost > 0.0 && rng.random_bool(faults.lost);
+        Timing { parts, lost }
+    }
+}
+
+impl Drawn<'_> {
+    /// Runs a batch whose usual time is `work`, from `now` on.
+    pub(super) fn run(&self, batch: &Batch, from: (Duration, Time), course: &Course, rng: &mut ChaCha8Rng) -> Run {
+        let Timing { parts, lost } = Timing::draw(self.faults, from, course, rng);
         let poisoned = matches!(batch, Batch::Base(inputs) if inputs.iter().any(|input| input.row[0] == POISON));
-        let down = course.pace(at) == Pace::Down;
-        if down || poisoned || faults.lost > 0.0 && rng.random_bool(faults.lost) {
+        if lost || poisoned {
             let loss = [Loss::Panic, Loss::Device, Loss::NonFinite][rng.random_range(0..3)];
             return Run { completions: vec![Completion::Lost(loss); batch.jobs()], parts };
         }

@@ -6,12 +6,14 @@
 //! one answer a query, by its deadline plus a tick, right to rounding; nothing left behind. (That stripe-mates are never in flight together
 //! in one fault domain, `stripe` asserts itself.)
 
+mod arrivals;
 mod lane;
 mod world;
 
 use std::{sync::Arc, time::Duration};
 
-pub use lane::{Course, Model, Pace};
+pub use arrivals::Arrivals;
+pub use lane::{Course, Luck, Model, Pace, Timing};
 pub use world::run;
 
 use crate::{
@@ -59,10 +61,12 @@ pub struct Scenario {
     pub queries: usize,
     /// Mean gap between arrivals (exponential).
     pub gap: Duration,
-    /// Service time of one batch of data jobs without fault.
+    /// Service time of a data job without fault.
     pub service: Duration,
-    /// Service time of one batch of parity jobs, as a multiple of that.
+    /// Service time of a parity job, as a multiple of that.
     pub parity_cost: f64,
+    /// What each job of a batch beyond the first costs, as a share of that one.
+    pub batch_cost: f64,
     /// What lanes compute.
     pub model: Model,
     /// What goes wrong.
@@ -94,6 +98,7 @@ impl Scenario {
             gap: Duration::from_millis(10),
             service: Duration::from_millis(10),
             parity_cost: 1.0,
+            batch_cost: 0.0,
             model: Model::Linear,
             faults: Faults::default(),
             courses: Vec::new(),
@@ -143,6 +148,8 @@ pub struct Outcome {
     pub ended: Vec<Ended>,
     /// Jobs that lanes ran, canaries not counted.
     pub jobs: usize,
+    /// The same, a parity job counted as what it costs.
+    pub work: f64,
     /// Times that a lane became a straggler.
     pub stragglers: usize,
     /// When one did first.

@@ -17,8 +17,8 @@ use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
-    Ended, Outcome, Scenario,
-    lane::{Course, Drawn, Model, POISON, Pace, Run, linear},
+    Arrivals, Ended, Outcome, Scenario,
+    lane::{Course, Drawn, Luck, Model, POISON, Pace, Run, linear},
 };
 use crate::{
     clock::Time,
@@ -85,13 +85,18 @@ struct World<'a> {
     scenario: &'a Scenario,
     drawn: Drawn<'a>,
     dispatch: Dispatch,
+    /// For what queries hold.
     rng: ChaCha8Rng,
+    luck: Luck,
+    /// Batches that have started.
+    batches: u64,
     now: Time,
     /// Ordered by time, then by the order in which they were planned.
     events: BinaryHeap<Reverse<(Time, u64, Event)>>,
     planned: u64,
     lanes: Vec<Lane>,
     permits: Arc<AtomicUsize>,
+    arrivals: Arrivals,
     waiting: Vec<Option<Waiting>>,
     open: usize,
     answered: Arc<Answered>,
@@ -105,6 +110,7 @@ struct World<'a> {
 pub fn run(scenario: &Scenario) -> Outcome {
     let code: Option<Arc<dyn Code>> =
         scenario.code.as_ref().map(|spec| spec.build(&[WIDTH], None).expect("the scenario names a code"));
+    let code = code.map(|code| scenario.policy.striped(code));
     let metrics = Arc::new(Metrics::new("sim", scenario.roles.len()));
     let dispatch = Dispatch::new(scenario.settings(code.clone()), Arc::clone(&metrics));
     let null = Values::from(vec![0.0; 3]);
@@ -120,11 +126,14 @@ pub fn run(scenario: &Scenario) -> Outcome {
         drawn: Drawn { model: scenario.model, code: code.as_deref(), faults: scenario.faults, null },
         dispatch,
         rng: ChaCha8Rng::seed_from_u64(scenario.seed),
+        luck: Luck::new(scenario.seed),
+        batches: 0,
         now: Time::ZERO,
         events: BinaryHeap::new(),
         planned: 0,
         lanes: (0..scenario.roles.len()).map(lane).collect(),
         permits: Arc::new(AtomicUsize::new(0)),
+        arrivals: Arrivals::new(scenario.seed, scenario.gap),
         waiting: Vec::with_capacity(scenario.queries),
         open: 0,
         answered: Arc::default(),
@@ -155,7 +164,7 @@ impl World<'_> {
             self.carry_out(&effects);
             self.step(lane);
         }
-        self.plan(Time::ZERO, Event::Arrive);
+        self.plan_arrival();
         self.plan(Time::ZERO + TICK, Event::Tick);
         while self.arrived < self.scenario.queries || self.open > 0 {
             let Reverse((at, _, event)) = self.events.pop().expect("there is always a next tick");
@@ -164,6 +173,11 @@ impl World<'_> {
             self.apply(event);
             self.collect();
         }
+    }
+
+    fn plan_arrival(&mut self) {
+        let next = self.arrivals.next().expect("arrivals have no end");
+        self.plan(next, Event::Arrive);
     }
 
     /// What a batch usually takes on a lane.
@@ -259,9 +273,13 @@ impl World<'_> {
     fn start(&mut self, lane: LaneId, batch: &Batch) {
         self.outcome.jobs += batch.jobs();
         let cost = if matches!(batch, Batch::Parity(_)) { self.scenario.parity_cost } else { 1.0 };
-        let work = self.scenario.service.mul_f64(cost);
+        self.outcome.work += cost * batch.jobs() as f64;
+        let rows = 1.0 + self.scenario.batch_cost * (batch.jobs() - 1) as f64;
+        let work = self.scenario.service.mul_f64(cost * rows);
         let it = &mut self.lanes[usize::from(lane.0)];
-        let run = self.drawn.run(batch, (work, self.now), &it.course, &mut self.rng);
+        let mut luck = self.luck.of(self.batches);
+        self.batches += 1;
+        let run = self.drawn.run(batch, (work, self.now), &it.course, &mut luck);
         let over = run.parts[PARTS - 1];
         (it.busy, it.run, it.started, it.told) = (true, Some(run), self.now, 0);
         if over < NEVER {
@@ -302,8 +320,7 @@ impl World<'_> {
         self.open += 1;
         self.dispatch.submit(admitted, effects);
         if self.arrived < scenario.queries {
-            let gap = scenario.gap.mul_f64(-f64::ln(1.0 - self.rng.random_range(0.0..1.0)));
-            self.plan(self.now + gap, Event::Arrive);
+            self.plan_arrival();
         }
     }
 

@@ -178,13 +178,18 @@ impl Bundle {
         self.parities.get(row).unwrap_or(&self.base).net(device)
     }
 
-    /// The canary and the outputs that it must give.
-    pub fn canary(&self) -> Canary {
+    /// The canary and the outputs that it must give under `code`: the one that was loaded, or its backup, whose stripes are the first row of those.
+    pub fn canary(&self, code: Option<&dyn Code>) -> Canary {
         let width = self.manifest.input.shape.iter().product();
+        let k = code.map_or(self.k, Code::k);
         Canary {
-            rows: canary::stripe(width, self.k),
+            rows: canary::stripe(width, self.k).into_iter().take(k).collect(),
             base: self.base.canary.clone(),
-            parities: self.parities.iter().map(|model| model.canary.clone()).collect(),
+            parities: self
+                .parities
+                .iter()
+                .map(|model| model.canary[..model.canary.len() * k / self.k].to_vec())
+                .collect(),
         }
     }
 

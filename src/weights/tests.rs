@@ -45,7 +45,7 @@ fn a_good_folder_gives_nets_signature_and_canary() {
     let signature = bundle.signature();
     assert_eq!((signature.name.as_str(), signature.version.as_str()), ("oracle", "1"));
     assert_eq!((signature.input.width(), signature.output.width()), (16, 3));
-    let canary = bundle.canary();
+    let canary = bundle.canary(None);
     let base = bundle.base(&Device::Cpu).unwrap().predict(&canary.rows[0]).unwrap();
     assert!(canary::agrees(&canary.base, &base));
     for row in 0..2 {
@@ -54,7 +54,7 @@ fn a_good_folder_gives_nets_signature_and_canary() {
         assert!(canary::agrees(&canary.parities[row], &found));
     }
     assert_eq!(bundle.sha256(Kind::Sum).len(), 3);
-    assert!(Bundle::load(dir.path(), None).unwrap().canary().parities.is_empty());
+    assert!(Bundle::load(dir.path(), None).unwrap().canary(None).parities.is_empty());
 }
 
 #[test]
@@ -224,6 +224,6 @@ fn copies_run_on_the_base_model() {
     for parity in 0..2 {
         assert_eq!(bundle.parity(parity, &Device::Cpu).unwrap().predict(&row).unwrap(), direct);
     }
-    assert!(bundle.canary().parities.is_empty(), "a lane of copies proves itself with the base model's canary");
+    assert!(bundle.canary(None).parities.is_empty(), "a lane of copies proves itself with the base model's canary");
     assert_eq!(bundle.sha256(Kind::Replica).len(), 1);
 }

@@ -39,6 +39,20 @@ fn answers_bear_the_label_of_their_code() {
     }
 }
 
+/// Each query has a backup of its own in a small model: nobody waits for a stripe-mate.
+#[test]
+fn approximate_backups_stand_in_one_by_one() {
+    let _alone = alone();
+    let edits = [("kind = \"sum\"", "kind = \"compact\""), ("kind = \"coded\"", "kind = \"approximate\"")];
+    let daemon = Daemon::start(&config("examples/parm.toml", &edits));
+    // So far apart that no two queries would share a stripe.
+    let replies = send_while_lane_0_hangs(&daemon, Load::new(20, Duration::from_secs(3)));
+    assert_all_answered(&replies, "approximate");
+    let words = words(&replies);
+    assert!(words.get("approximate").is_some_and(|&count| count >= 4), "{words:?}");
+    assert!(words.keys().all(|word| ["approximate", "direct"].contains(word)), "{words:?}");
+}
+
 /// Encoder and decoder are networks; the decoder's numbers are part of the weights.
 #[test]
 fn learned_answers_are_reconstructed() {

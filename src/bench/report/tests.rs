@@ -24,7 +24,8 @@ fn report(tally: &Tally) -> Report {
     let server = ("parityd".to_owned(), "0.1.0".to_owned());
     let version = Some("1".to_owned());
     let faults = &options.faults;
-    Report::new(tally, Context { options: &options, faults, version, server, is_labelled: true, jobs: Some(150) })
+    let (watch, jobs) = (Watch::start(), Some(150));
+    Report::new(tally, Context { options: &options, faults, version, server, watch, is_labelled: true, jobs })
 }
 
 /// 99 answers after `millis` and one 200 too late; `late` by so many microseconds.
@@ -57,7 +58,7 @@ fn json_has_the_fixed_names() {
     holds(&json, &["sent", "answered", "unanswered", "status", "provenance", "accuracy", "accuracy_reconstructed"]);
     holds(&json, &["jobs_per_query", "latency_ms", "env", "windows", "void", "percentiles_with_few_samples"]);
     holds(&json["latency_ms"], &["p50", "p90", "p99", "p999", "p9999", "max"]);
-    let env = ["version", "commit", "command", "seed", "cpu", "governor", "kernel", "features", "gpu"];
+    let env = ["version", "commit", "command", "seed", "cpu", "governor", "kernel", "features", "gpu", "doctor"];
     assert_eq!(names(&json["env"]), env.map(str::to_owned).into(), "null where it is not known, never left out");
 }
 

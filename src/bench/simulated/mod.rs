@@ -1,20 +1,21 @@
 //! `bench virtual`: every policy in every weather at every load, on the daemon's own core under a virtual clock.
 //!
 //! What is compared differs in one thing at a time: all policies get the same lanes, the same arrivals and, under the same seed, the same
-//! weather. Latency counts from arrival; a query without an answer counts as its deadline. A figure is the quantile over all seeds, its interval
-//! Student's over the quantiles of the single seeds, which are independent; five seeds make it wide rather than narrow.
+//! weather. Latency counts from arrival; a query without an answer counts as its deadline.
 
-mod contender;
+mod grid;
+mod html;
 mod oracle;
 mod page;
 mod targets;
-mod weather;
+mod timeline;
 
+pub use grid::{GridCell, GridReport, grid};
 pub use page::Page;
+pub use timeline::Timeline;
 
 use std::{
-    fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::Duration,
@@ -23,20 +24,23 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{BenchError, Env};
+use super::{
+    BenchError, Env, Watch,
+    cell::{self, Cell, DEADLINE, Latency, Place, millis},
+    contender::{self, Contender},
+    weather::Weather,
+    worth::Worth,
+};
 use crate::{
     query::Provenance,
     sim::{Ended, Model, Outcome, Scenario, run},
 };
-use contender::{BASELINE, Contender};
-use weather::Weather;
 
 /// Lanes of every policy: those of ParM's twelve base and six parity instances.
-const LANES: usize = 18;
-/// A query that is not answered counts as this.
-const DEADLINE: Duration = Duration::from_secs(2);
-/// Student's t for a 95 % interval by degrees of freedom (from 1).
-const STUDENT: [f64; 9] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262];
+pub(super) const LANES: usize = 18;
+
+/// What the tables call the bound without redundancy.
+pub(super) const ORACLE: &str = "oracle";
 
 /// What [`simulate`] does.
 #[derive(Clone, PartialEq, Debug)]
@@ -57,48 +61,10 @@ pub struct VirtualOptions {
     pub seeds: u64,
     /// The first seed.
     pub seed: u64,
+    /// The folder of weights whose recorded accuracies answers are worth.
+    pub weights: PathBuf,
     /// The command line, for the result.
     pub command: String,
-}
-
-/// One figure over all seeds, in milliseconds, and half its 95 % interval.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Quantile {
-    /// The figure.
-    pub ms: f64,
-    /// Half of its interval; `null` with one seed.
-    pub half: Option<f64>,
-}
-
-/// One policy in one weather at one load.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Cell {
-    /// The scenario's letter.
-    pub scenario: String,
-    /// Data slots; `null` for a policy without a code.
-    pub k: Option<usize>,
-    /// Share of what all lanes can carry.
-    pub load: f64,
-    /// The policy.
-    pub policy: String,
-    /// Half of all queries are answered by then.
-    pub p50: Quantile,
-    /// 99 %.
-    pub p99: Quantile,
-    /// 99.9 %.
-    pub p999: Quantile,
-    /// p99.9 - p50 in milliseconds.
-    pub gap_ms: f64,
-    /// The same of equal resources without redundancy over it; `null` for that itself.
-    pub gap_factor: Option<f64>,
-    /// Shares of queries answered by what was decoded (`reconstructed` and `approximate`), and not at all.
-    pub decoded: f64,
-    /// Share of queries without an answer.
-    pub unanswered: f64,
-    /// Jobs that lanes ran for each query.
-    pub jobs_per_query: f64,
-    /// Queries of all seeds.
-    pub queries: usize,
 }
 
 /// All cells, and what they were made by.
@@ -114,6 +80,9 @@ pub struct VirtualReport {
     pub seeds: u64,
     /// The cells.
     pub cells: Vec<Cell>,
+    /// What a hang looks like, if scenario C was run.
+    #[serde(default)]
+    pub timeline: Option<Timeline>,
     /// Queries of all runs for each second of wall time.
     pub queries_per_second: f64,
     /// Where it was made.
@@ -123,52 +92,76 @@ pub struct VirtualReport {
 impl VirtualReport {
     /// What an earlier run wrote as JSON.
     pub fn read(file: &Path) -> Result<Self, BenchError> {
-        let bytes = fs::read(file).map_err(|error| BenchError::Unread { file: file.to_path_buf(), error })?;
-        let wrong = |problem: String| BenchError::NoResult { file: file.to_path_buf(), command: "virtual", problem };
-        serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))
+        super::read(file, "virtual")
     }
 }
 
 /// What is to be run for one cell.
 #[derive(Clone, Debug)]
-struct Order {
-    weather: Weather,
-    k: Option<usize>,
-    load: f64,
+pub(super) struct Order {
+    pub(super) weather: Weather,
+    pub(super) k: Option<usize>,
+    pub(super) lanes: usize,
+    pub(super) load: f64,
+    /// Mean gap between arrivals.
+    pub(super) gap: Duration,
+    /// Rows of a batch at most, and what each beyond the first costs as a share of that.
+    pub(super) batch: (usize, f64),
     /// `None` is the oracle.
-    contender: Option<Contender>,
+    pub(super) contender: Option<Contender>,
 }
 
 /// Runs all cells, on all cores.
 pub fn simulate(options: &VirtualOptions, progress: &(dyn Fn(usize, usize) + Sync)) -> VirtualReport {
-    let orders = orders(options);
-    let next = AtomicUsize::new(0);
-    let done = AtomicUsize::new(0);
-    let cells = Mutex::new(vec![None; orders.len()]);
     let clock = crate::clock::Clock::start();
-    let workers = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some((index, order)) = take(&next, &orders) {
-                    let cell = cell(options, order);
-                    cells.lock()[index] = Some(cell);
-                    progress(done.fetch_add(1, Ordering::Relaxed) + 1, orders.len());
-                }
-            });
-        }
-    });
-    let mut cells: Vec<Cell> = cells.into_inner().into_iter().flatten().collect();
+    let (mut cells, env) = measured(options, &orders(options), progress);
     let queries: usize = cells.iter().map(|cell| cell.queries).sum();
-    compare(&mut cells);
+    let queries_per_second = queries as f64 / clock.now().since(crate::clock::Time::ZERO).as_secs_f64();
+    cell::compare(&mut cells);
+    let hangs = cells.iter().any(|cell| cell.scenario == "C");
     VirtualReport {
         service_ms: millis(options.service),
         lanes: LANES,
         seconds: options.span.as_secs_f64(),
         seeds: options.seeds,
         cells,
-        queries_per_second: queries as f64 / clock.now().since(crate::clock::Time::ZERO).as_secs_f64(),
-        env: Env::read(&options.command, options.seed),
+        timeline: if hangs { timeline::timeline(options, &Worth::of(&options.weights)) } else { None },
+        queries_per_second,
+        env,
+    }
+}
+
+/// Runs orders on all cores; a cell each, in their order.
+fn measured(options: &VirtualOptions, orders: &[Order], progress: &(dyn Fn(usize, usize) + Sync)) -> (Vec<Cell>, Env) {
+    let (watch, worth) = (Watch::start(), Worth::of(&options.weights));
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let cells = Mutex::new(vec![None; orders.len()]);
+    let workers = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((index, order)) = take(&next, orders) {
+                    let cell = cell(options, order, &worth);
+                    cells.lock()[index] = Some(cell);
+                    progress(done.fetch_add(1, Ordering::Relaxed) + 1, orders.len());
+                }
+            });
+        }
+    });
+    let cells = cells.into_inner().into_iter().flatten().collect();
+    (cells, Env::read(&options.command, options.seed, &watch))
+}
+
+impl Order {
+    /// Single jobs on the usual number of lanes.
+    pub(super) fn new(
+        weather: Weather,
+        (k, load): (Option<usize>, f64),
+        service: Duration,
+        contender: Option<Contender>,
+    ) -> Self {
+        let gap = service.div_f64(load * LANES as f64);
+        Order { weather, k, lanes: LANES, load, gap, batch: (1, 0.0), contender }
     }
 }
 
@@ -184,8 +177,8 @@ fn orders(options: &VirtualOptions) -> Vec<Order> {
     for weather in Weather::ALL.into_iter().filter(wanted) {
         for &load in &options.loads {
             let mut add = |k: Option<usize>, contender: Option<Contender>| {
-                if named(contender.as_ref().map_or("oracle", |contender| contender.name)) {
-                    orders.push(Order { weather, k, load, contender });
+                if named(contender.as_ref().map_or(ORACLE, |contender| contender.name)) {
+                    orders.push(Order::new(weather, (k, load), options.service, contender));
                 }
             };
             for (place, &k) in options.ks.iter().enumerate() {
@@ -200,32 +193,36 @@ fn orders(options: &VirtualOptions) -> Vec<Order> {
     orders
 }
 
-/// Time from arrival, and whether it was decoded.
-struct Latency {
-    time: Duration,
-    decoded: bool,
-    answered: bool,
+fn cell(options: &VirtualOptions, order: &Order, worth: &Worth) -> Cell {
+    let (runs, jobs) = runs(options, order, worth);
+    let policy = order.contender.as_ref().map_or(ORACLE, |contender| contender.name);
+    Cell::new(&Place { weather: order.weather, k: order.k, load: order.load, policy }, &runs, jobs)
 }
 
-fn cell(options: &VirtualOptions, order: &Order) -> Cell {
-    let gap = options.service.div_f64(order.load * LANES as f64);
+/// The latencies of each run of an order, and the jobs of all.
+pub(super) fn runs(options: &VirtualOptions, order: &Order, worth: &Worth) -> (Vec<Vec<Latency>>, f64) {
+    let gap = order.gap;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of queries")]
     let queries = (options.span.as_secs_f64() / gap.as_secs_f64()) as usize;
-    let (mut seeds, mut jobs) = (Vec::new(), 0);
+    let (mut runs, mut jobs) = (Vec::new(), 0.0);
     for seed in options.seed..options.seed + options.seeds {
         // Twice the span: queries that are late run beyond it.
-        let courses = order.weather.courses(LANES, 2 * options.span, seed);
+        let courses = order.weather.courses(order.lanes, 2 * options.span, seed);
         let Some(contender) = &order.contender else {
             let faults = order.weather.faults(options.service);
             let times = oracle::latencies(&courses, faults, (queries, gap), options.service, seed);
-            jobs += queries;
-            let latency = |time: Duration| Latency { time: time.min(DEADLINE), decoded: false, answered: true };
-            seeds.push(times.into_iter().map(latency).collect::<Vec<_>>());
+            jobs += queries as f64;
+            let right = worth.direct();
+            let latency = |time: Duration| Latency { time: time.min(DEADLINE), decoded: false, answered: true, right };
+            runs.push(times.into_iter().map(latency).collect());
             continue;
         };
         let scenario = Scenario {
             roles: contender.roles.clone(),
             code: contender.code.clone(),
+            parity_cost: contender.parity_cost,
+            batch_max: order.batch.0,
+            batch_cost: order.batch.1,
             queries,
             gap,
             service: options.service,
@@ -238,102 +235,29 @@ fn cell(options: &VirtualOptions, order: &Order) -> Cell {
             ..Scenario::quiet(seed)
         };
         let outcome = run(&scenario);
-        jobs += outcome.jobs;
-        seeds.push(latencies(&outcome));
+        jobs += outcome.work;
+        runs.push(latencies(&outcome, contender, worth));
     }
-    summary(order, &seeds, jobs)
+    (runs, jobs)
 }
 
-fn latencies(outcome: &Outcome) -> Vec<Latency> {
+fn latencies(outcome: &Outcome, contender: &Contender, worth: &Worth) -> Vec<Latency> {
+    let decoding = contender.code.as_ref().and_then(|code| worth.decoded(code));
     let latency = |ended: &Ended| match &ended.answer {
         Ok(prediction) => {
             let decoded = matches!(prediction.provenance, Provenance::Reconstructed | Provenance::Approximate);
-            Latency { time: ended.latency, decoded, answered: true }
+            let right = if decoded { decoding } else { worth.direct() };
+            Latency { time: ended.latency, decoded, answered: true, right }
         }
-        Err(_) => Latency { time: DEADLINE, decoded: false, answered: false },
+        Err(_) => Latency::NONE,
     };
     outcome.ended.iter().map(latency).collect()
-}
-
-fn summary(order: &Order, seeds: &[Vec<Latency>], jobs: usize) -> Cell {
-    let sorted: Vec<Vec<f64>> = seeds
-        .iter()
-        .map(|seed| {
-            let mut times: Vec<f64> = seed.iter().map(|latency| millis(latency.time)).collect();
-            times.sort_unstable_by(f64::total_cmp);
-            times
-        })
-        .collect();
-    let mut all: Vec<f64> = sorted.iter().flatten().copied().collect();
-    all.sort_unstable_by(f64::total_cmp);
-    let quantile = |share: f64| {
-        let of_seeds: Vec<f64> = sorted.iter().map(|times| at(times, share)).collect();
-        Quantile { ms: at(&all, share), half: half_interval(&of_seeds) }
-    };
-    let (p50, p99, p999) = (quantile(0.5), quantile(0.99), quantile(0.999));
-    let share = |holds: fn(&Latency) -> bool| {
-        seeds.iter().flatten().filter(|latency| holds(latency)).count() as f64 / all.len() as f64
-    };
-    Cell {
-        scenario: order.weather.to_string(),
-        k: order.k,
-        load: order.load,
-        policy: order.contender.as_ref().map_or("oracle", |contender| contender.name).to_owned(),
-        p50,
-        p99,
-        p999,
-        gap_ms: p999.ms - p50.ms,
-        gap_factor: None,
-        decoded: share(|latency| latency.decoded),
-        unanswered: share(|latency| !latency.answered),
-        jobs_per_query: jobs as f64 / all.len() as f64,
-        queries: all.len(),
-    }
-}
-
-/// The value below which `share` of sorted values lie.
-fn at(sorted: &[f64], share: f64) -> f64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
-    let index = (share * sorted.len() as f64) as usize;
-    sorted.get(index).or(sorted.last()).copied().unwrap_or(0.0)
-}
-
-fn half_interval(values: &[f64]) -> Option<f64> {
-    let freedom = values.len().checked_sub(1).filter(|&freedom| freedom > 0)?;
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / freedom as f64;
-    let student = STUDENT.get(freedom - 1).copied().unwrap_or(1.96);
-    Some(student * (variance / values.len() as f64).sqrt())
-}
-
-/// Sets every gap beside that of equal resources.
-fn compare(cells: &mut [Cell]) {
-    let baselines: Vec<(String, f64, f64)> = cells
-        .iter()
-        .filter(|cell| cell.policy == BASELINE)
-        .map(|cell| (cell.scenario.clone(), cell.load, cell.gap_ms))
-        .collect();
-    for cell in cells.iter_mut().filter(|cell| cell.policy != BASELINE) {
-        let same =
-            |(scenario, load, _): &&(String, f64, f64)| *scenario == cell.scenario && (load - cell.load).abs() < 1e-9;
-        cell.gap_factor = baselines.iter().find(same).map(|(_, _, gap)| gap / cell.gap_ms.max(1e-3));
-    }
-}
-
-fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn intervals_are_students() {
-        assert_eq!(half_interval(&[5.0]), None);
-        let half = half_interval(&[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
-        assert!((half - 2.776 * (2.5_f64 / 5.0).sqrt()).abs() < 1e-9);
-    }
+    use crate::bench::contender::{BASELINE, DEFAULT};
 
     /// What `facts` of the literature and our first simulation agree on: in weather B, hedges by progress end the tail that slow lanes make, at
     /// next to no extra jobs, and ParM's dedicated lanes shorten it.
@@ -343,20 +267,23 @@ mod tests {
             loads: vec![0.38],
             ks: vec![2],
             scenarios: "B".to_owned(),
-            policies: vec![BASELINE.to_owned(), "ParM".to_owned(), contender::DEFAULT.to_owned(), "oracle".to_owned()],
+            policies: vec![BASELINE.to_owned(), "ParM".to_owned(), DEFAULT.to_owned(), "oracle".to_owned()],
             service: Duration::from_millis(25),
             span: Duration::from_secs(20),
             seeds: 2,
             seed: 1,
             command: String::new(),
+            weights: Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/fashion-mnist/1"),
         };
         let report = simulate(&options, &|_, _| ());
         let of = |name: &str| report.cells.iter().find(|cell| cell.policy == name).unwrap();
-        let (none, parm, hedged, oracle) = (of(BASELINE), of("ParM"), of(contender::DEFAULT), of("oracle"));
+        let (none, parm, hedged, oracle) = (of(BASELINE), of("ParM"), of(DEFAULT), of("oracle"));
         assert!(none.p999.ms > 4.0 * hedged.p999.ms, "{none:?} {hedged:?}");
         assert!(none.p999.ms > 1.3 * parm.p999.ms, "{parm:?}");
         assert!(hedged.p999.ms >= 0.95 * oracle.p999.ms, "{oracle:?}");
         assert!(hedged.jobs_per_query < 1.1 && hedged.decoded == 0.0);
         assert!(parm.jobs_per_query > 1.3 && parm.decoded > 0.05);
+        let accuracy = |cell: &Cell| cell.accuracy.unwrap();
+        assert!(accuracy(none) > 0.9 && accuracy(parm) < accuracy(none), "decoded answers are worth less");
     }
 }

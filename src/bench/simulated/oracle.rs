@@ -10,7 +10,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use crate::{
     clock::Time,
-    sim::{Course, Faults},
+    sim::{Arrivals, Course, Faults},
 };
 
 /// Latencies of `queries` queries, in the order of their arrival, at this mean gap.
@@ -23,16 +23,14 @@ pub(super) fn latencies(
 ) -> Vec<Duration> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut free = vec![Time::ZERO; courses.len()];
-    let mut now = Time::ZERO;
     let mut latencies = Vec::with_capacity(queries);
-    for _ in 0..queries {
+    for now in Arrivals::new(seed, gap).take(queries) {
         let ends = courses.iter().zip(&free).map(|(course, &free)| course.done(free.max(now), service));
         let first = ends.enumerate().filter_map(|(lane, end)| Some((end?, lane))).min();
         let (end, lane) = first.expect("some lane is always up");
         let stalls = faults.stall > 0.0 && rng.random_bool(faults.stall);
         free[lane] = end + if stalls { faults.stall_for } else { Duration::ZERO };
         latencies.push(free[lane].since(now));
-        now = now + gap.mul_f64(-f64::ln(1.0 - rng.random_range(0.0..1.0)));
     }
     latencies
 }

@@ -3,8 +3,12 @@
 use std::fmt::{self, Display, Write as _};
 
 use super::{
-    Cell, Quantile, VirtualReport, Weather,
+    VirtualReport,
     targets::{self, Target},
+};
+use crate::bench::{
+    cell::{Cell, Quantile},
+    weather::Weather,
 };
 
 /// Displays as the page's tables, in Markdown.
@@ -73,11 +77,12 @@ fn head(f: &mut fmt::Formatter<'_>, report: &VirtualReport) -> fmt::Result {
          of its time. {lanes} lanes for every policy, Poisson arrivals, jobs of {service_ms} ms with 3 % lognormal jitter, batch 1, {seeds} runs of {seconds} s a \
          cell, all policies under the same arrivals and the same weather. Load is base work over what all lanes can carry. What runs is not undone: a job that has \
          started goes on to its end.\n\n\
-         Not in it: the cost of the core itself, of encoders, decoders and copies; batching; the accuracy of what is decoded (docs/accuracy.md).\n\n\
+         Not in it: the cost of the core itself, of encoders, decoders and copies; batching. Accuracy follows from how many answers are decoded and from what \
+         LeNet-5 and its codes were measured at (docs/accuracy.md).\n\n\
          A cell is p50 / p99 / p99.9 in ms ± half the 95 % interval of p99.9 (Student's, over the runs) [gap p99.9 - p50 of `none` over the policy's own; % of queries \
-         answered by what was decoded; jobs a query]. A query without an answer counts as its deadline, 2 s.\n\n\
-         `none` is equal resources: all lanes hold the base model, one shared queue. ParM: `sum`, dedicated parity lanes, no grace, no health. `coded` and \
-         `adaptive`: `compact`, whose answers need no other member. `oracle` knows how fast each lane will be and runs each query once, on the lane that has it done \
+         answered by what was decoded; % of answers that are right; jobs a query, one of a small model counted as what it costs]. A query without an answer counts as its deadline, 2 s.\n\n\
+         `none` is equal resources: all lanes hold the base model, one shared queue. ParM: `sum`, dedicated parity lanes, no grace, no health. `coded`: `mux`, \
+         whose answers need no other member. `approximate` and `adaptive`: the small model of `compact`, a job of 1/k for each query. `oracle` knows how fast each lane will be and runs each query once, on the lane that has it done \
          first; it cannot know which jobs will stall. It bounds what can be had without redundancy. \
          [policies.md](../policies.md) says what follows.\n",
         report.queries_per_second
@@ -119,7 +124,7 @@ fn table(f: &mut fmt::Formatter<'_>, cells: &[&Cell]) -> fmt::Result {
 }
 
 /// p50 / p99 / p99.9 ± half its interval [factor of the gap; % decoded; jobs a query].
-fn entry(cell: &Cell) -> String {
+pub(super) fn entry(cell: &Cell) -> String {
     let whole = |quantile: Quantile| format!("{:.0}", quantile.ms);
     let mut text = format!("{} / {} / {}", whole(cell.p50), whole(cell.p99), whole(cell.p999));
     let mut push = |part: fmt::Arguments<'_>| text.write_fmt(part).expect("text in memory can be written to");
@@ -127,7 +132,8 @@ fn entry(cell: &Cell) -> String {
         push(format_args!(" ± {half:.0}"));
     }
     let factor = cell.gap_factor.map_or_else(|| "1".to_owned(), |factor| format!("{factor:.1}"));
-    push(format_args!(" [{factor}; {:.1}; {:.2}]", 100.0 * cell.decoded, cell.jobs_per_query));
+    let right = cell.accuracy.map_or_else(|| "?".to_owned(), |share| format!("{:.1}", 100.0 * share));
+    push(format_args!(" [{factor}; {:.1}; {right}; {:.2}]", 100.0 * cell.decoded, cell.jobs_per_query));
     if cell.unanswered > 0.0 {
         push(format_args!(" {:.2} % lost", 100.0 * cell.unanswered));
     }

@@ -3,7 +3,11 @@
 //! Each target is worked out from the cells of a report, so the page cannot claim what its own tables do not show. A target whose cells were
 //! not run is left out.
 
-use super::{Cell, VirtualReport, contender::DEFAULT};
+use super::{ORACLE, VirtualReport};
+use crate::bench::{
+    cell::Cell,
+    contender::{BASELINE, DEFAULT},
+};
 
 /// One target and what became of it.
 #[derive(Clone, PartialEq, Debug)]
@@ -105,18 +109,17 @@ impl<'r> Cells<'r> {
 impl VirtualReport {
     /// Cells of the same weather and load.
     fn beside<'r>(&'r self, cell: &'r Cell) -> impl Iterator<Item = &'r Cell> {
-        let same = |other: &&Cell| other.scenario == cell.scenario && (other.load - cell.load).abs() < 1e-9;
-        self.cells.iter().filter(same)
+        self.cells.iter().filter(|other| other.is_beside(cell))
     }
 
     /// Equal resources without redundancy in the same place.
     fn baseline<'r>(&'r self, cell: &'r Cell) -> Option<&'r Cell> {
-        self.beside(cell).find(|other| other.policy == super::BASELINE)
+        self.beside(cell).find(|other| other.policy == BASELINE)
     }
 
     /// The lowest p99.9 of all policies in the same place.
     fn best(&self, cell: &Cell) -> f64 {
-        let policies = self.beside(cell).filter(|other| other.policy != "oracle");
+        let policies = self.beside(cell).filter(|other| other.policy != ORACLE);
         policies.map(|other| other.p999.ms).fold(f64::INFINITY, f64::min)
     }
 }

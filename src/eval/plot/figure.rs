@@ -3,11 +3,9 @@
 //! A figure is data until it is drawn, so what it claims can be tested without pixels. Another one is a variant of [`Figure`], a name, a
 //! sentence and a chart.
 
-use plotters::style::RGBColor;
-
-use super::{
-    super::{Coverage, Row},
-    chart::{Axis, Chart, Dash, Line, Marker},
+use crate::{
+    chart::{Axis, BLACK, COLOURS, Chart, Colour, Dash, GREY, Line, Marker, Scale},
+    eval::{Coverage, Row},
 };
 
 /// What is drawn of one network.
@@ -24,19 +22,6 @@ pub(in super::super) enum Figure {
     /// Share of wrong answers among the reconstructions that a gate serves, by how many it serves.
     Risk,
 }
-
-/// Safe for colour-blind eyes: Okabe and Ito, less their yellow, which fades on white.
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(0x00, 0x72, 0xb2),
-    RGBColor(0xd5, 0x5e, 0x00),
-    RGBColor(0x00, 0x9e, 0x73),
-    RGBColor(0xcc, 0x79, 0xa7),
-    RGBColor(0xe6, 0x9f, 0x00),
-    RGBColor(0x56, 0xb4, 0xe9),
-    RGBColor(0x33, 0x22, 0x88),
-];
-const BLACK: RGBColor = RGBColor(0, 0, 0);
-const GREY: RGBColor = RGBColor(0x77, 0x77, 0x77);
 
 /// Percent of predictions lost up to which overall accuracy is drawn.
 const LOST_MAX: f64 = 10.0;
@@ -140,8 +125,8 @@ fn overall(rows: &[&Row], of_code: impl Fn(&Row) -> usize) -> Parts {
     let leaves = ((100.0 * row.a_a - from) / (row.a_a - row.a_default)).min(LOST_MAX);
     let points = [0.0, leaves].map(|lost| at(row, row.a_default, lost)).to_vec();
     lines.push(plain("default class".to_owned(), points, GREY));
-    let x = Axis { title: "predictions lost, f, %", from: 0.0, to: LOST_MAX, step: 1.0 };
-    ("Overall accuracy", x, Axis { title: "A_o, % of predictions", from, to, step: 0.5 }, lines)
+    let x = Axis { title: "predictions lost, f, %", from: 0.0, to: LOST_MAX, scale: Scale::Even(1.0) };
+    ("Overall accuracy", x, Axis { title: "A_o, % of predictions", from, to, scale: Scale::Even(0.5) }, lines)
 }
 
 fn distance(rows: &[&Row], of_code: impl Fn(&Row) -> usize) -> Parts {
@@ -155,7 +140,7 @@ fn distance(rows: &[&Row], of_code: impl Fn(&Row) -> usize) -> Parts {
     for line in &mut lines {
         line.marks = line.points.iter().copied().skip(50).step_by(10).take(5).collect();
     }
-    let x = Axis { title: "largest difference of a class's probability", from: 0.0, to: 1.0, step: 0.1 };
+    let x = Axis { title: "largest difference of a class's probability", from: 0.0, to: 1.0, scale: Scale::Even(0.1) };
     ("Distance from direct answers", x, percent("reconstructed answers within it, %", 0.0, 100.0), lines)
 }
 
@@ -168,7 +153,7 @@ fn risk(rows: &[&Row], of_code: impl Fn(&Row) -> usize) -> Parts {
     for line in &mut lines {
         line.marks.clone_from(&line.points);
     }
-    let x = Axis { title: "reconstructions served, %", from: 50.0, to: 100.0, step: 10.0 };
+    let x = Axis { title: "reconstructions served, %", from: 50.0, to: 100.0, scale: Scale::Even(10.0) };
     let most = lines.iter().flat_map(|line| &line.points).map(|point| point.1).fold(5.0, f64::max);
     let direct = 100.0 * (1.0 - rows[0].a_a);
     lines.push(plain(format!("direct ({direct:.2} %)"), vec![(x.from, direct), (x.to, direct)], GREY));
@@ -181,18 +166,18 @@ fn least(lines: &[Line]) -> f64 {
 }
 
 fn percent(title: &'static str, from: f64, to: f64) -> Axis {
-    Axis { title, from, to, step: if to - from > 50.0 { 10.0 } else { 5.0 } }
+    Axis { title, from, to, scale: Scale::Even(if to - from > 50.0 { 10.0 } else { 5.0 }) }
 }
 
 /// The axis of k, with room beside the first and the last.
 fn k_axis(rows: &[&Row]) -> Axis {
     let ks = || rows.iter().filter(|row| row.a_d.is_some()).map(|row| row.k as f64);
     let (least, most) = (ks().fold(f64::INFINITY, f64::min), ks().fold(0.0, f64::max));
-    Axis { title: "data slots of a stripe, k", from: least - 0.5, to: most + 0.5, step: 1.0 }
+    Axis { title: "data slots of a stripe, k", from: least - 0.5, to: most + 0.5, scale: Scale::Even(1.0) }
 }
 
 /// A line of no code.
-fn plain(label: String, points: Vec<(f64, f64)>, colour: RGBColor) -> Line {
+fn plain(label: String, points: Vec<(f64, f64)>, colour: Colour) -> Line {
     Line { label, points, colour, dash: Dash::Solid, marker: None, marks: Vec::new(), hollow: false }
 }
 

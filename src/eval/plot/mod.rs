@@ -2,10 +2,7 @@
 //!
 //! One set of files a base model, named after its (first) deployment. The same rows give the same bytes, whatever the machine has of fonts.
 
-mod canvas;
-mod chart;
 mod figure;
-mod pixels;
 
 use std::{
     fs,
@@ -13,6 +10,7 @@ use std::{
 };
 
 use super::{EvalError, Row};
+use crate::chart;
 pub(super) use figure::Figure;
 
 /// The rows of one network, and the start of its files' names.
@@ -29,10 +27,10 @@ pub fn plot(rows: &[Row], dir: &Path) -> Result<Vec<PathBuf>, EvalError> {
     for Network { stem, rows } in networks(rows) {
         for figure in Figure::ALL {
             let Some(chart) = figure.chart(&rows, &codes) else { continue };
-            let fault = |fault: canvas::Fault| EvalError::Figure { name: figure.name(), fault: fault.to_string() };
-            let svg = canvas::svg(&chart).map_err(fault)?.into_bytes();
-            let png = canvas::png(&chart).map_err(fault)?;
-            for (extension, bytes) in [("svg", svg), ("png", png)] {
+            let fault = |fault: chart::Fault| EvalError::Figure { name: figure.name(), fault: fault.to_string() };
+            let svg = chart::to_svg(&chart).map_err(fault)?.into_bytes();
+            let bitmap = chart::to_png(&chart).map_err(fault)?;
+            for (extension, bytes) in [("svg", svg), ("png", bitmap)] {
                 let file = dir.join(format!("{stem}-{}.{extension}", figure.name()));
                 fs::write(&file, bytes).map_err(|error| EvalError::File { file: file.clone(), error })?;
                 files.push(file);

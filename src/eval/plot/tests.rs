@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, fs, io::Cursor};
 
 use tempfile::TempDir;
 
-use super::{
-    chart::{Chart, Line},
-    *,
+use super::*;
+use crate::{
+    chart::{Chart, Line, SIZE},
+    eval::report::tests::row,
 };
-use crate::eval::report::tests::row;
 
 fn coded(code: &'static str, k: usize, r: usize, a_d: f64) -> Row {
     Row { code, k, r, a_d: Some(a_d), ..row() }
@@ -55,7 +55,7 @@ fn every_figure_is_a_readable_svg_and_a_png_that_is_not_blank() {
             let mut png = decoder.read_info().unwrap();
             let mut pixels = vec![0; png.output_buffer_size().unwrap()];
             let info = png.next_frame(&mut pixels).unwrap();
-            assert_eq!((info.width, info.height), canvas::SIZE);
+            assert_eq!((info.width, info.height), SIZE);
             let colours: BTreeSet<&[u8]> = pixels.chunks(3).collect();
             assert!(colours.contains([0x00, 0x72, 0xb2].as_slice()), "no line of `sum` in {}", file.display());
             let drawn = pixels.chunks(3).filter(|pixel| *pixel != [0xff; 3]).count();

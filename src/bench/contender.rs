@@ -18,6 +18,8 @@ pub(super) struct Contender {
     pub(super) health: Rules,
     pub(super) code: Option<Spec>,
     pub(super) roles: Vec<Role>,
+    /// Time of a parity job over that of a data job.
+    pub(super) parity_cost: f64,
 }
 
 /// What the equal-resources baseline is called.
@@ -33,6 +35,7 @@ pub(super) fn all(k: usize, lanes: usize) -> Vec<Contender> {
         policy,
         code: None,
         roles: vec![Role::Base; lanes],
+        parity_cost: 1.0,
     };
     let usual = |kind| Policy::usual(kind, Placement::Dedicated);
     let mut all = vec![
@@ -57,6 +60,7 @@ pub(super) fn coded(k: usize, lanes: usize) -> Vec<Contender> {
         policy,
         code: Some(Spec::of(kind, k, 1)),
         roles,
+        parity_cost: 1.0,
     };
     let parm = Policy {
         health: false,
@@ -65,12 +69,18 @@ pub(super) fn coded(k: usize, lanes: usize) -> Vec<Contender> {
         rerun: Rerun::AfterDecode,
         ..Policy::usual(PolicyKind::Coded, Placement::Dedicated)
     };
+    let usual = |kind| Policy::usual(kind, Placement::Dedicated);
+    // The small model costs a k-th of the base model, and each query has a job of it.
+    let backed_up =
+        |name, policy, roles| Contender { parity_cost: 1.0 / k as f64, ..with(name, policy, Kind::Compact, roles) };
     let pooled = |kind| Policy::usual(kind, Placement::Pooled);
     vec![
         with("ParM", parm, Kind::Sum, split.clone()),
-        with("coded, dedicated", Policy::usual(PolicyKind::Coded, Placement::Dedicated), Kind::Compact, split),
-        with("coded, pooled", pooled(PolicyKind::Coded), Kind::Compact, vec![Role::Both; lanes]),
-        with("adaptive", pooled(PolicyKind::Adaptive), Kind::Compact, vec![Role::Both; lanes]),
+        backed_up("approximate", usual(PolicyKind::Approximate), split.clone()),
+        backed_up("approximate, pooled", pooled(PolicyKind::Approximate), vec![Role::Both; lanes]),
+        with("coded, dedicated", usual(PolicyKind::Coded), Kind::Mux, split),
+        with("coded, pooled", pooled(PolicyKind::Coded), Kind::Mux, vec![Role::Both; lanes]),
+        backed_up("adaptive", pooled(PolicyKind::Adaptive), vec![Role::Both; lanes]),
     ]
 }
 

@@ -4,15 +4,18 @@
 
 #![expect(clippy::doc_markdown, reason = "clap shows these comments as help, where backticks are noise")]
 
+mod bench;
+
 use std::{num::ParseFloatError, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand};
 use parityd::{
-    bench::{Arrivals, FaultAt, ServerUrl},
     code::{Coefficients, Kind},
     model::{Architecture, Encoder},
     train::Preset,
 };
+
+pub(crate) use bench::{Bench, BenchCompare, BenchHttp, BenchLanes, BenchVirtual, Json};
 
 use crate::log::Format;
 
@@ -34,6 +37,18 @@ pub(crate) struct Cli {
 
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+}
+
+impl Cli {
+    /// What to log. Daemons that are measured keep quiet about lanes that were made to fail, unless somebody asks.
+    pub(crate) fn log_filter(&self) -> String {
+        match &self.command {
+            Some(Command::Bench(Bench::Lanes(_))) if self.log == "info" => {
+                "info,parityd::engine=off,parityd::serve=warn,parityd::lane=off".to_owned()
+            }
+            Some(_) | None => self.log.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -241,146 +256,4 @@ pub(crate) struct Eval {
     /// Write the measured accuracies into the manifest
     #[arg(long)]
     pub(crate) record: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
-    /// Send an open-loop load to a server of the Open Inference Protocol v2, and report latencies, provenance and accuracy
-    #[command(after_help = BENCH_EXITS)]
-    Http(BenchHttp),
-    /// Compare all policies under faults and loads, on the daemon's core under a virtual clock
-    Virtual(BenchVirtual),
-    /// Compare two results of `bench http --json`: ratios b/a with 95 % intervals
-    #[command(after_help = COMPARE_EXITS)]
-    Compare(BenchCompare),
-}
-
-const BENCH_EXITS: &str = "Latency counts from the intended time of a request to its whole reply; a request without a readable 200 by then \
-counts as the deadline at least.\nExit codes: 0 a valid run, 2 usage, 65 the run is void (this client was too late; what it measured is printed all \
-the same), 78 cannot start, 130 \
-interrupted.";
-
-const COMPARE_EXITS: &str = "Exit codes: 0 compared, 2 usage, 78 not a result, a void run, or runs that are unlike.";
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchHttp {
-    /// The server; http only
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
-    pub(crate) url: ServerUrl,
-
-    /// The model to ask
-    #[arg(long, value_name = "NAME", default_value = "fashion-mnist")]
-    pub(crate) model: String,
-
-    /// Requests a second, on average
-    #[arg(long, value_name = "R", default_value = "100", value_parser = positive)]
-    pub(crate) rate: f64,
-
-    /// How long requests are sent; replies are waited for beyond it
-    #[arg(long, value_name = "S", default_value = "30", value_parser = positive)]
-    pub(crate) seconds: f64,
-
-    /// Seed of the times and of the rows
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-
-    /// poisson, or bursty: 4 times the rate for 100 ms, a quarter of it for 400 ms, both on average
-    #[arg(long, value_name = "KIND", default_value = "poisson")]
-    pub(crate) arrivals: Arrivals,
-
-    /// Rows of one request
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub(crate) rows: u32,
-
-    /// Folder of Fashion-MNIST's files [default: $PARITYD_DATA, then that of the Debian package, else random rows]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-
-    /// Milliseconds after its intended time by when a request must be answered
-    #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
-    pub(crate) deadline_ms: u64,
-
-    /// Fault to inject AT seconds after the start: hang, panic, error, nan, garbage, clear or slow:FACTOR; may be repeated. Every lane is
-    /// cleared at the end
-    #[arg(long = "fault", value_name = "AT:LANE:KIND[:FACTOR]")]
-    pub(crate) faults: Vec<FaultAt>,
-
-    /// Ask for nothing reconstructed (sends allow_reconstructed = false)
-    #[arg(long)]
-    pub(crate) no_reconstructed: bool,
-
-    /// JSON alone on standard output
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchVirtual {
-    /// Loads, in percent of what all lanes can carry
-    #[arg(long, value_name = "%", value_delimiter = ',', default_value = "30,38,54,67,75,83,90,95", value_parser = positive)]
-    pub(crate) loads: Vec<f64>,
-
-    /// Data slots of a stripe
-    #[arg(short, value_name = "K", value_delimiter = ',', default_value = "2,4", value_parser = clap::value_parser!(u32).range(2..=15))]
-    pub(crate) k: Vec<u32>,
-
-    /// Letters of the scenarios, such as BCE [default: all]
-    #[arg(long, value_name = "LETTERS", default_value = "")]
-    pub(crate) scenarios: String,
-
-    /// Policy, as the tables call it; may be repeated [default: all]
-    #[arg(long = "policy", value_name = "NAME")]
-    pub(crate) policies: Vec<String>,
-
-    /// The page of what an earlier run wrote as JSON, instead of a run
-    #[arg(long, value_name = "FILE", conflicts_with = "json")]
-    pub(crate) from: Option<PathBuf>,
-
-    /// Milliseconds of one job
-    #[arg(long, value_name = "MS", default_value = "25", value_parser = positive)]
-    pub(crate) service_ms: f64,
-
-    /// Virtual seconds of one run
-    #[arg(long, value_name = "S", default_value = "60", value_parser = positive)]
-    pub(crate) seconds: f64,
-
-    /// Runs of each cell
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    pub(crate) seeds: u64,
-
-    /// The first seed
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-
-    /// JSON alone on standard output
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchCompare {
-    /// The run to divide by
-    #[arg(value_name = "A.json")]
-    pub(crate) a: PathBuf,
-
-    /// The run to divide
-    #[arg(value_name = "B.json")]
-    pub(crate) b: PathBuf,
-
-    /// Compare although the runs are void, or unlike in machine or load
-    #[arg(long)]
-    pub(crate) anyway: bool,
-
-    /// Seed of the bootstrap
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-
-    /// JSON alone on standard output
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
-    number.ok_or_else(|| "write a number above 0".to_owned())
 }

@@ -41,6 +41,10 @@ pub(super) enum Weather {
     I,
     /// A lane crashes every 20 s and returns after 5 s.
     J,
+    /// So many pairs of lanes 1.5 to 3 times slower for 1 to 3 s, always so many: the imbalance of ParM's experiments.
+    Pairs(u8),
+    /// Two lanes share their device with another tenant: 14 jobs a second each, which double the time of what runs meanwhile.
+    Tenants,
 }
 
 impl Weather {
@@ -71,6 +75,8 @@ impl Weather {
             Weather::H => "the last lane (a parity lane where there are some) fails after a quarter of the run",
             Weather::I => "two random lanes stand still at once, for a second every 3 s",
             Weather::J => "a random lane crashes for 5 s every 20 s and comes back",
+            Weather::Pairs(_) => "pairs of lanes 1.5 to 3 times slower for 1 to 3 s, always as many",
+            Weather::Tenants => "two lanes share their device with another tenant",
         }
     }
 
@@ -79,9 +85,16 @@ impl Weather {
         let stall = match self {
             Weather::E => 0.01,
             Weather::F => 0.025,
-            Weather::A | Weather::B | Weather::C | Weather::D | Weather::G | Weather::H | Weather::I | Weather::J => {
-                0.0
-            }
+            Weather::A
+            | Weather::B
+            | Weather::C
+            | Weather::D
+            | Weather::G
+            | Weather::H
+            | Weather::I
+            | Weather::J
+            | Weather::Pairs(_)
+            | Weather::Tenants => 0.0,
         };
         Faults { stall, stall_for: 4 * service, jitter: JITTER, ..Faults::default() }
     }
@@ -91,7 +104,9 @@ impl Weather {
         let rng = ChaCha8Rng::seed_from_u64(seed ^ 0x77ea_74e2);
         let mut sky = Sky { rng, span, courses: vec![Course::default(); lanes] };
         match self {
-            Weather::A => (0..4).for_each(|pair| sky.slow_pairs(pair, 4, 1.5..3.0)),
+            Weather::A => sky.many_slow_pairs(4),
+            Weather::Pairs(pairs) => sky.many_slow_pairs(usize::from(pairs)),
+            Weather::Tenants => (0..2).for_each(|lane| sky.tenant(lane)),
             Weather::B => sky.slow_pairs(0, 1, 4.0..10.0),
             Weather::C => {
                 sky.slow_pairs(0, 1, 1.5..3.0);
@@ -153,6 +168,24 @@ impl Sky {
                 self.spell(lane, Pace::Slower(factor), from, to);
             }
             from = to;
+        }
+    }
+
+    /// Always so many pairs.
+    fn many_slow_pairs(&mut self, pairs: usize) {
+        (0..pairs).for_each(|pair| self.slow_pairs(pair, pairs, 1.5..3.0));
+    }
+
+    /// Another tenant's jobs on a lane: 14 a second at random moments (the light load of ParM's experiments on two instances), each of the
+    /// length of one of ours, so twice that while both run.
+    fn tenant(&mut self, lane: usize) {
+        const RATE: f64 = 14.0;
+        const LENGTH: f64 = 0.05;
+        let mut from = 0.0;
+        while from < self.span.as_secs_f64() {
+            self.spell(lane, Pace::Slower(2.0), from, from + LENGTH);
+            // One at a time: the next comes when this one is over, at the earliest.
+            from += LENGTH - f64::ln(1.0 - self.rng.random_range(0.0..1.0)) * (1.0 / RATE - LENGTH);
         }
     }
 

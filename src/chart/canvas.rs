@@ -10,10 +10,10 @@ use plotters::{
     style::{FontStyle, register_font},
 };
 
-use super::{chart::Chart, pixels::Pixels};
+use super::{Chart, pixels::Pixels};
 
 /// Width and height in pixels: twice what a page shows, so that it stays sharp there.
-pub(super) const SIZE: (u32, u32) = (1600, 900);
+pub(crate) const SIZE: (u32, u32) = (1600, 900);
 
 /// The family that charts name.
 pub(super) const FONT: &str = "sans-serif";
@@ -23,17 +23,17 @@ pub(super) const FONT: &str = "sans-serif";
 static ROBOTO: &[u8] = include_bytes!("roboto-latin.ttf");
 
 /// Whatever kept a figure from being drawn.
-pub(super) type Fault = Box<dyn Error + Send + Sync>;
+pub(crate) type Fault = Box<dyn Error + Send + Sync>;
 
 /// The chart as SVG.
-pub(super) fn svg(chart: &Chart) -> Result<String, Fault> {
+pub(crate) fn to_svg(chart: &Chart) -> Result<String, Fault> {
     let mut text = String::new();
     draw(chart, SVGBackend::with_string(&mut text, SIZE))?;
     Ok(text)
 }
 
 /// The chart as PNG.
-pub(super) fn png(chart: &Chart) -> Result<Vec<u8>, Fault> {
+pub(crate) fn to_png(chart: &Chart) -> Result<Vec<u8>, Fault> {
     let mut pixels = Pixels::new(SIZE);
     draw(chart, pixels.pen(ROBOTO)?)?;
     pixels.png()

@@ -18,14 +18,14 @@ const STEPS: f64 = 4.0;
 
 /// Width, height, and red, green and blue of each pixel.
 #[derive(Debug)]
-pub(super) struct Pixels {
+pub(crate) struct Pixels {
     size: (u32, u32),
     values: Vec<[u8; 3]>,
 }
 
 /// Draws on pixels.
 #[derive(Debug)]
-pub(super) struct Pen<'a> {
+pub(crate) struct Pen<'a> {
     pixels: &'a mut Pixels,
     font: FontRef<'static>,
 }
@@ -34,17 +34,17 @@ type Drawn = Result<(), DrawingErrorKind<Infallible>>;
 
 impl Pixels {
     /// A white area.
-    pub(super) fn new(size: (u32, u32)) -> Self {
+    pub(crate) fn new(size: (u32, u32)) -> Self {
         Pixels { size, values: vec![[u8::MAX; 3]; size.0 as usize * size.1 as usize] }
     }
 
     /// What draws on it, and writes with this font.
-    pub(super) fn pen(&mut self, font: &'static [u8]) -> Result<Pen<'_>, Fault> {
+    pub(crate) fn pen(&mut self, font: &'static [u8]) -> Result<Pen<'_>, Fault> {
         Ok(Pen { pixels: self, font: FontRef::try_from_slice(font)? })
     }
 
     /// The bytes of a PNG file.
-    pub(super) fn png(&self) -> Result<Vec<u8>, Fault> {
+    pub(crate) fn png(&self) -> Result<Vec<u8>, Fault> {
         let mut bytes = Cursor::new(Vec::new());
         let mut encoder = png::Encoder::new(&mut bytes, self.size.0, self.size.1);
         encoder.set_depth(png::BitDepth::Eight);

@@ -1,9 +1,16 @@
 //! One chart: axes, lines, markers and a legend beside them, drawn on whatever has pixels.
 //!
 //! Lines are drawn in pixels, not in the chart's coordinates, so that the legend shows the very strokes of the plot. The legend stands
-//! beside the plot, where it covers nothing, and is ordered by the lines' right ends.
+//! beside the plot, where it covers nothing, and is ordered by the lines' right ends. Owns plotters: whoever wants a figure gives data.
+
+mod canvas;
+mod pixels;
 
 use std::ops::Range;
+
+#[cfg(test)]
+pub(crate) use canvas::SIZE;
+pub(crate) use canvas::{Fault, to_png, to_svg};
 
 use plotters::{
     coord::{
@@ -15,44 +22,74 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::canvas::FONT;
+use canvas::FONT;
 
 /// A chart as data.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Chart {
-    pub(super) title: String,
-    pub(super) x: Axis,
-    pub(super) y: Axis,
-    pub(super) lines: Vec<Line>,
+pub(crate) struct Chart {
+    pub(crate) title: String,
+    pub(crate) x: Axis,
+    pub(crate) y: Axis,
+    pub(crate) lines: Vec<Line>,
 }
 
-/// One axis, with marks at multiples of `step`.
+/// One axis.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Axis {
+pub(crate) struct Axis {
     /// What it shows, with its unit.
-    pub(super) title: &'static str,
-    pub(super) from: f64,
-    pub(super) to: f64,
-    pub(super) step: f64,
+    pub(crate) title: &'static str,
+    pub(crate) from: f64,
+    pub(crate) to: f64,
+    pub(crate) scale: Scale,
 }
+
+/// How values become places.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Scale {
+    /// Evenly, with marks at multiples of this.
+    Even(f64),
+    /// By their logarithms, with marks at 1, 2 and 5 times the powers of ten, or at these alone where that would be too many.
+    Log,
+}
+
+/// A colour by its red, green and blue.
+pub(crate) type Colour = RGBColor;
+
+/// Safe for colour-blind eyes: Okabe and Ito, less their yellow, which fades on white.
+pub(crate) const COLOURS: [RGBColor; 7] = [
+    RGBColor(0x00, 0x72, 0xb2),
+    RGBColor(0xd5, 0x5e, 0x00),
+    RGBColor(0x00, 0x9e, 0x73),
+    RGBColor(0xcc, 0x79, 0xa7),
+    RGBColor(0xe6, 0x9f, 0x00),
+    RGBColor(0x56, 0xb4, 0xe9),
+    RGBColor(0x33, 0x22, 0x88),
+];
+/// For what every other line is held to.
+pub(crate) const BLACK: RGBColor = RGBColor(0, 0, 0);
+/// For what stands behind.
+pub(crate) const GREY: RGBColor = RGBColor(0x77, 0x77, 0x77);
+
+/// Decades from which on a logarithmic axis has marks at powers of ten alone.
+const DECADES: f64 = 2.5;
 
 /// One line of the plot and of the legend.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Line {
-    pub(super) label: String,
-    pub(super) points: Vec<(f64, f64)>,
-    pub(super) colour: RGBColor,
-    pub(super) dash: Dash,
-    pub(super) marker: Option<Marker>,
+pub(crate) struct Line {
+    pub(crate) label: String,
+    pub(crate) points: Vec<(f64, f64)>,
+    pub(crate) colour: RGBColor,
+    pub(crate) dash: Dash,
+    pub(crate) marker: Option<Marker>,
     /// Where markers stand.
-    pub(super) marks: Vec<(f64, f64)>,
+    pub(crate) marks: Vec<(f64, f64)>,
     /// Whether markers are outlines: for a second line of a code.
-    pub(super) hollow: bool,
+    pub(crate) hollow: bool,
 }
 
 /// How a line is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dash {
+pub(crate) enum Dash {
     Solid,
     Dashed,
     Dotted,
@@ -61,7 +98,7 @@ pub(super) enum Dash {
 
 /// What marks the points of a line. Shapes differ as colours do, for whoever does not see these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Marker {
+pub(crate) enum Marker {
     Circle,
     Square,
     Triangle,
@@ -86,10 +123,31 @@ const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 
 impl Axis {
     fn marks(&self) -> Vec<f64> {
-        let first = (self.from / self.step).ceil();
-        let mark = |index: u32| (first + f64::from(index)) * self.step;
         // The last may miss the end by a rounding.
-        (0..MARKS_MAX).map(mark).take_while(|mark| *mark <= self.to + 1e-9).collect()
+        let is_before_end = |mark: &f64| *mark <= self.to + 1e-9;
+        match self.scale {
+            Scale::Even(step) => {
+                let first = (self.from / step).ceil();
+                (0..MARKS_MAX).map(|index| (first + f64::from(index)) * step).take_while(is_before_end).collect()
+            }
+            Scale::Log => {
+                let many = (self.to / self.from).log10() > DECADES;
+                let steps: &[f64] = if many { &[1.0] } else { &[1.0, 2.0, 5.0] };
+                let powers = (-3..7).map(|power| 10_f64.powi(power));
+                powers
+                    .flat_map(|power| steps.iter().map(move |step| step * power))
+                    .filter(|mark| *mark >= self.from && is_before_end(mark))
+                    .collect()
+            }
+        }
+    }
+
+    /// The share of the axis that lies before a value.
+    fn share(&self, value: f64) -> f64 {
+        match self.scale {
+            Scale::Even(_) => (value - self.from) / (self.to - self.from),
+            Scale::Log => (value / self.from).ln() / (self.to / self.from).ln(),
+        }
     }
 }
 
@@ -99,7 +157,7 @@ impl Ranged for Axis {
 
     #[expect(clippy::cast_possible_truncation, reason = "a place between two pixels of one picture")]
     fn map(&self, value: &f64, (first, last): (i32, i32)) -> i32 {
-        first + (f64::from(last - first) * (value - self.from) / (self.to - self.from)).round() as i32
+        first + (f64::from(last - first) * self.share(*value)).round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
@@ -121,7 +179,7 @@ impl ValueFormatter<f64> for Axis {
 
 impl Chart {
     /// Draws all of it.
-    pub(super) fn draw<DB: DrawingBackend>(&self, area: &Area<DB>) -> Drawn<DB> {
+    pub(crate) fn draw<DB: DrawingBackend>(&self, area: &Area<DB>) -> Drawn<DB> {
         area.fill(&WHITE)?;
         let (width, _) = area.dim_in_pixel();
         let (plot, legend) = area.split_horizontally(width - LEGEND_WIDTH);
@@ -187,7 +245,7 @@ impl Line {
 
 impl Marker {
     /// All of them.
-    pub(super) const ALL: [Marker; 6] =
+    pub(crate) const ALL: [Marker; 6] =
         [Marker::Circle, Marker::Square, Marker::Triangle, Marker::Diamond, Marker::Wedge, Marker::Cross];
 
     fn draw<DB: DrawingBackend>(self, area: &Area<DB>, (x, y): (i32, i32), r: i32, colour: RGBColor) -> Drawn<DB> {
@@ -208,5 +266,20 @@ impl Marker {
                 area.draw(&PathElement::new([(x - r, y + r), (x + r, y - r)], style))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logarithmic_axes_have_round_marks() {
+        let axis = |from, to| Axis { title: "", from, to, scale: Scale::Log };
+        assert_eq!(axis(20.0, 300.0).marks(), [20.0, 50.0, 100.0, 200.0]);
+        assert_eq!(axis(1.0, 10_000.0).marks(), [1.0, 10.0, 100.0, 1_000.0, 10_000.0]);
+        assert_eq!(axis(10.0, 1_000.0).map(&100.0, (0, 200)), 100, "half of the way");
+        let even = Axis { title: "", from: -0.5, to: 1.0, scale: Scale::Even(0.5) };
+        assert_eq!(even.marks(), [-0.5, 0.0, 0.5, 1.0]);
     }
 }

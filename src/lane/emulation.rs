@@ -1,0 +1,32 @@
+//! The device that a CPU lane may stand for: real thread, queue, code and model, but the time that another device would take.
+//!
+//! The lane computes its batch as always and then waits until the emulation says that the batch is over. So a machine with two cores runs what a
+//! server with eighteen devices would, and only the service times are drawn. What draws them stands above: a benchmark, or a test.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    clock::Time,
+    job::{Batch, Feed, Role},
+    query::LaneId,
+};
+
+/// The batch was lost on the emulated device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("emulated loss")]
+pub struct EmulatedLoss;
+
+/// What the devices of a daemon's lanes take, instead of what its CPU took.
+pub trait Emulation: fmt::Debug + Send + Sync {
+    /// Whether it reports how far a batch is; if not, the model on the CPU does.
+    fn reports(&self) -> bool;
+
+    /// The time that one job takes on a lane of this role; `usual` is what it took on the CPU.
+    fn expected(&self, role: Role, usual: Duration) -> Duration;
+
+    /// Blocks the lane's thread until a batch that began at `started` is over, and reports its parts to `feed` meanwhile.
+    fn batch(&self, lane: LaneId, batch: &Batch, started: Time, feed: &Arc<dyn Feed>) -> Result<(), EmulatedLoss>;
+
+    /// The same for a known input.
+    fn canary(&self, lane: LaneId, started: Time) -> Result<(), EmulatedLoss>;
+}

@@ -1,0 +1,158 @@
+//! `bench`: from the command line to the library and back to standard output.
+
+use std::{env, fs, path::Path, time::Duration};
+
+use anyhow::Result;
+use clap::{CommandFactory, error::ErrorKind};
+use parityd::{
+    bench::{self, BenchError, CompareOptions, HttpOptions, LanesOptions, Load, VirtualOptions, VirtualReport},
+    config,
+    serve::StartFaults,
+};
+
+use crate::{
+    cli::{Bench, BenchCompare, BenchHttp, BenchLanes, BenchVirtual, Cli, Json},
+    output::print,
+};
+
+/// Runs one of them.
+pub(crate) fn run(bench: &Bench, config: Option<&Path>) -> Result<()> {
+    match bench {
+        Bench::Http(options) => http(options),
+        Bench::Virtual(options) => simulate(options),
+        Bench::Lanes(options) => lanes(options, config),
+        Bench::Micro(options) => micro(options),
+        Bench::Doctor(options) => doctor(options),
+        Bench::Compare(options) => compare(options),
+    }
+}
+
+fn http(options: &BenchHttp) -> Result<()> {
+    let wrong = |message: String| -> ! { Cli::command().error(ErrorKind::ValueValidation, message).exit() };
+    if options.rate * options.seconds > bench::REQUESTS_MAX {
+        wrong(format!("--rate times --seconds is more than {} requests", bench::REQUESTS_MAX));
+    }
+    let end = Duration::from_secs_f64(options.seconds);
+    if let Some(fault) = options.faults.iter().find(|fault| fault.at >= end) {
+        wrong(format!("--fault {fault}: the load ends after {} s; raise --seconds", options.seconds));
+    }
+    let report = bench::http(&HttpOptions {
+        url: options.url.clone(),
+        model: options.model.clone(),
+        load: Load {
+            rate: options.rate,
+            seconds: options.seconds,
+            seed: options.seed,
+            arrivals: options.arrivals,
+            rows: options.rows,
+            deadline: Duration::from_millis(options.deadline_ms),
+            allow_reconstructed: !options.no_reconstructed,
+        },
+        data: options.data.clone(),
+        faults: options.faults.clone(),
+        command: command(),
+    })?;
+    print(&if options.json { report.json() } else { report.table() })?;
+    match report.void_reason {
+        Some(reason) => Err(BenchError::Void { reason }.into()),
+        None => Ok(()),
+    }
+}
+
+fn simulate(options: &BenchVirtual) -> Result<()> {
+    if let Some(file) = &options.from {
+        let report = VirtualReport::read(file)?;
+        drawings(options, &report)?;
+        return print(&report.markdown().to_string());
+    }
+    let asked = VirtualOptions {
+        loads: options.loads.iter().map(|percent| percent / 100.0).collect(),
+        ks: options.k.iter().map(|&k| k as usize).collect(),
+        scenarios: options.scenarios.clone(),
+        policies: options.policies.clone(),
+        service: Duration::from_secs_f64(options.service_ms / 1e3),
+        span: Duration::from_secs_f64(options.seconds),
+        seeds: options.seeds,
+        seed: options.seed,
+        weights: options.weights.clone(),
+        command: command(),
+    };
+    let progress = |done, all| tracing::debug!("{done} of {all} cells");
+    if options.grid {
+        let report = bench::grid(&asked, &progress);
+        return print(&if options.json { report.json() } else { report.to_string() });
+    }
+    let report = bench::simulate(&asked, &progress);
+    drawings(options, &report)?;
+    print(&match options {
+        BenchVirtual { json: true, .. } => report.json(),
+        BenchVirtual { .. } => report.markdown().to_string(),
+    })
+}
+
+/// What else was asked for of a report.
+fn drawings(options: &BenchVirtual, report: &VirtualReport) -> Result<()> {
+    if let Some(dir) = &options.plots {
+        report.plot(dir)?;
+    }
+    write_page(options.html.as_deref(), || report.html())
+}
+
+fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
+    if let Some(file) = &options.from {
+        let report = bench::LanesReport::read(file)?;
+        write_page(options.html.as_deref(), || report.html())?;
+        return print(&report.markdown().to_string());
+    }
+    let real = if options.real { Some(config::find(config).map_err(StartFaults::Config)?) } else { None };
+    let report = bench::lanes(
+        &LanesOptions {
+            real,
+            weights: options.weights.clone(),
+            data: options.data.clone(),
+            load: options.load / 100.0,
+            k: options.k as usize,
+            scenarios: options.scenarios.clone(),
+            policies: options.policies.clone(),
+            service: options.service_ms.map(|ms| Duration::from_secs_f64(ms / 1e3)),
+            span: Duration::from_secs_f64(options.seconds),
+            runs: options.runs,
+            seed: options.seed,
+            command: command(),
+        },
+        &|done, all| tracing::info!("{done} of {all} runs"),
+    )?;
+    write_page(options.html.as_deref(), || report.html())?;
+    print(&if options.json { report.json() } else { report.markdown().to_string() })?;
+    match report.void_reason {
+        Some(reason) => Err(BenchError::Void { reason }.into()),
+        None => Ok(()),
+    }
+}
+
+fn micro(options: &Json) -> Result<()> {
+    let report = bench::micro(&command())?;
+    print(&if options.json { report.json() } else { report.to_string() })
+}
+
+fn doctor(options: &Json) -> Result<()> {
+    let findings = bench::doctor();
+    print(&if options.json { serde_json::to_string_pretty(&findings)? } else { bench::doctor_table(&findings) })
+}
+
+fn compare(options: &BenchCompare) -> Result<()> {
+    let BenchCompare { a, b, anyway, seed, json } = options;
+    let comparison = bench::compare(&CompareOptions { a: a.clone(), b: b.clone(), anyway: *anyway, seed: *seed })?;
+    print(&if *json { comparison.json() } else { comparison.table() })
+}
+
+/// The command line, for results.
+fn command() -> String {
+    env::args().collect::<Vec<_>>().join(" ")
+}
+
+/// Writes a page where one is asked for.
+fn write_page(file: Option<&Path>, page: impl FnOnce() -> Result<String, BenchError>) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    Ok(fs::write(file, page()?).map_err(|error| BenchError::Unwritten { file: file.to_path_buf(), error })?)
+}
