@@ -64,7 +64,7 @@ fn settings() -> Settings {
             grace: Grace::Fixed(Duration::from_millis(5)),
             ..Policy::usual(PolicyKind::Coded, Placement::Dedicated)
         },
-        health: Rules::default(),
+        health: Rules { canary_every: None, ..Rules::default() },
     }
 }
 

@@ -5,6 +5,7 @@
 //! It decides nothing; every rule is in `dispatch`.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -16,13 +17,14 @@ use parking_lot::Mutex;
 
 use crate::{
     admission::{Admission, Refusal, Terms},
-    clock::Clock,
+    clock::{Clock, Time},
     dispatch::{Completed, Dispatch, Effect, Settings},
     health::{
         Move, State,
+        device::Told,
         drift::{Standing, Turn},
     },
-    job::{AbortOnPanic, Completion, Feed, Loss, Work},
+    job::{AbortOnPanic, Completion, Feed, LaneEvent, Loss, Work},
     metrics::Metrics,
     query::{Confidence, LaneId, Query, Rows},
     queue::Bells,
@@ -32,6 +34,8 @@ use crate::{
 
 /// How often the timer thread applies the passage of time: the slack of every deadline.
 const TICK: Duration = Duration::from_millis(1);
+/// Moves of lanes that are remembered.
+const EVENTS_MAX: usize = 100;
 /// About so many ticks make a second.
 const TICKS_A_SECOND: u64 = 1000;
 
@@ -44,6 +48,8 @@ pub struct Limits {
     pub deadline: Duration,
     /// Input values outside run unprotected (inclusive bounds).
     pub input_range: (f32, f32),
+    /// Lanes that must be able to run queries for the daemon to be ready.
+    pub ready_lanes_min: usize,
 }
 
 /// The core and what it needs of the world.
@@ -60,6 +66,8 @@ pub struct Engine {
     ticks: AtomicU64,
     /// Per lane: which of its moves are logged.
     moves: Box<[Mutex<Repeats>]>,
+    /// The last moves of all lanes, the latest last.
+    events: Mutex<VecDeque<(Time, LaneId, Move)>>,
 }
 
 impl Engine {
@@ -76,6 +84,7 @@ impl Engine {
             stopped: AtomicBool::new(false),
             ticks: AtomicU64::new(0),
             moves,
+            events: Mutex::default(),
         }
     }
 
@@ -101,7 +110,7 @@ impl Engine {
 
     /// Whether some lane could answer a query and is not stuck: it is healthy, and its batch in flight, if any, is younger than `patience`.
     pub fn has_moving_lane(&self, patience: Duration) -> bool {
-        self.dispatch.has_moving_lane(self.clock.now(), patience)
+        self.dispatch.moving_lanes(self.clock.now(), patience) > 0
     }
 
     /// Refuses new queries from now on; admitted ones are still answered.
@@ -126,6 +135,16 @@ impl Engine {
         self.admitted.load(Ordering::Acquire)
     }
 
+    /// The driver tells something of the device of these lanes.
+    pub fn told(&self, lanes: &[LaneId], told: Told) {
+        let _abort = AbortOnPanic;
+        let mut effects = Vec::new();
+        for &lane in lanes {
+            self.dispatch.told(lane, told, self.clock.now(), &mut effects);
+        }
+        self.carry_out(&effects);
+    }
+
     /// State and reason of a lane, in words.
     pub fn describe(&self, lane: LaneId) -> (&'static str, String) {
         self.dispatch.describe(lane)
@@ -141,7 +160,26 @@ impl Engine {
         }
     }
 
+    /// The last moves of lanes, the latest first.
+    pub fn events(&self) -> Vec<LaneEvent> {
+        let now = self.clock.now();
+        let event = |&(at, lane, Move { from, to, reason }): &(Time, LaneId, Move)| LaneEvent {
+            age: now.since(at),
+            lane,
+            from: from.as_str(),
+            to: to.as_str(),
+            reason: reason.to_string(),
+        };
+        self.events.lock().iter().rev().map(event).collect()
+    }
+
     fn tell_move(&self, lane: LaneId, change: Move) {
+        let mut events = self.events.lock();
+        if events.len() == EVENTS_MAX {
+            events.pop_front();
+        }
+        events.push_back((self.clock.now(), lane, change));
+        drop(events);
         let (from, to, reason) = (change.from.as_str(), change.to.as_str(), change.reason);
         if change.from == State::Starting {
             // The start-up log says more about it.
@@ -218,7 +256,9 @@ impl Admission for Engine {
         if self.draining.load(Ordering::SeqCst) {
             return Err(Refusal::Draining);
         }
-        let ready = self.dispatch.all_loaded() && self.dispatch.has_usable_lane();
+        // A lane that has been stuck for longer than any query may take answers none in time.
+        let moving = self.dispatch.moving_lanes(self.clock.now(), self.limits.deadline);
+        let ready = self.dispatch.all_loaded() && moving >= self.limits.ready_lanes_min;
         if ready { Ok(()) } else { Err(Refusal::NotReady) }
     }
 }

@@ -216,8 +216,36 @@ pub enum Fault {
     Error,
     /// Each output is NaN.
     Nan,
-    /// Each output is finite and wrong.
-    Garbage,
+    /// Each output is finite (as a rule) and wrong.
+    Garbage(Garbage),
+}
+
+/// How outputs are wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Garbage {
+    /// Each value v is 1 - v.
+    Wrong,
+    /// One bit of one value is the other way round: value and bit are counted by this, 32 a value.
+    BitFlip(u32),
+    /// All values are a quarter larger.
+    Scaled,
+    /// The rows of a batch are in another order; a batch of one is right.
+    Swapped,
+    /// As if the last layer's weights belonged to other outputs: values are in another order.
+    Layer,
+}
+
+impl Garbage {
+    /// The word used on the wire; `None` for the plain kind.
+    pub const fn as_str(self) -> Option<&'static str> {
+        match self {
+            Garbage::Wrong => None,
+            Garbage::BitFlip(_) => Some("bit_flip"),
+            Garbage::Scaled => Some("scaled"),
+            Garbage::Swapped => Some("swapped"),
+            Garbage::Layer => Some("layer"),
+        }
+    }
 }
 
 impl fmt::Display for Fault {
@@ -228,7 +256,10 @@ impl fmt::Display for Fault {
             Fault::Panic => f.write_str("panic"),
             Fault::Error => f.write_str("error"),
             Fault::Nan => f.write_str("nan"),
-            Fault::Garbage => f.write_str("garbage"),
+            Fault::Garbage(how) => match how.as_str() {
+                None => f.write_str("garbage"),
+                Some(how) => write!(f, "garbage: {how}"),
+            },
         }
     }
 }
@@ -248,4 +279,19 @@ pub struct LaneReport {
     pub reason: String,
     /// The injected fault, if any.
     pub fault: Option<Fault>,
+}
+
+/// A move of a lane, for operators.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaneEvent {
+    /// How long ago.
+    pub age: Duration,
+    /// The lane.
+    pub lane: LaneId,
+    /// The state it left.
+    pub from: &'static str,
+    /// The state it went to.
+    pub to: &'static str,
+    /// Why.
+    pub reason: String,
 }

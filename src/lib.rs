@@ -18,6 +18,7 @@ pub mod dispatch;
 pub mod lane;
 
 pub mod model;
+pub mod nvml;
 pub mod weights;
 
 pub mod health;

@@ -5,6 +5,7 @@
 //! standard output, the log and the progress bar to standard error.
 
 mod cli;
+mod devices;
 mod log;
 mod measure;
 mod output;
@@ -100,6 +101,7 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         None | Some(Command::Serve) => Ok(serve::run(&Plan::load(cli.config.as_deref())?)?),
         Some(Command::Check) => check(&Plan::load(cli.config.as_deref())?),
+        Some(Command::Devices(options)) => devices::devices(cli.config.as_deref(), options.json),
         Some(Command::Train(Train::Base(options))) => train_base(options),
         Some(Command::Train(Train::Parity(options))) => train_parity(options),
         Some(Command::Train(Train::Calibrate(options))) => train_calibrate(options),

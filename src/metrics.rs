@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use crate::query::{LaneId, Provenance};
@@ -171,6 +171,93 @@ impl Metrics {
         let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         encoded.expect("every family has a name and writing to memory cannot fail");
         String::from_utf8(text).expect("names and labels are UTF-8")
+    }
+}
+
+/// A value that a GPU's driver tells, in base units.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GpuValue {
+    /// °C.
+    Temperature,
+    /// Hz.
+    Clock,
+    /// Bytes.
+    Memory,
+    /// 0 to 1.
+    Utilisation,
+}
+
+impl GpuValue {
+    const ALL: [GpuValue; 4] = [GpuValue::Temperature, GpuValue::Clock, GpuValue::Memory, GpuValue::Utilisation];
+}
+
+/// What drivers tell of GPUs; there only if GPUs are watched. A value that a GPU does not tell is absent.
+#[derive(Clone, Debug)]
+pub struct GpuMetrics {
+    answers: IntGauge,
+    up: IntGaugeVec,
+    values: [GaugeVec; GpuValue::ALL.len()],
+    limited: IntGaugeVec,
+    xids: IntCounterVec,
+}
+
+impl GpuMetrics {
+    /// Metrics beside those of a daemon.
+    pub fn new(metrics: &Metrics) -> Self {
+        let registry = &metrics.registry;
+        let value = |(name, help)| {
+            let family = GaugeVec::new(Opts::new(name, help), &["gpu"]).expect(NAMES_ARE_VALID);
+            register(registry, &family);
+            family
+        };
+        let gauges = |name, help, labels: &[&str]| {
+            let family = IntGaugeVec::new(Opts::new(name, help), labels).expect(NAMES_ARE_VALID);
+            register(registry, &family);
+            family
+        };
+        GpuMetrics {
+            answers: gauge(registry, "parityd_nvml_answers", "1 while NVML answers, 0 while nothing is known."),
+            up: gauges("parityd_gpu_up", "0 for a GPU that its driver has lost.", &["gpu"]),
+            values: [
+                ("parityd_gpu_temperature_celsius", "Temperature of the chip."),
+                ("parityd_gpu_clock_hertz", "Clock of the multiprocessors."),
+                ("parityd_gpu_memory_used_bytes", "Memory in use, by anybody."),
+                ("parityd_gpu_utilisation_ratio", "Share of the last moments in which something ran."),
+            ]
+            .map(value),
+            limited: gauges("parityd_gpu_limited", "1 for what holds the clock down.", &["gpu", "by"]),
+            xids: counters(registry, "parityd_gpu_xid_total", "Xid events.", &["gpu", "xid"]),
+        }
+    }
+
+    /// Whether NVML answers.
+    pub fn answers(&self, answers: bool) {
+        self.answers.set(i64::from(answers));
+    }
+
+    /// Whether the driver has the GPU.
+    pub fn up(&self, gpu: &str, up: bool) {
+        self.up.with_label_values(&[gpu]).set(i64::from(up));
+    }
+
+    /// What a GPU told, and what holds its clock down; whatever is not among them is absent from now on.
+    pub fn read(&self, gpu: &str, values: &[(GpuValue, f64)], limits: &[&str]) {
+        for value in GpuValue::ALL {
+            let family = &self.values[value as usize];
+            match values.iter().find(|(told, _)| *told == value) {
+                Some((_, number)) => family.with_label_values(&[gpu]).set(*number),
+                // It may not have been there.
+                None => family.remove_label_values(&[gpu]).unwrap_or(()),
+            }
+        }
+        for by in ["hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"] {
+            self.limited.with_label_values(&[gpu, by]).set(i64::from(limits.contains(&by)));
+        }
+    }
+
+    /// An Xid event.
+    pub fn xid(&self, gpu: &str, xid: u64) {
+        self.xids.with_label_values(&[gpu, &xid.to_string()]).inc();
     }
 }
 

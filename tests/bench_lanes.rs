@@ -60,12 +60,12 @@ fn emulated_lanes_are_set_beside_their_twins_in_virtual_time() {
         assert!(cell["accuracy"].as_f64().unwrap() > 0.7, "models ran: {cell}");
     }
     let backup = cells.iter().find(|cell| cell["policy"] == "approximate").unwrap();
-    assert!(backup["jobs_per_query"].as_f64().unwrap() > 1.8, "a backup each: {backup}");
+    assert!(backup["jobs_per_query"].as_f64().unwrap() > 1.4, "a backup of half a job each: {backup}");
     let agreement = &report["agreements"][0];
     assert_eq!((agreement["real_ms"].as_array().unwrap().len(), agreement["interval"].is_array()), (2, true));
     assert!(report["env"]["doctor"].is_array());
     let drawn = fs::read_to_string(page).unwrap();
-    assert!(drawn.matches("<svg").count() == 2 && drawn.contains("(virtual)"), "a figure for each scenario");
+    assert!(drawn.matches("<svg").count() == 2 && drawn.contains(", virtual"), "a figure for each scenario");
     // What was written can be read again.
     fs::write(&json, &output.stdout).unwrap();
     let again = bench(&["lanes", "--from", json.to_str().unwrap()]);

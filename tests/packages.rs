@@ -44,8 +44,9 @@ fn the_container_copies_what_is_there_and_is_sent_nothing_else() {
 fn cargo_reads_what_the_container_copies() {
     let folder = tempfile::tempdir().unwrap();
     for file in copied() {
-        let from = root().join(&file);
-        assert!(Command::new("cp").arg("-R").args([&from, &folder.path().join(&file)]).status().unwrap().success());
+        let (from, to) = (root().join(&file), folder.path().join(&file));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        assert!(Command::new("cp").arg("-R").args([&from, &to]).status().unwrap().success());
     }
     let cargo = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline", "--locked", "--format-version", "1"])
@@ -63,7 +64,7 @@ fn the_crate_package_has_the_font_and_no_picture() {
     assert!(cargo.status.success(), "{}", String::from_utf8_lossy(&cargo.stderr));
     let listed = String::from_utf8_lossy(&cargo.stdout);
     let files: Vec<&str> = listed.lines().collect();
-    assert!(files.contains(&"src/eval/plot/roboto-latin.ttf") && files.contains(&"docs/accuracy.md"), "{files:?}");
+    assert!(files.contains(&"src/chart/roboto-latin.ttf") && files.contains(&"docs/accuracy.md"), "{files:?}");
     assert_eq!(files.iter().filter(|file| file.starts_with("docs/plots")).count(), 0);
 }
 

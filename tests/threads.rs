@@ -182,7 +182,8 @@ fn run_client(engine: &Engine, seed: u64) -> usize {
 fn every_query_is_answered_once_whatever_the_threads_do() {
     let code: Arc<dyn Code> = Arc::new(Sum::with_defaults(2, 1).unwrap());
     let metrics = Arc::new(Metrics::new("threads", ROLES.len()));
-    let limits = Limits { queue_max: 64, deadline: Duration::from_secs(5), input_range: (0.0, 1.0) };
+    let limits =
+        Limits { queue_max: 64, deadline: Duration::from_secs(5), input_range: (0.0, 1.0), ready_lanes_min: 1 };
     let engine = Engine::new(settings(Arc::clone(&code)), limits, Clock::start(), Arc::clone(&metrics));
     let reconstructed: usize = thread::scope(|scope| {
         let engine = &engine;

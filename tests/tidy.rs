@@ -39,6 +39,7 @@ const LAYERS: &Layers = &[
     ("http", &["admission", "reply", "query", "metrics", "job", "repeat", "clock"]),
     // The rim towards devices: never names dispatch, they share `job`.
     ("model", &[]),
+    ("nvml", &["health", "metrics", "query", "clock"]),
     ("weights", &["model", "code", "query"]),
     ("lane", &["model", "weights", "config", "code", "job", "queue", "query", "metrics", "repeat", "clock"]),
     // The core under real threads, and what puts everything together.
@@ -66,6 +67,7 @@ const LAYERS: &Layers = &[
             "engine",
             "http",
             "lane",
+            "nvml",
             "weights",
             "model",
             "admission",
@@ -100,6 +102,7 @@ const LAYERS: &Layers = &[
             "engine",
             "http",
             "lane",
+            "nvml",
             "weights",
             "admission",
             "dispatch",
@@ -120,7 +123,8 @@ const LAYERS: &Layers = &[
     ("lib", &[]),
     ("output", &[]),
     ("measure", &["cli", "output"]),
-    ("main", &["cli", "log", "measure", "output"]),
+    ("devices", &["output"]),
+    ("main", &["cli", "devices", "log", "measure", "output"]),
 ];
 
 /// Words of code and the only modules that may use them, each with its reason.
@@ -135,7 +139,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     // Every queue is bounded because there is one place that makes them.
     ("crossbeam", &["queue"]),
     // A driver call may never return: whoever makes one must be prepared for that.
-    ("nvml_wrapper", &["health"]),
+    ("nvml_wrapper", &["nvml"]),
     // Parallel loops of candle and of `model` run in the pool of whoever calls them; the core must not have one.
     ("rayon", &["lane", "model", "train", "eval"]),
     // Vectors are for the inner loops of forward passes.

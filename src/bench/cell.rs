@@ -105,7 +105,7 @@ impl Cell {
         all.sort_unstable_by(f64::total_cmp);
         let quantile = |share: f64| {
             let of_runs: Vec<f64> = sorted.iter().map(|times| at(times, share)).collect();
-            Quantile { ms: at(&all, share), half: half_interval(&of_runs) }
+            Quantile { ms: rounded(at(&all, share)), half: half_interval(&of_runs).map(rounded) }
         };
         let (p50, p99, p999) = (quantile(0.5), quantile(0.99), quantile(0.999));
         let share = |holds: fn(&Latency) -> bool| {
@@ -119,14 +119,14 @@ impl Cell {
             p50,
             p99,
             p999,
-            gap_ms: p999.ms - p50.ms,
+            gap_ms: rounded(p999.ms - p50.ms),
             gap_factor: None,
             decoded: share(|latency| latency.decoded),
             unanswered: share(|latency| !latency.answered),
             accuracy: accuracy(runs),
             jobs_per_query: jobs / all.len() as f64,
             queries: all.len(),
-            curve: CURVE.map(|share| (share, at(&all, share))).to_vec(),
+            curve: CURVE.map(|share| (share, rounded(at(&all, share)))).to_vec(),
         }
     }
 
@@ -150,6 +150,11 @@ pub(super) fn at(sorted: &[f64], share: f64) -> f64 {
     sorted.get(index).or(sorted.last()).copied().unwrap_or(0.0)
 }
 
+/// To a microsecond, or a thousandth of another unit: more digits make results long and mean nothing.
+pub(super) fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
 /// Half of the 95 % interval of a mean.
 pub(super) fn half_interval(values: &[f64]) -> Option<f64> {
     let freedom = values.len().checked_sub(1).filter(|&freedom| freedom > 0)?;
@@ -164,7 +169,7 @@ pub(super) fn compare(cells: &mut [Cell]) {
     let baselines: Vec<Cell> = cells.iter().filter(|cell| cell.policy == BASELINE).cloned().collect();
     for cell in cells.iter_mut().filter(|cell| cell.policy != BASELINE) {
         let baseline = baselines.iter().find(|other| other.is_beside(cell));
-        cell.gap_factor = baseline.map(|baseline| baseline.gap_ms / cell.gap_ms.max(1e-3));
+        cell.gap_factor = baseline.map(|baseline| rounded(baseline.gap_ms / cell.gap_ms.max(1e-3)));
     }
 }
 

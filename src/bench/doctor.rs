@@ -11,7 +11,7 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::nvml;
+use crate::nvml;
 
 /// More stolen time than this is told …
 const STEAL_WARN: f64 = 0.005;

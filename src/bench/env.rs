@@ -8,7 +8,7 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use super::doctor::{self, Finding, Watch};
-use crate::health::nvml;
+use crate::nvml;
 
 /// Where a result was measured, and by what.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

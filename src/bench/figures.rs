@@ -55,11 +55,16 @@ fn values(lines: &[Line]) -> impl Iterator<Item = f64> + '_ {
     lines.iter().flat_map(|line| &line.points).map(|point| point.1)
 }
 
-/// p99.9 by load, in one weather.
-pub(super) fn sweep(title: String, cells: &[&Cell], policies: &[String]) -> Chart {
+/// The k of cells that have one, for a title.
+pub(super) fn of_k(cells: &[&Cell]) -> String {
+    cells.iter().find_map(|cell| cell.k).map_or_else(String::new, |k| format!(" (k = {k})"))
+}
+
+/// p99.9 by load, in one weather; of one k, as all figures.
+pub(super) fn sweep(title: &str, cells: &[&Cell], policies: &[String]) -> Chart {
     let mut lines: Vec<Line> = Vec::new();
     for cell in cells {
-        let (label, point) = (name(cell), (100.0 * cell.load, cell.p999.ms));
+        let (label, point) = (cell.policy.clone(), (100.0 * cell.load, cell.p999.ms));
         match lines.iter_mut().find(|line| line.label == label) {
             Some(line) => {
                 line.points.push(point);
@@ -71,20 +76,27 @@ pub(super) fn sweep(title: String, cells: &[&Cell], policies: &[String]) -> Char
     let loads = || lines.iter().flat_map(|line| &line.points).map(|point| point.0);
     let (from, to) = (loads().fold(f64::INFINITY, f64::min), loads().fold(0.0, f64::max));
     let x = Axis { title: "load, % of all lanes", from: from - 2.0, to: to + 2.0, scale: Scale::Even(10.0) };
+    let title = format!("{title}{}", of_k(cells));
     Chart { title, x, y: log_axis("p99.9, ms", values(&lines)), lines }
 }
 
 /// The share of queries that are slower, on a logarithmic axis, by their time. `dash` tells sets of cells apart.
-pub(super) fn tail(title: String, sets: &[(&[&Cell], Dash, &str)], policies: &[String]) -> Chart {
+pub(super) fn tail(title: &str, sets: &[(&[&Cell], Dash, &str)], policies: &[String]) -> Chart {
     // Beyond this, a cell of some thousand queries has no more than a handful.
     const RAREST: f64 = 10_000.0;
+    let title = format!("{title}{}", sets.first().map_or_else(String::new, |(cells, ..)| of_k(cells)));
     let mut lines = Vec::new();
     for (cells, dash, suffix) in sets {
         for cell in *cells {
             let slower = |&(share, ms): &(f64, f64)| (1.0 / (1.0 - share), ms);
             let points = cell.curve.iter().filter(|(share, _)| *share < 1.0).map(slower);
             let points = points.filter(|point| point.0 <= RAREST && point.0 >= 2.0 - 1e-9).collect();
-            lines.push(line(policies, &cell.policy, *dash, Named { label: format!("{}{suffix}", name(cell)), points }));
+            lines.push(line(
+                policies,
+                &cell.policy,
+                *dash,
+                Named { label: format!("{}{suffix}", cell.policy), points },
+            ));
         }
     }
     let x = Axis { title: "one query in so many takes longer", from: 2.0, to: RAREST, scale: Scale::Log };
@@ -92,14 +104,15 @@ pub(super) fn tail(title: String, sets: &[(&[&Cell], Dash, &str)], policies: &[S
 }
 
 /// Gap by jobs a query, with the accuracy in the legend: down and left is better.
-pub(super) fn pareto(title: String, cells: &[&Cell], policies: &[String]) -> Chart {
+pub(super) fn pareto(title: &str, cells: &[&Cell], policies: &[String]) -> Chart {
     let of = |cell: &&Cell| {
         let right = cell.accuracy.map_or_else(String::new, |share| format!(" ({:.1} %)", 100.0 * share));
-        let (label, points) = (format!("{}{right}", name(cell)), vec![(cell.jobs_per_query, cell.gap_ms.max(0.1))]);
+        let (label, points) = (format!("{}{right}", cell.policy), vec![(cell.jobs_per_query, cell.gap_ms.max(0.1))]);
         let mut line = line(policies, &cell.policy, Dash::Solid, Named { label, points });
         line.marker = line.marker.or(Some(Marker::Circle));
         line
     };
+    let title = format!("{title}{}", of_k(cells));
     let lines: Vec<Line> = cells.iter().map(of).collect();
     let most = lines.iter().flat_map(|line| &line.points).map(|point| point.0).fold(1.5, f64::max);
     let x = Axis { title: "jobs a query", from: 0.95, to: most + 0.05, scale: Scale::Even(0.1) };

@@ -42,7 +42,8 @@ impl Html {
     pub(super) fn section(&mut self, title: &str) {
         let place = self.sections.len();
         self.push(format_args!("<h2 id=\"s{place}\">{}</h2>\n", escaped(title)));
-        self.sections.push(title.to_owned());
+        // The part before a colon is enough to find it by.
+        self.sections.push(title.split(':').next().unwrap_or(title).to_owned());
     }
 
     /// A paragraph.
@@ -108,12 +109,12 @@ mod tests {
     #[test]
     fn text_cannot_become_markup_and_sections_are_led_to() {
         let mut page = Html::new("a < b");
-        page.section("first");
+        page.section("first: the one");
         page.text("<script>alert(1)</script>");
         page.table(&["x".to_owned()], &[vec!["missed".to_owned()]]);
         let text = page.finish();
         assert!(text.contains("<title>a &lt; b</title>") && !text.contains("<script>"), "{text}");
-        assert!(text.contains("<a href=\"#s0\">first</a>") && text.contains("<h2 id=\"s0\">first</h2>"));
+        assert!(text.contains("<a href=\"#s0\">first</a>") && text.contains("<h2 id=\"s0\">first: the one</h2>"));
         assert!(text.contains("<td class=\"bad\">missed</td>"));
         for elsewhere in ["http:", "https:", "src="] {
             assert!(!text.contains(elsewhere), "it needs nothing from elsewhere");

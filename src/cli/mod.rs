@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Serve,
     /// Check configuration and weights, and stop
     Check,
+    /// List GPUs, configured lanes, and how these stand in a daemon that runs
+    Devices(Json),
     /// Train a base model or the parity models of a code
     #[command(subcommand)]
     Train(Train),

@@ -68,20 +68,23 @@ pub fn lanes_for(gpus: &[String], code: &CodeSpec, policy: &Policy) -> (Vec<Lane
         role: role(index),
         core: None,
         threads: 1,
+        stands_for: None,
+        service: None,
     };
     ((0_u16..).zip(0..).zip(gpus).map(lane).collect(), warning)
 }
 
-/// The fault domain of each lane: on CPU the lane itself, on GPUs the device. Numbered in the order in which they appear.
+/// The fault domain of each lane: on CPU the lane itself (or the GPU that it stands for), on GPUs the device. Numbered in the order in which they appear.
 pub fn fault_domains(lanes: &[Lane]) -> Vec<FaultDomain> {
-    let mut devices: Vec<Option<&Device>> = Vec::new();
+    let mut devices: Vec<Option<Device>> = Vec::new();
     let mut domains = Vec::with_capacity(lanes.len());
     for lane in lanes {
-        let device = match &lane.device {
-            Device::Cpu => None,
-            gpu @ (Device::Cuda(_) | Device::CudaUuid(_)) => Some(gpu),
+        let device = match (&lane.device, &lane.stands_for) {
+            (Device::Cpu, None) => None,
+            (Device::Cpu, Some(uuid)) => Some(Device::CudaUuid(uuid.clone())),
+            (gpu @ (Device::Cuda(_) | Device::CudaUuid(_)), _) => Some(gpu.clone()),
         };
-        let seen = device.and_then(|_| devices.iter().position(|&known| known == device));
+        let seen = device.as_ref().and_then(|_| devices.iter().position(|known| *known == device));
         let number = seen.unwrap_or(devices.len());
         if seen.is_none() {
             devices.push(device);

@@ -5,6 +5,7 @@
 
 mod faults;
 mod lanes;
+mod policy;
 mod print;
 mod read;
 mod rules;
@@ -15,18 +16,18 @@ use std::{
     fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use crate::{
-    code::{Code, Coefficients, Kind, Spec, Stacked},
+    code::{Coefficients, Kind, Spec},
     job::Role,
-    query::{Confidence, LaneId},
+    query::LaneId,
 };
 
 pub use faults::{ConfigFault, ConfigFaults, Warning};
 pub use lanes::{LANES_MAX, fault_domains, lanes_for};
+pub use policy::{Grace, Hedge, ParityWhen, Placement, Policy, PolicyKind, Rerun};
 
 use section::Document;
 
@@ -120,6 +121,12 @@ pub struct Health {
     pub canary_max: Duration,
     /// `probe_ms`: how often a straggler gets a copy of some query, to see whether it is still slow.
     pub probe: Duration,
+    /// `fence_ms`: from a fence to the first canary; n times that at the nth, up to ten times.
+    pub fence: Duration,
+    /// `canary_every`: jobs after which a lane that is well runs a canary when it is idle; `None` for 0, never.
+    pub canary_every: Option<u32>,
+    /// `ready_lanes_min`: lanes that must be able to run queries for the daemon to be ready.
+    pub ready_lanes_min: usize,
 }
 
 /// `device` of a lane.
@@ -146,6 +153,21 @@ pub struct Lane {
     pub core: Option<usize>,
     /// `threads`: CPU threads of one forward pass (CPU lanes).
     pub threads: usize,
+    /// `stands_for`: UUID of the GPU whose driver is listened to in place of the CPU's, which has none (CPU lanes, for tests).
+    pub stands_for: Option<String>,
+    /// `service_ms`: how long a job takes at least, as if the device were another (CPU lanes, for tests).
+    pub service: Option<Duration>,
+}
+
+impl Lane {
+    /// The UUID of the GPU whose driver speaks of this lane, if it is known by that.
+    pub fn gpu(&self) -> Option<&str> {
+        match &self.device {
+            Device::CudaUuid(uuid) => Some(uuid),
+            Device::Cpu => self.stands_for.as_deref(),
+            Device::Cuda(_) => None,
+        }
+    }
 }
 
 /// One `[[deployment]]`: model, code, limits and policy under one name.
@@ -191,188 +213,6 @@ impl CodeSpec {
     pub fn spec(&self) -> Spec {
         Spec { coefficients: self.coefficients.clone(), errors: self.errors, ..Spec::of(self.kind, self.k, self.r) }
     }
-}
-
-/// `[deployment.policy]`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Policy {
-    /// `kind`
-    pub kind: PolicyKind,
-    /// `placement`
-    pub placement: Placement,
-    /// `health`: whether lanes that hang or are slower than the others get less work or none. A lane that lost a job stops pulling either way.
-    pub health: bool,
-    /// `hedge`: how a job is found to be late, so that its query is run once more.
-    pub hedge: Hedge,
-    /// `hedge_after`: a job is late after this many times its expected time, where it does not tell how far it is.
-    pub hedge_after: f64,
-    /// `parity`: which stripes get their parity jobs.
-    pub parity: ParityWhen,
-    /// `reserve`: lanes that redundancy leaves idle, at least.
-    pub reserve: usize,
-    /// `grace`
-    pub grace: Grace,
-    /// `rerun`: when a lost job is run again.
-    pub rerun: Rerun,
-    /// `min_confidence`: a reconstruction with less is held back, unless its request says otherwise.
-    pub min_confidence: Confidence,
-    /// `default_prediction`: answered at the deadline, as a last resort, if present.
-    pub default_prediction: Option<Vec<f32>>,
-}
-
-/// `kind` of a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PolicyKind {
-    /// No redundancy (rescue of lost jobs remains).
-    None,
-    /// Every query twice; the copy is worth as much as the first.
-    Replicated,
-    /// Every query a second time, on lanes that would be idle.
-    IdleCopy,
-    /// A second run for jobs that are late, and for nothing else.
-    Hedged,
-    /// Stripes and parity models.
-    Coded,
-    /// Every query by itself through a small model besides (`compact`).
-    Approximate,
-    /// Copies while most lanes are idle, parity while some are, hedges always.
-    Adaptive,
-}
-
-impl Policy {
-    /// The policy of a configuration that says no more than its kind and its placement.
-    pub const fn usual(kind: PolicyKind, placement: Placement) -> Self {
-        let parity = match placement {
-            Placement::Dedicated => ParityWhen::Always,
-            Placement::Pooled => ParityWhen::Idle,
-        };
-        Policy {
-            kind,
-            placement,
-            health: true,
-            hedge: kind.usual_hedge(),
-            hedge_after: 1.2,
-            parity,
-            reserve: 1,
-            grace: Grace::Auto,
-            rerun: Rerun::AtOnce,
-            min_confidence: Confidence::NONE,
-            default_prediction: None,
-        }
-    }
-
-    /// What stripes follow, where `code` is the one whose parity models are loaded. The small model of `compact` needs no stripe-mates: where a policy is
-    /// free to choose, each query has a job of its own, which costs a k-th and waits for nobody.
-    pub fn striped(&self, code: Arc<dyn Code>) -> Arc<dyn Code> {
-        let adapts = self.kind == PolicyKind::Adaptive && code.kind() == Kind::Compact;
-        if self.kind == PolicyKind::Approximate || adapts { Arc::new(Stacked::backup()) } else { code }
-    }
-}
-
-impl PolicyKind {
-    /// All of them with their words.
-    pub const WORDS: [(&'static str, PolicyKind); 7] = [
-        ("none", PolicyKind::None),
-        ("replicated", PolicyKind::Replicated),
-        ("idle_copy", PolicyKind::IdleCopy),
-        ("hedged", PolicyKind::Hedged),
-        ("coded", PolicyKind::Coded),
-        ("approximate", PolicyKind::Approximate),
-        ("adaptive", PolicyKind::Adaptive),
-    ];
-
-    /// Its word.
-    ///
-    /// # Panics
-    ///
-    /// If it has none, which a test rules out.
-    pub fn as_str(self) -> &'static str {
-        let word = PolicyKind::WORDS.into_iter().find(|(_, kind)| *kind == self);
-        word.expect("every kind has a word").0
-    }
-
-    /// Whether it needs parity models.
-    pub const fn is_coded(self) -> bool {
-        match self {
-            PolicyKind::Coded | PolicyKind::Approximate | PolicyKind::Adaptive => true,
-            PolicyKind::None | PolicyKind::Replicated | PolicyKind::IdleCopy | PolicyKind::Hedged => false,
-        }
-    }
-
-    /// How late jobs are found unless `hedge` says so.
-    pub const fn usual_hedge(self) -> Hedge {
-        match self {
-            PolicyKind::None | PolicyKind::Replicated => Hedge::None,
-            PolicyKind::IdleCopy
-            | PolicyKind::Hedged
-            | PolicyKind::Coded
-            | PolicyKind::Approximate
-            | PolicyKind::Adaptive => Hedge::Progress,
-        }
-    }
-}
-
-/// `hedge`: how a job is found to be late.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hedge {
-    /// Not at all.
-    None,
-    /// By the time since it started alone.
-    Time,
-    /// By what it reports while it runs; by the time where it reports nothing.
-    Progress,
-}
-
-impl Hedge {
-    /// All of them with their words.
-    pub const WORDS: [(&'static str, Hedge); 3] =
-        [("progress", Hedge::Progress), ("time", Hedge::Time), ("none", Hedge::None)];
-}
-
-/// `parity`: which stripes get their parity jobs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParityWhen {
-    /// Every full one, after the data jobs that wait.
-    Always,
-    /// Full ones for which a lane would be idle.
-    Idle,
-    /// Those with a member that is late.
-    Late,
-}
-
-impl ParityWhen {
-    /// All of them with their words.
-    pub const WORDS: [(&'static str, ParityWhen); 3] =
-        [("always", ParityWhen::Always), ("idle", ParityWhen::Idle), ("late", ParityWhen::Late)];
-}
-
-/// `placement` of base and parity models.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// Base and parity models on separate devices.
-    Dedicated,
-    /// Every lane holds both.
-    Pooled,
-}
-
-/// `grace`: how long after admission a reconstruction waits for the direct answer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Grace {
-    /// `"none"`: not at all.
-    None,
-    /// `"auto"`: the larger of 1.15 x the expected time and the expected time + 5 ms.
-    Auto,
-    /// `grace_ms = n`: this long.
-    Fixed(Duration),
-}
-
-/// `rerun`: when a job that was lost is run again on another lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rerun {
-    /// `"at_once"`: in parallel with the decode; whichever is first answers.
-    AtOnce,
-    /// `"after_decode"`: only once the stripe can no longer decode it, or has not for `stripe_fill_ms` and two expected times.
-    AfterDecode,
 }
 
 impl fmt::Display for Device {

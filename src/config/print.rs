@@ -21,6 +21,9 @@ impl fmt::Display for Config {
         writeln!(f, "canary_first_ms = {}", millis(self.health.canary_first))?;
         writeln!(f, "canary_max_ms = {}", millis(self.health.canary_max))?;
         writeln!(f, "probe_ms = {}", millis(self.health.probe))?;
+        writeln!(f, "fence_ms = {}", millis(self.health.fence))?;
+        writeln!(f, "canary_every = {}", self.health.canary_every.unwrap_or(0))?;
+        writeln!(f, "ready_lanes_min = {}", self.health.ready_lanes_min)?;
         for each in self.lanes() {
             lane(f, each)?;
         }
@@ -46,7 +49,16 @@ fn lane(f: &mut fmt::Formatter<'_>, lane: &Lane) -> fmt::Result {
         Some(core) => writeln!(f, "core = {core}")?,
         None => writeln!(f, "# core: chosen by the daemon")?,
     }
-    if lane.device == Device::Cpu { writeln!(f, "threads = {}", lane.threads) } else { Ok(()) }
+    if lane.device == Device::Cpu {
+        writeln!(f, "threads = {}", lane.threads)?;
+    }
+    if let Some(gpu) = &lane.stands_for {
+        writeln!(f, "stands_for = {}", text(gpu))?;
+    }
+    if let Some(service) = lane.service {
+        writeln!(f, "service_ms = {}", millis(service))?;
+    }
+    Ok(())
 }
 
 fn code(f: &mut fmt::Formatter<'_>, code: &CodeSpec) -> fmt::Result {

@@ -59,11 +59,18 @@ fn http(table: &mut Section<'_, '_>, environment: Environment<'_>) -> Http {
 fn health(table: &mut Section<'_, '_>) -> Health {
     let mut millis_of =
         |key, default| table.get(key, |value| millis(value, MILLIS_MIN)).unwrap_or(Duration::from_millis(default));
+    let (hang, canary_first) = (millis_of("hang_ms", 200), millis_of("canary_first_ms", 100));
+    let (canary_max, probe) = (millis_of("canary_max_ms", 5000), millis_of("probe_ms", 250));
+    let fence = millis_of("fence_ms", 30_000);
+    let every = table.get("canary_every", |value| whole(value, 0..=1_000_000)).unwrap_or(100);
     Health {
-        hang: millis_of("hang_ms", 200),
-        canary_first: millis_of("canary_first_ms", 100),
-        canary_max: millis_of("canary_max_ms", 5000),
-        probe: millis_of("probe_ms", 250),
+        hang,
+        canary_first,
+        canary_max,
+        probe,
+        fence,
+        canary_every: u32::try_from(every).ok().filter(|every| *every > 0),
+        ready_lanes_min: table.get("ready_lanes_min", |value| whole(value, 1..=LANES_MAX)).unwrap_or(1),
     }
 }
 
@@ -87,8 +94,17 @@ fn lane(table: &mut Section<'_, '_>, index: usize) -> Lane {
     let role = table.need("role", "\"base\", \"parity\" or \"both\"", |value| word(value, &roles));
     let core = table.get("core", |value| whole(value, 0..=1023));
     let threads = table.get("threads", |value| whole(value, 1..=64));
-    if threads.is_some() && found.as_ref().is_some_and(|device| *device != Device::Cpu) {
-        table.fault("threads", "is for lanes with device = \"cpu\"".to_owned());
+    let stands_for = table.get("stands_for", |value| match device(value)? {
+        Device::CudaUuid(uuid) => Ok(uuid),
+        Device::Cpu | Device::Cuda(_) => Err("must be \"GPU-<uuid>\"".to_owned()),
+    });
+    let service = table.get("service_ms", |value| millis(value, MILLIS_MIN));
+    let cpu_only =
+        [("threads", threads.is_some()), ("stands_for", stands_for.is_some()), ("service_ms", service.is_some())];
+    if found.as_ref().is_some_and(|device| *device != Device::Cpu) {
+        for (key, _) in cpu_only.into_iter().filter(|(_, given)| *given) {
+            table.fault(key, "is for lanes with device = \"cpu\"".to_owned());
+        }
     }
     Lane {
         id: LaneId(u16::try_from(index).unwrap_or(u16::MAX)),
@@ -96,6 +112,8 @@ fn lane(table: &mut Section<'_, '_>, index: usize) -> Lane {
         role: role.unwrap_or(Role::Base),
         core,
         threads: threads.unwrap_or(1),
+        stands_for,
+        service,
     }
 }
 

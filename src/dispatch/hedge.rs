@@ -19,6 +19,7 @@ use crate::{
     code::SlotSet,
     config::{Hedge, ParityWhen},
     job::JobKind,
+    query::LaneId,
     queue::Call,
     reply::Admitted,
     stripe::{Place, Stripe},
@@ -76,7 +77,7 @@ impl Dispatch {
             return;
         }
         let base = || (0..self.lanes.len()).map(lane_id).filter(|lane| self.seat(*lane).settings.role.runs_base());
-        let is_late = |lane: &crate::query::LaneId| {
+        let is_late = |lane: &LaneId| {
             let seat = self.seat(*lane);
             seat.is_usable() && seat.is_late(policy.hedge, policy.hedge_after, now)
         };
@@ -89,11 +90,16 @@ impl Dispatch {
             return;
         }
         for lane in late {
-            let seats = self.seat(lane).look_late(now, |running| running.seats.clone());
-            for seat in seats.into_iter().flatten() {
-                if let Seat::Query(run) = seat {
-                    self.run_is_late(run, now, effects);
-                }
+            self.treat_as_late(lane, now, effects);
+        }
+    }
+
+    /// What is in flight on a lane is late, or will be.
+    pub(super) fn treat_as_late(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
+        let seats = self.seat(lane).look_late(now, |running| running.seats.clone());
+        for seat in seats.into_iter().flatten() {
+            if let Seat::Query(run) = seat {
+                self.run_is_late(run, now, effects);
             }
         }
     }

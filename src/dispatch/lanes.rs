@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::{
     LaneSettings,
+    device::Unchecked,
     occupancy::{BUSY, Flags, HEALTHY, Occupancy, STRAGGLER},
 };
 use crate::{
@@ -111,6 +112,8 @@ pub(super) struct LaneSeat {
     overdue: Mutex<Option<Finished>>,
     /// What its batches usually take.
     pub(super) pace: Pace,
+    /// What it has run since it last proved itself.
+    pub(super) unchecked: Unchecked,
     /// Its last look at the parity jobs found only stripes with a mate in flight in its own fault domain; the timer calls it again.
     pub(super) parity_blocked: AtomicBool,
     /// Whether it is healthy, a straggler, busy: a copy of its state for the path of a query.
@@ -141,6 +144,7 @@ impl LaneSeat {
             late: AtomicBool::new(false),
             overdue: Mutex::new(None),
             pace: Pace::new(batch_max),
+            unchecked: Unchecked::default(),
             parity_blocked: AtomicBool::new(false),
             flags: Flags::default(),
             health: Mutex::new(LaneHealth::starting()),
@@ -187,7 +191,8 @@ impl LaneSeat {
 
     /// The lane starts a batch; on a lane that was reserved for it, if it is redundancy.
     pub(super) fn start(&self, seats: Vec<Seat>, reserved: bool, occupancy: &Occupancy, now: Time) {
-        self.jobs.store(seats.len(), Ordering::Relaxed);
+        // A canary is a batch without jobs, and takes as long as one.
+        self.jobs.store(seats.len().max(1), Ordering::Relaxed);
         self.parts.store(0, Ordering::Relaxed);
         self.late.store(false, Ordering::Relaxed);
         if reserved {
@@ -317,11 +322,11 @@ impl LaneSeat {
         hang.max((expected * 5).mul_f64(slower))
     }
 
-    /// The timer declares the batch in flight late, if it is older than `limit`, and looks at it before the lane can find that out.
+    /// Declares the batch in flight late, if it is older than `limit` or there is none, and looks at it before the lane can find that out.
     /// `None` if the lane was faster; it may have started a younger batch meanwhile, which is left for it as if it had not been touched.
     pub(super) fn declare_overdue<T>(
         &self,
-        limit: Duration,
+        limit: Option<Duration>,
         now: Time,
         look: impl FnOnce(&mut Running) -> T,
     ) -> Option<T> {
@@ -334,7 +339,7 @@ impl LaneSeat {
                 self.running.take()?
             }
         };
-        if now.since(running.started) <= limit {
+        if limit.is_some_and(|limit| now.since(running.started) <= limit) {
             *overdue = Some(Finished::InTime(running));
             return None;
         }
@@ -353,7 +358,7 @@ mod tests {
     fn a_batch_that_was_too_young_to_be_declared_late_is_still_watched() {
         let seat = LaneSeat::new(LaneSettings { role: Role::Base, domain: FaultDomain(0) }, 1);
         let occupancy = Occupancy::default();
-        let (limit, ms) = (Duration::from_millis(200), |ms: u64| Time::from_nanos(ms * 1_000_000));
+        let (limit, ms) = (Some(Duration::from_millis(200)), |ms: u64| Time::from_nanos(ms * 1_000_000));
         seat.start(Vec::new(), false, &occupancy, ms(1));
         assert!(seat.declare_overdue(limit, ms(100), |_| ()).is_none(), "the timer took it for an older one");
         assert!(seat.declare_overdue(limit, ms(202), |_| ()).is_some(), "now it is late");

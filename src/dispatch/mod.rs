@@ -12,6 +12,7 @@
 //! channel would be simpler, but costs two thread hops a query; `docs/decisions/0002` weighs the two.
 
 mod answer;
+mod device;
 mod hedge;
 mod ladder;
 mod lanes;
@@ -263,16 +264,12 @@ impl Dispatch {
         self.idle.leave(lane);
     }
 
-    /// Whether some lane can run data jobs now.
-    pub fn has_usable_lane(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.settings.role.runs_base() && lane.is_usable())
-    }
-
-    /// Whether some lane can run data jobs now, and is not stuck in a batch for longer than `patience`. A policy without health leaves a lane
+    /// How many lanes can run data jobs now, and are not stuck in a batch for longer than `patience`. A policy without health leaves a lane
     /// that hangs in the healthy state; this does not.
-    pub fn has_moving_lane(&self, now: Time, patience: Duration) -> bool {
-        let moves = |lane: &LaneSeat| lane.in_flight(now).is_none_or(|age| age <= patience);
-        self.lanes.iter().any(|lane| lane.settings.role.runs_base() && lane.is_usable() && moves(lane))
+    pub fn moving_lanes(&self, now: Time, patience: Duration) -> usize {
+        let moves = |lane: &&LaneSeat| lane.in_flight(now).is_none_or(|age| age <= patience);
+        let usable = self.lanes.iter().filter(|lane| lane.settings.role.runs_base() && lane.is_usable());
+        usable.filter(moves).count()
     }
 
     /// The least confidence of queries that do not ask for one themselves.

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Dispatch, Effect, Exact, LaneSettings, ParityJob, Seat, ladder::Step, lanes::Run, occupancy::Occupancy};
+use super::{
+    Dispatch, Effect, Exact, LaneSeat, LaneSettings, ParityJob, Seat, ladder::Step, lanes::Run, occupancy::Occupancy,
+};
 use crate::{
     clock::Time,
     code::RunsOn,
@@ -26,8 +28,16 @@ impl Dispatch {
     /// The next work for `lane`; `None` if it should rest.
     pub fn pull(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) -> Option<Work> {
         let seat = self.seat(lane);
+        let every = self.settings.health.canary_every;
+        if seat.is_usable() && seat.unchecked.is_due(every, false) {
+            return Some(self.check(seat, now));
+        }
         let taken = if seat.is_healthy() {
-            self.take(lane, now, effects)
+            let taken = self.take(lane, now, effects);
+            if taken.is_none() && seat.unchecked.is_due(every, true) {
+                return Some(self.check(seat, now));
+            }
+            taken
         } else if seat.is_straggler() {
             self.take_slow(lane, now, effects).map(|(batch, seats)| Taken { batch, seats, reserved: false })
         } else {
@@ -36,6 +46,12 @@ impl Dispatch {
         let Taken { batch, seats, reserved } = taken?;
         seat.start(seats, reserved, self.occupancy_of(seat), now);
         Some(Work::Batch(batch))
+    }
+
+    /// A lane that seems well proves it. While its canary is in flight it is watched like any batch.
+    fn check(&self, seat: &LaneSeat, now: Time) -> Work {
+        seat.start(Vec::new(), false, self.occupancy_of(seat), now);
+        Work::Canary
     }
 
     /// What a healthy lane takes.
@@ -261,7 +277,7 @@ impl Dispatch {
     }
 
     fn parity_could_run_outside(&self, domain: FaultDomain) -> bool {
-        let could = |lane: &super::LaneSeat| lane.settings.role.runs_parity() && lane.settings.domain != domain;
+        let could = |lane: &LaneSeat| lane.settings.role.runs_parity() && lane.settings.domain != domain;
         self.lanes.iter().any(could)
     }
 
@@ -283,7 +299,7 @@ impl Dispatch {
     }
 
     /// Where a lane is counted: what a lane does that holds parity models alone takes nothing from queries.
-    pub(super) const fn occupancy_of(&self, seat: &super::LaneSeat) -> &Occupancy {
+    pub(super) const fn occupancy_of(&self, seat: &LaneSeat) -> &Occupancy {
         if seat.settings.role.runs_base() { &self.occupancy } else { &self.uncounted }
     }
 

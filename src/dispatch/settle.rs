@@ -53,6 +53,7 @@ impl Dispatch {
             self.paced(lane, Sample { pass, service, marks, query }, now, effects);
         }
         seat.end(&running, self.occupancy_of(seat));
+        seat.unchecked.ran(completions.len());
         for (job, completion) in running.seats.into_iter().zip(completions) {
             match completion {
                 Completion::Output(output) => self.output(job, output, now, effects),
@@ -67,10 +68,26 @@ impl Dispatch {
     /// A canary came back.
     pub fn canary(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
         self.count_job(JobKind::Canary);
+        let seat = self.seat(lane);
+        if seat.in_flight(now).is_some() {
+            // It seemed well, and was to prove it.
+            let (running, was_hung) = match seat.finish() {
+                Finished::InTime(running) => (running, false),
+                Finished::Overdue(running) => (running, true),
+            };
+            seat.end(&running, self.occupancy_of(seat));
+            let rules = &self.settings.health;
+            match outcome {
+                Ok(()) if was_hung => self.change(lane, |health| health.returned(rules, now), effects),
+                Ok(()) => None,
+                Err(loss) => self.change(lane, |health| health.lost(loss, rules, now), effects),
+            };
+            return;
+        }
         // A lane without a base model could not be probed, so it is not put on trial.
-        let base = self.seat(lane).settings.role.runs_base();
+        let base = seat.settings.role.runs_base();
         let rules = Rules { stragglers: self.settings.health.stragglers && base, ..self.settings.health };
-        self.change(lane, |health| Some(health.canary(outcome, &rules, now)), effects);
+        self.change(lane, |health| health.canary(outcome, &rules, now), effects);
     }
 
     fn output(&self, job: Seat, output: Values, now: Time, effects: &mut Vec<Effect>) {

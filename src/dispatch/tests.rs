@@ -53,7 +53,7 @@ impl Hand {
                 rerun,
                 ..Policy::usual(PolicyKind::Coded, Placement::Dedicated)
             },
-            health: Rules::default(),
+            health: Rules { canary_every: None, ..Rules::default() },
         };
         Hand::of(settings)
     }

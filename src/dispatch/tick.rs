@@ -6,7 +6,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    Dispatch, Effect, Exact, Seat,
+    Dispatch, Effect, Exact,
     ladder::{Seen, Step},
     lane_id,
     timers::Due,
@@ -107,20 +107,7 @@ impl Dispatch {
         }
         let Some(limit) = self.settings.health.hang.map(|hang| seat.hang_limit(hang)) else { return };
         let Some(age) = seat.in_flight(now).filter(|age| *age > limit) else { return };
-        // The state moves before the lane can find its batch overdue, so that its return is seen as one.
-        let jobs = seat.declare_overdue(limit, now, |running| {
-            self.change(lane, |health| health.in_flight(age, limit), effects);
-            if std::mem::take(&mut running.reserved) {
-                self.occupancy.end_reserved();
-            }
-            running.seats.clone()
-        });
-        for job in jobs.into_iter().flatten() {
-            match job {
-                Seat::Query(run) => self.give_up_run(run, now, effects),
-                Seat::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
-            }
-        }
+        self.give_up_batch(lane, (Some(limit), now), |health| health.in_flight(age, limit), effects);
     }
 
     /// Takes work that nobody waits for any more out of queues that no lane empties. It holds permits: without this, a parity lane

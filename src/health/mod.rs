@@ -8,13 +8,14 @@
 //! A straggler is slower than its peers, which [`pace`] tells from service times; it still gets work when waiting for another lane would
 //! take longer. [`drift`] watches not lanes but what is decoded.
 
+pub mod device;
 pub mod drift;
-pub mod nvml;
 pub mod pace;
 
 use std::time::Duration;
 
 use crate::{clock::Time, job::Loss};
+use device::Sign;
 
 /// When a lane is taken out of work and how it comes back.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,6 +31,10 @@ pub struct Rules {
     pub canary_first: Duration,
     /// The longest wait between canaries; waits double up to it.
     pub canary_max: Duration,
+    /// From a fence, or from the end of what it was for, to the first canary; n times that at the nth fence, up to ten times.
+    pub fence: Duration,
+    /// Jobs after which a lane that is well runs a canary when it is idle, and twice as many after which it runs one anyway; `None` never does.
+    pub canary_every: Option<u32>,
 }
 
 impl Default for Rules {
@@ -41,9 +46,16 @@ impl Default for Rules {
             probe: Duration::from_millis(250),
             canary_first: Duration::from_millis(100),
             canary_max: Duration::from_secs(5),
+            fence: Duration::from_secs(30),
+            canary_every: Some(100),
         }
     }
 }
+
+/// Canaries in a row that a fenced lane must pass.
+const FENCE_CANARIES: u8 = 5;
+/// The wait of a fence grows up to so many times.
+const FENCES_MAX: u32 = 10;
 
 /// The state of a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,13 +76,18 @@ pub enum State {
         /// When the next canary may run.
         canary_at: Time,
     },
+    /// Its device is known to be broken; no work until that is over and canaries have passed.
+    Fenced {
+        /// When the next canary may run.
+        canary_at: Time,
+    },
     /// A canary runs.
     Probation,
 }
 
 impl State {
     /// The names of all states, for metrics.
-    pub const NAMES: [&'static str; 6] = ["starting", "healthy", "straggler", "hung", "failed", "probation"];
+    pub const NAMES: [&'static str; 7] = ["starting", "healthy", "straggler", "hung", "failed", "fenced", "probation"];
 
     /// Whether it may be given queries.
     pub const fn is_usable(self) -> bool {
@@ -85,6 +102,7 @@ impl State {
             State::Straggler { .. } => "straggler",
             State::Hung => "hung",
             State::Failed { .. } => "failed",
+            State::Fenced { .. } => "fenced",
             State::Probation => "probation",
         }
     }
@@ -126,6 +144,12 @@ pub enum Reason {
     /// The canary's output was right.
     #[error("canary passed")]
     CanaryPassed,
+    /// What the device's driver told.
+    #[error("{0}")]
+    Device(Sign),
+    /// A fenced lane has passed a canary and must pass so many more.
+    #[error("canary passed, {0} more to go")]
+    CanariesLeft(u8),
     /// The canary was lost too.
     #[error("canary failed: {0}")]
     CanaryFailed(Loss),
@@ -148,14 +172,28 @@ pub struct LaneHealth {
     state: State,
     reason: Option<Reason>,
     wait: Duration,
-    /// Whether it has hung since it was last healthy.
+    /// Whether it has hung or was fenced since it was last healthy.
     hung: bool,
+    /// Times that it was fenced since it was last healthy for long.
+    fences: u32,
+    /// Canaries that it must pass before it works again.
+    canaries: u8,
+    /// Whether the reason for its fence lasts.
+    held: bool,
 }
 
 impl LaneHealth {
     /// A lane that is loading.
     pub const fn starting() -> Self {
-        LaneHealth { state: State::Starting, reason: None, wait: Duration::ZERO, hung: false }
+        LaneHealth {
+            state: State::Starting,
+            reason: None,
+            wait: Duration::ZERO,
+            hung: false,
+            fences: 0,
+            canaries: 1,
+            held: false,
+        }
     }
 
     /// Where the lane stands.
@@ -174,7 +212,8 @@ impl LaneHealth {
     fn go(&mut self, to: State, reason: Reason) -> Move {
         let from = std::mem::replace(&mut self.state, to);
         self.reason = Some(reason);
-        self.hung = to != State::Healthy && (self.hung || to == State::Hung);
+        let left_out = matches!(to, State::Hung | State::Fenced { .. });
+        self.hung = to != State::Healthy && (self.hung || left_out);
         Move { from, to, reason }
     }
 
@@ -237,9 +276,32 @@ impl LaneHealth {
         waits.then(|| self.go(State::Failed { canary_at: now }, Reason::Excused))
     }
 
+    /// Its device is known to be broken, for as long as it is `held` or as a fact of the past: no work from now on.
+    pub fn fence(&mut self, sign: Sign, held: bool, rules: &Rules, now: Time) -> Option<Move> {
+        self.held |= held;
+        if matches!(self.state, State::Fenced { .. } | State::Starting) {
+            return None;
+        }
+        self.fences = (self.fences + 1).min(FENCES_MAX);
+        self.canaries = FENCE_CANARIES;
+        Some(self.go(State::Fenced { canary_at: now + rules.fence * self.fences }, Reason::Device(sign)))
+    }
+
+    /// What its fence was for is over; no move: canaries decide, after a wait.
+    pub fn release(&mut self, rules: &Rules, now: Time) {
+        self.held = false;
+        if let State::Fenced { canary_at } = &mut self.state {
+            *canary_at = now + rules.fence * self.fences;
+        }
+    }
+
     /// Whether a canary may run now.
     pub fn canary_due(&self, now: Time) -> bool {
-        matches!(self.state, State::Failed { canary_at } if canary_at <= now)
+        match self.state {
+            State::Failed { canary_at } => canary_at <= now,
+            State::Fenced { canary_at } => canary_at <= now && !self.held,
+            State::Starting | State::Healthy | State::Straggler { .. } | State::Hung | State::Probation => false,
+        }
     }
 
     /// A due canary starts.
@@ -247,95 +309,33 @@ impl LaneHealth {
         self.canary_due(now).then(|| self.go(State::Probation, Reason::CanaryDue))
     }
 
-    /// The canary came back.
-    pub fn canary(&mut self, outcome: Result<(), Loss>, rules: &Rules, now: Time) -> Move {
-        match outcome {
+    /// The canary came back. No move if the lane was fenced meanwhile.
+    pub fn canary(&mut self, outcome: Result<(), Loss>, rules: &Rules, now: Time) -> Option<Move> {
+        if self.state != State::Probation {
+            return None;
+        }
+        let fenced = self.canaries > 1;
+        Some(match outcome {
+            Ok(()) if fenced => {
+                self.canaries -= 1;
+                self.go(State::Fenced { canary_at: now + rules.canary_first }, Reason::CanariesLeft(self.canaries))
+            }
             Ok(()) if self.hung && rules.stragglers => {
                 self.go(State::Straggler { probe_at: now + rules.probe }, Reason::OnTrial)
             }
             Ok(()) => self.go(State::Healthy, Reason::CanaryPassed),
+            Err(loss) if self.fences > 0 && self.hung => {
+                self.canaries = FENCE_CANARIES;
+                self.fences = (self.fences + 1).min(FENCES_MAX);
+                self.go(State::Fenced { canary_at: now + rules.fence * self.fences }, Reason::CanaryFailed(loss))
+            }
             Err(loss) => {
                 self.wait = (self.wait * 2).clamp(rules.canary_first, rules.canary_max);
                 self.go(State::Failed { canary_at: now + self.wait }, Reason::CanaryFailed(loss))
             }
-        }
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const RULES: Rules = Rules {
-        hang: Some(Duration::from_millis(200)),
-        stragglers: true,
-        probe: Duration::from_millis(200),
-        canary_first: Duration::from_millis(100),
-        canary_max: Duration::from_millis(350),
-    };
-
-    fn ms(ms: u64) -> Time {
-        Time::from_nanos(ms * 1_000_000)
-    }
-
-    fn healthy() -> LaneHealth {
-        let mut lane = LaneHealth::starting();
-        lane.ready();
-        lane
-    }
-
-    #[test]
-    fn a_lane_that_lost_a_job_comes_back_through_a_canary_and_backs_off_meanwhile() {
-        let mut lane = healthy();
-        let fell = lane.lost(Loss::NonFinite, &RULES, ms(0)).unwrap();
-        assert_eq!((fell.from, fell.to), (State::Healthy, State::Failed { canary_at: ms(100) }));
-        assert!(lane.lost(Loss::Panic, &RULES, ms(1)).is_none(), "it is down already");
-        assert!(lane.canary_starts(ms(99)).is_none());
-        for (at, next) in [(100, 300), (300, 650), (650, 1000)] {
-            assert!(lane.canary_starts(ms(at)).is_some());
-            lane.canary(Err(Loss::Device), &RULES, ms(at));
-            assert_eq!(lane.state(), State::Failed { canary_at: ms(next) }, "doubles, up to the limit");
-        }
-        assert!(lane.canary_starts(ms(1000)).is_some());
-        assert_eq!(lane.canary(Ok(()), &RULES, ms(1001)).to, State::Healthy);
-        assert_eq!(lane.reason(), "");
-        lane.lost(Loss::Panic, &RULES, ms(2000));
-        assert_eq!(lane.state(), State::Failed { canary_at: ms(2100) }, "the wait starts small again");
-    }
-
-    #[test]
-    fn a_hung_lane_is_judged_by_a_canary_as_soon_as_it_returns() {
-        let mut lane = healthy();
-        let limit = Duration::from_millis(200);
-        assert!(lane.in_flight(limit, limit).is_none());
-        assert_eq!(lane.in_flight(Duration::from_millis(201), limit).unwrap().to, State::Hung);
-        assert!(lane.lost(Loss::Panic, &RULES, ms(300)).is_none(), "it stays hung until it returns");
-        assert!(lane.returned(&RULES, ms(400)).is_some());
-        assert!(lane.canary_due(ms(400)));
-        lane.canary_starts(ms(400));
-        assert_eq!(lane.canary(Ok(()), &RULES, ms(401)).to, State::Straggler { probe_at: ms(601) }, "on trial");
-        assert_eq!(lane.untested().unwrap().to, State::Healthy);
-    }
-
-    #[test]
-    fn a_straggler_is_probed_until_it_is_fast_again_and_can_fall_further() {
-        let mut lane = healthy();
-        assert!(lane.recovered().is_none(), "there is nothing to recover from");
-        assert_eq!(lane.slow(300, ms(10)).unwrap().to, State::Straggler { probe_at: ms(10) });
-        assert!(lane.slow(300, ms(20)).is_none(), "it is one already");
-        lane.probe_again(ms(210));
-        assert!(!lane.probe_due(ms(209)) && lane.probe_due(ms(210)));
-        assert_eq!(lane.recovered().unwrap().to, State::Healthy);
-        lane.slow(200, ms(500));
-        assert_eq!(lane.lost(Loss::Device, &RULES, ms(510)).unwrap().to, State::Failed { canary_at: ms(610) });
-    }
-
-    #[test]
-    fn a_lane_is_not_blamed_for_a_query_that_two_lanes_lost() {
-        let mut lane = healthy();
-        lane.lost(Loss::Panic, &RULES, ms(0));
-        assert!(lane.excuse(ms(5)).is_some());
-        assert!(lane.canary_due(ms(5)));
-        assert!(healthy().excuse(ms(5)).is_none(), "there is nothing to excuse");
-    }
-}
+mod tests;

@@ -22,7 +22,7 @@
 //! All of it is atomics that the lane's own thread writes and the timer reads, so the path of a query takes no lock.
 
 use std::{
-    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -88,6 +88,8 @@ pub struct Pace {
     /// Samples in a row that were slow, and that were fast.
     slow: AtomicU8,
     fast: AtomicU8,
+    /// Whether one slow sample is enough: something else speaks against the lane, too.
+    suspected: AtomicBool,
     /// When each part of a batch is usually over, as a share of its time: `f32`s; 0 = unknown.
     profile: [AtomicU32; PARTS],
 }
@@ -102,8 +104,14 @@ impl Pace {
             ratio: AtomicU32::new(1.0_f32.to_bits()),
             slow: AtomicU8::new(0),
             fast: AtomicU8::new(0),
+            suspected: AtomicBool::new(false),
             profile: std::array::from_fn(|_| AtomicU32::new(0)),
         }
+    }
+
+    /// From now on one slow sample is enough, or two are needed again.
+    pub fn suspect(&self, suspected: bool) {
+        self.suspected.store(suspected, Ordering::Relaxed);
     }
 
     fn cell(&self, pass: Pass) -> &AtomicU64 {
@@ -169,7 +177,8 @@ impl Pace {
         let excess = service.saturating_sub(usual);
         let accident = usual.mul_f64(DEVIATIONS * self.deviation()).max(SLOW_MIN);
         let is_slow = service > usual.mul_f64(SLOW) && excess > accident;
-        if count(&self.slow, is_slow) >= IN_A_ROW {
+        let enough = if self.suspected.load(Ordering::Relaxed) { 1 } else { IN_A_ROW };
+        if count(&self.slow, is_slow) >= enough {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -303,6 +312,16 @@ mod tests {
         assert!(matches!(served(&pace, 75.0), Verdict::Slow(280..=300)));
         served(&pace, 25.0);
         assert_eq!(served(&pace, 25.0), Verdict::Fast);
+    }
+
+    #[test]
+    fn one_slow_job_is_enough_where_the_driver_says_why() {
+        let pace = steady();
+        pace.suspect(true);
+        assert!(matches!(served(&pace, 75.0), Verdict::Slow(_)));
+        pace.suspect(false);
+        served(&pace, 25.0);
+        assert_eq!(served(&pace, 75.0), Verdict::Unchanged);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use hyper::{
     header::{HOST, ORIGIN},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{
     Lanes, UnknownLane,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     admission::Refusal,
-    job::{Fault, LaneReport},
+    job::{Fault, Garbage, LaneEvent, LaneReport},
     query::LaneId,
 };
 
@@ -33,6 +34,12 @@ struct FaultBody {
     kind: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     factor: Option<f64>,
+    /// Of garbage: how it is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    how: Option<String>,
+    /// Of `bit_flip`: which bit, counted through all values of an output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -51,6 +58,25 @@ pub(super) fn report(lanes: &dyn Lanes) -> Reply {
     respond::json(StatusCode::OK, &reports.iter().map(lane).collect::<Vec<_>>())
 }
 
+#[derive(Serialize)]
+struct EventBody<'a> {
+    seconds_ago: f64,
+    lane: u16,
+    from: &'static str,
+    to: &'static str,
+    reason: &'a str,
+}
+
+/// Answers `GET /admin/events`.
+pub(super) fn events(lanes: &dyn Lanes) -> Reply {
+    let events = lanes.events();
+    let event = |event: &'_ LaneEvent| {
+        let (seconds_ago, lane) = (event.age.as_secs_f64(), event.lane.0);
+        json!(EventBody { seconds_ago, lane, from: event.from, to: event.to, reason: &event.reason })
+    };
+    respond::json(StatusCode::OK, &events.iter().map(event).collect::<Vec<_>>())
+}
+
 fn lane(report: &LaneReport) -> LaneBody<'_> {
     LaneBody {
         id: report.id.0,
@@ -63,14 +89,17 @@ fn lane(report: &LaneReport) -> LaneBody<'_> {
 }
 
 fn told(fault: Fault) -> FaultBody {
-    let plain = |kind: &str| FaultBody { kind: kind.to_owned(), factor: None };
+    let plain = |kind: &str| FaultBody { kind: kind.to_owned(), factor: None, how: None, place: None };
     match fault {
-        Fault::Slow { factor } => FaultBody { kind: "slow".to_owned(), factor: Some(factor) },
+        Fault::Slow { factor } => FaultBody { factor: Some(factor), ..plain("slow") },
         Fault::Hang => plain("hang"),
         Fault::Panic => plain("panic"),
         Fault::Error => plain("error"),
         Fault::Nan => plain("nan"),
-        Fault::Garbage => plain("garbage"),
+        Fault::Garbage(how) => {
+            let place = if let Garbage::BitFlip(place) = how { Some(place) } else { None };
+            FaultBody { how: how.as_str().map(str::to_owned), place, ..plain("garbage") }
+        }
     }
 }
 
@@ -115,7 +144,18 @@ fn parse(body: &[u8]) -> Result<Option<Fault>, ClientError> {
         "panic" => Fault::Panic,
         "error" => Fault::Error,
         "nan" => Fault::Nan,
-        "garbage" => Fault::Garbage,
+        "garbage" => Fault::Garbage(match body.how.as_deref() {
+            None => Garbage::Wrong,
+            // Without a place, the highest bit of the first value's exponent but one: a value that is far off, and finite.
+            Some("bit_flip") => Garbage::BitFlip(body.place.unwrap_or(29)),
+            Some("scaled") => Garbage::Scaled,
+            Some("swapped") => Garbage::Swapped,
+            Some("layer") => Garbage::Layer,
+            Some(other) => {
+                let problem = format!("{other:?} is none of bit_flip, scaled, swapped, layer");
+                return Err(ClientError::field("how", problem));
+            }
+        }),
         "clear" => return Ok(None),
         other => {
             let problem = format!("{other:?} is none of slow, hang, panic, error, nan, garbage, clear");
@@ -130,8 +170,9 @@ mod tests {
 
     #[test]
     fn faults_survive_their_json() {
-        let faults = [Fault::Slow { factor: 3.0 }, Fault::Hang, Fault::Panic, Fault::Error, Fault::Nan, Fault::Garbage];
-        for fault in faults {
+        let faults = [Fault::Slow { factor: 3.0 }, Fault::Hang, Fault::Panic, Fault::Error, Fault::Nan];
+        let garbage = [Garbage::Wrong, Garbage::BitFlip(17), Garbage::Scaled, Garbage::Swapped, Garbage::Layer];
+        for fault in faults.into_iter().chain(garbage.map(Fault::Garbage)) {
             let text = serde_json::to_vec(&told(fault)).expect("JSON");
             assert_eq!(parse(&text), Ok(Some(fault)));
         }

@@ -30,7 +30,7 @@ pub use server::serve;
 
 use crate::{
     admission::Admission,
-    job::{Fault, LaneReport},
+    job::{Fault, LaneEvent, LaneReport},
     metrics::Metrics,
     query::{LaneId, Signature},
 };
@@ -103,6 +103,9 @@ impl Limits {
 pub trait Lanes: Send + Sync {
     /// Every lane, in the order of their ids.
     fn report(&self) -> Vec<LaneReport>;
+
+    /// The last moves of lanes, the latest first.
+    fn events(&self) -> Vec<LaneEvent>;
 
     /// Injects a fault into a lane, replacing the one it has; `None` clears it.
     ///

@@ -46,6 +46,7 @@ enum Target {
     Infer(Model),
     Metrics,
     Lanes,
+    Events,
     Fault(String),
 }
 
@@ -111,6 +112,10 @@ async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
             let lanes = lanes()?;
             reads().map(|()| admin::report(lanes))
         }
+        Target::Events => {
+            let lanes = lanes()?;
+            reads().map(|()| admin::events(lanes))
+        }
         Target::Fault(lane) => {
             let lanes = lanes()?;
             posts()?;
@@ -137,6 +142,7 @@ fn target(path: &str) -> Option<Target> {
         ["v2", "models", name, "versions", version, "infer"] => Target::Infer(at(name, version)),
         ["metrics"] => Target::Metrics,
         ["admin", "lanes"] => Target::Lanes,
+        ["admin", "events"] => Target::Events,
         ["admin", "lanes", lane, "fault"] => Target::Fault(lane.to_owned()),
         _ => return None,
     })

@@ -16,6 +16,20 @@ use crate::{
 #[error("emulated loss")]
 pub struct EmulatedLoss;
 
+/// What a device does while a batch runs.
+pub struct Meanwhile<'l> {
+    /// Hears of the parts of the batch.
+    pub feed: &'l Arc<dyn Feed>,
+    /// Makes what has run since its last call longer, if a fault makes the lane slow.
+    pub stretch: &'l dyn Fn(),
+}
+
+impl fmt::Debug for Meanwhile<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
 /// What the devices of a daemon's lanes take, instead of what its CPU took.
 pub trait Emulation: fmt::Debug + Send + Sync {
     /// Whether it reports how far a batch is; if not, the model on the CPU does.
@@ -24,8 +38,8 @@ pub trait Emulation: fmt::Debug + Send + Sync {
     /// The time that one job takes on a lane of this role; `usual` is what it took on the CPU.
     fn expected(&self, role: Role, usual: Duration) -> Duration;
 
-    /// Blocks the lane's thread until a batch that began at `started` is over, and reports its parts to `feed` meanwhile.
-    fn batch(&self, lane: LaneId, batch: &Batch, started: Time, feed: &Arc<dyn Feed>) -> Result<(), EmulatedLoss>;
+    /// Blocks the lane's thread until a batch that began at `started` is over.
+    fn batch(&self, lane: LaneId, batch: &Batch, started: Time, meanwhile: &Meanwhile<'_>) -> Result<(), EmulatedLoss>;
 
     /// The same for a known input.
     fn canary(&self, lane: LaneId, started: Time) -> Result<(), EmulatedLoss>;

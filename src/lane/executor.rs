@@ -79,6 +79,12 @@ pub(super) struct Executor {
     parities: Vec<Net>,
     code: Option<Arc<dyn Code>>,
     canary: Canary,
+    /// What the canaries gave when the device had just been opened and found right; a device gives the same bits for the same batch, or
+    /// something is wrong with it. On other devices than CPUs rounding may differ.
+    proof: Option<Vec<Vec<f32>>>,
+    exact: bool,
+    /// Whether batches may hold two rows, so that their order is checked, too.
+    pairs: bool,
     /// Rows of a batch, one after the other; kept, so that a batch allocates nothing here.
     rows: Vec<f32>,
 }
@@ -102,6 +108,9 @@ impl Executor {
             parities: parities.map_err(OpenError::Weights)?,
             code: spec.code.clone(),
             canary: spec.bundle.canary(spec.code.as_deref()),
+            proof: None,
+            exact: device.is_cpu(),
+            pairs: spec.batch_max > 1,
             rows: Vec::new(),
         };
         let expected = executor.warm_up(spec.batch_max, &spec.clock)?;
@@ -163,19 +172,43 @@ impl Executor {
         Ok(outputs.chunks_exact(outputs.len() / batch.jobs()).map(<[f32]>::to_vec).collect())
     }
 
-    /// Runs the known input through every model; `fault` may spoil each output before it is checked.
-    pub(super) fn canary(&mut self, fault: impl Fn(&mut [f32])) -> Result<(), Loss> {
-        let base = self.base.iter().map(|_| (Batch::Base(vec![self.canary_row()]), self.canary.base.clone()));
-        let parity = |row| (Batch::Parity(vec![self.canary_stripe(row)]), self.canary.parities[row].clone());
-        let checks: Vec<(Batch, Vec<f32>)> = base.chain((0..self.parities.len()).map(parity)).collect();
-        for (batch, expected) in checks {
+    /// Runs known inputs through every model; `fault` may spoil the outputs before they are checked: against the manifest, and against what they
+    /// were when the device was opened.
+    pub(super) fn canary(&mut self, fault: impl Fn(&mut [Vec<f32>])) -> Result<(), Loss> {
+        let mut found = Vec::new();
+        for (batch, expected) in self.checks() {
             let mut outputs = self.run(&batch, &|_| ()).map_err(|_| Loss::Device)?;
-            fault(&mut outputs[0]);
+            fault(&mut outputs);
             if !canary::agrees(&expected, &outputs[0]) {
                 return Err(Loss::Canary);
             }
+            found.push(outputs.concat());
+        }
+        let same = |(known, found): (&Vec<f32>, &Vec<f32>)| {
+            let same_bits = || known.iter().zip(found).all(|(known, found)| known.to_bits() == found.to_bits());
+            if self.exact { same_bits() } else { canary::agrees(known, found) }
+        };
+        match &self.proof {
+            Some(proof) if !proof.iter().zip(&found).all(same) => return Err(Loss::Canary),
+            Some(_) => {}
+            None => self.proof = Some(found),
         }
         Ok(())
+    }
+
+    /// The canaries, and what the manifest says of the first output of each.
+    fn checks(&self) -> Vec<(Batch, Vec<f32>)> {
+        let second = BaseInput { row: self.canary.second.clone(), must_be_finite: true };
+        let mut checks = Vec::new();
+        if self.base.is_some() {
+            checks.push((Batch::Base(vec![self.canary_row()]), self.canary.base.clone()));
+            if self.pairs {
+                checks.push((Batch::Base(vec![self.canary_row(), second]), self.canary.base.clone()));
+            }
+        }
+        let parity = |row| (Batch::Parity(vec![self.canary_stripe(row)]), self.canary.parities[row].clone());
+        checks.extend((0..self.parities.len()).map(parity));
+        checks
     }
 }
 
@@ -204,6 +237,30 @@ fn open_cuda(device: &config::Device, ordinal: usize) -> Result<Device, OpenErro
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(device: &config::Device, _ordinal: usize) -> Result<Device, OpenError> {
     Err(OpenError::NoCuda { device: device.to_string() })
+}
+
+/// The UUID of a lane's GPU, or of the one that it stands for; `None` for other lanes, and for a GPU that is named by an index which CUDA does not know.
+pub fn gpu_uuid(lane: &config::Lane) -> Option<String> {
+    match lane.device {
+        config::Device::Cuda(ordinal) => uuid_of(ordinal),
+        config::Device::Cpu | config::Device::CudaUuid(_) => lane.gpu().map(str::to_owned),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn uuid_of(ordinal: usize) -> Option<String> {
+    use candle_core::cuda_backend::cudarc::driver::result;
+    result::init().ok()?;
+    let device = result::device::get(i32::try_from(ordinal).ok()?).ok()?;
+    let hex: Vec<String> =
+        result::device::get_uuid(device).ok()?.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [0..4, 4..6, 6..8, 8..10, 10..16].map(|part| hex[part].concat());
+    Some(format!("GPU-{}", parts.join("-")))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn uuid_of(_ordinal: usize) -> Option<String> {
+    None
 }
 
 /// CUDA's ordinal of the GPU with this UUID. NVML's index is no substitute: the two may count in different orders.

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use super::{RunError, STRETCH_STEP};
-use crate::job::Fault;
+use crate::job::{Fault, Garbage};
 
 /// What a slow lane's factor is cut to: longer than any deadline, short enough to be a duration.
 const FACTOR_MAX: f64 = 1e6;
@@ -43,7 +43,7 @@ impl FaultSwitch {
     /// What happens before a job runs: it may block here, panic, or fail.
     pub(super) fn before(&self) -> Result<(), RunError> {
         match self.get() {
-            None | Some(Fault::Slow { .. } | Fault::Nan | Fault::Garbage) => Ok(()),
+            None | Some(Fault::Slow { .. } | Fault::Nan | Fault::Garbage(_)) => Ok(()),
             Some(Fault::Error) => Err(RunError::Injected),
             Some(Fault::Hang) => {
                 let mut fault = self.fault.lock();
@@ -68,12 +68,11 @@ impl FaultSwitch {
         }
     }
 
-    /// What happens to an output.
-    pub(super) fn after(&self, output: &mut [f32]) {
+    /// What happens to the outputs of a batch.
+    pub(super) fn after(&self, outputs: &mut [Vec<f32>]) {
         match self.get() {
-            Some(Fault::Nan) => output.fill(f32::NAN),
-            // Finite, of the right size, and wrong: what a check for finite values cannot see.
-            Some(Fault::Garbage) => output.iter_mut().for_each(|value| *value = 1.0 - *value),
+            Some(Fault::Nan) => outputs.iter_mut().for_each(|output| output.fill(f32::NAN)),
+            Some(Fault::Garbage(how)) => spoil(outputs, how),
             None | Some(Fault::Slow { .. } | Fault::Hang | Fault::Panic | Fault::Error) => {}
         }
     }
@@ -93,5 +92,21 @@ impl FaultSwitch {
             self.changed.wait_for(&mut fault, step);
             left -= step;
         }
+    }
+}
+
+/// Makes outputs wrong in a way that a check for finite values cannot see.
+fn spoil(outputs: &mut [Vec<f32>], how: Garbage) {
+    match how {
+        Garbage::Wrong => outputs.iter_mut().flatten().for_each(|value| *value = 1.0 - *value),
+        Garbage::Scaled => outputs.iter_mut().flatten().for_each(|value| *value *= 1.25),
+        Garbage::BitFlip(place) => {
+            for output in outputs {
+                let at = place as usize / 32 % output.len();
+                output[at] = f32::from_bits(output[at].to_bits() ^ (1 << (place % 32)));
+            }
+        }
+        Garbage::Swapped => outputs.reverse(),
+        Garbage::Layer => outputs.iter_mut().for_each(|output| output.rotate_left(1)),
     }
 }

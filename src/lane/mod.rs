@@ -19,8 +19,8 @@ use std::{
     time::Duration,
 };
 
-pub use emulation::{EmulatedLoss, Emulation};
-pub use executor::{OpenError, RunError};
+pub use emulation::{EmulatedLoss, Emulation, Meanwhile};
+pub use executor::{OpenError, RunError, gpu_uuid};
 pub use fault::FaultSwitch;
 
 use executor::Executor;
@@ -168,18 +168,23 @@ impl Lane {
                     progress.told(share);
                 }
             })?;
-            progress.stretch();
+            if reports {
+                progress.stretch();
+            }
             if let Some(device) = emulation {
-                device.batch(lane.id, batch, started, &self.feed)?;
+                device.batch(
+                    lane.id,
+                    batch,
+                    started,
+                    &Meanwhile { feed: &self.feed, stretch: &|| progress.stretch() },
+                )?;
             }
             Ok::<_, RunError>(outputs)
         };
         // A panic leaves the executor in an unknown state; it is dropped then, so nobody sees that state.
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(mut outputs)) => {
-                for output in &mut outputs {
-                    faults.after(output);
-                }
+                faults.after(&mut outputs);
                 let completions = outputs.into_iter().enumerate().map(|(job, output)| checked(batch, job, output));
                 Attempt { completions: completions.collect(), panicked: false }
             }
@@ -215,7 +220,7 @@ impl Lane {
             if let Some(device) = emulation {
                 device.canary(lane.id, started).map_err(|_| Loss::Device)?;
             }
-            opened.canary(|output| faults.after(output))
+            opened.canary(|outputs| faults.after(outputs))
         };
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(Loss::Panic));
         if outcome.is_err() {
@@ -255,3 +260,6 @@ pub fn cores(lanes: &[config::Lane]) -> Vec<Option<usize>> {
 
 /// How long a job may be stretched by an injected fault before the lane looks whether it was cleared.
 const STRETCH_STEP: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod garbage_tests;

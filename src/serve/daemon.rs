@@ -30,6 +30,7 @@ pub fn run(plan: &Plan) -> Result<(), ServeError> {
     let (listener, address) = bind(plan.config.http.listen)?;
     start_log::starting(plan);
     let running = Running::start(plan)?;
+    start_log::lanes(plan);
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
     let runtime = threads.map_err(ServeError::Thread)?;

@@ -9,7 +9,7 @@ use crate::{
     config,
     engine::Engine,
     http::{Lanes, UnknownLane},
-    job::{Fault, Feed, LaneReport},
+    job::{Fault, Feed, LaneEvent, LaneReport},
     lane::{self, Emulation, FaultSwitch, Spec},
     query::LaneId,
 };
@@ -56,11 +56,6 @@ impl Crew {
             let (id, outcome) = opened.recv().map_err(|_| ServeError::LaneEnded)?;
             outcome.map_err(|source| ServeError::Lane { lane: id, source })?;
         }
-        for (lane, core) in configured.iter().zip(lane::cores(configured)) {
-            let (id, device, role) = (lane.id, &lane.device, lane.role.as_str());
-            let pinned_to = core.map_or_else(|| "any".to_owned(), |core| core.to_string());
-            tracing::info!(lane = %id, %device, role, core = pinned_to, threads = lane.threads, "lane ready");
-        }
         Ok(Crew { engine: Arc::clone(engine), lanes })
     }
 }
@@ -73,6 +68,10 @@ impl Lanes for Crew {
             LaneReport { id: lane.id, device, role: lane.role, state, reason, fault: faults.get() }
         };
         self.lanes.iter().map(report).collect()
+    }
+
+    fn events(&self) -> Vec<LaneEvent> {
+        self.engine.events()
     }
 
     fn set_fault(&self, lane: LaneId, fault: Option<Fault>) -> Result<(), UnknownLane> {

@@ -8,6 +8,7 @@
 //! goes on.
 
 mod daemon;
+mod devices;
 mod error;
 mod lanes;
 mod notify;
@@ -25,9 +26,10 @@ use crate::{
     config::{Config, Device, Lanes, Warning, fault_domains},
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
-    health::{Rules, nvml},
+    health::Rules,
     lane::Emulation,
     metrics::Metrics,
+    nvml::{self, Monitor},
     query::{Confidence, Provenance, Signature},
     weights::{self, Bundle, Manifest},
 };
@@ -115,6 +117,8 @@ impl Plan {
                 canary_first: health.canary_first,
                 canary_max: health.canary_max,
                 probe: health.probe,
+                fence: health.fence,
+                canary_every: health.canary_every,
             },
         }
     }
@@ -135,12 +139,15 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// Its lanes.
     pub crew: Arc<Crew>,
+    /// What listens to the drivers of its GPUs, if it has any.
+    pub monitor: Option<Monitor>,
 }
 
 impl Running {
     /// Starts lanes and timer; returns once every lane has loaded its models and passed its canary.
     pub fn start(plan: &Plan) -> Result<Self, ServeError> {
-        Running::start_on(plan, Clock::start(), None)
+        let clock = Clock::start();
+        Running::start_on(plan, clock, devices::emulation(plan.config.lanes(), clock).as_ref())
     }
 
     /// The same under a clock that is at hand, perhaps with lanes that stand for other devices.
@@ -151,10 +158,13 @@ impl Running {
             queue_max: plan.config.deployment.queue_max,
             deadline: plan.config.deployment.deadline,
             input_range: plan.bundle.signature().input_range,
+            ready_lanes_min: plan.config.health.ready_lanes_min,
         };
         let engine = Arc::new(Engine::new(plan.settings(code.as_ref()), limits, clock, Arc::clone(&metrics)));
         let crew = Crew::start(plan, code.as_ref(), &engine, (clock, emulation)).inspect_err(|_| engine.stop());
-        let running = Running { engine: Arc::clone(&engine), metrics, crew: Arc::new(crew?) };
+        let crew = Arc::new(crew?);
+        let monitor = devices::listen(plan.config.lanes(), &engine, &metrics, clock).map_err(ServeError::Thread)?;
+        let running = Running { engine: Arc::clone(&engine), metrics, crew, monitor };
         let timer = move || engine.run_timer();
         thread::Builder::new().name("timer".to_owned()).spawn(timer).map_err(ServeError::Thread)?;
         Ok(running)

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Plan;
-use crate::config::fault_domains;
+use crate::{config::fault_domains, lane};
 
 /// Before anything slow.
 pub(super) fn starting(plan: &Plan) {
@@ -20,6 +20,21 @@ pub(super) fn starting(plan: &Plan) {
             "[http] listen = {} is reachable from other machines, and there is no authentication: keep it behind a proxy",
             plan.config.http.listen
         );
+    }
+}
+
+/// What each lane is.
+pub(super) fn lanes(plan: &Plan) {
+    let lanes = plan.config.lanes();
+    for (lane, core) in lanes.iter().zip(lane::cores(lanes)) {
+        let (id, device, role) = (lane.id, &lane.device, lane.role.as_str());
+        let pinned_to = core.map_or_else(|| "any".to_owned(), |core| core.to_string());
+        tracing::info!(lane = %id, %device, role, core = pinned_to, threads = lane.threads, "lane ready");
+        if lane.stands_for.is_some() || lane.service.is_some() {
+            let gpu = lane.stands_for.as_deref().unwrap_or("none");
+            let service_ms = lane.service.map_or(0.0, |service| service.as_secs_f64() * 1e3);
+            tracing::warn!(lane = %id, gpu, service_ms, "this lane stands for another device: for tests only");
+        }
     }
 }
 
@@ -96,7 +111,7 @@ mod tests {
              hold the base model is left"
         );
         let none = plan(|text| {
-            text.replace("kind = \"coded\"", "kind = \"none\"").replace("role = \"parity\"", "role = \"base\"")
+            text.replace("kind = \"approximate\"", "kind = \"none\"").replace("role = \"parity\"", "role = \"base\"")
         });
         assert_eq!(
             protection(&none),

@@ -82,13 +82,14 @@ fn everything_at_once_on_more_lanes_with_two_parities_and_batches() {
 
 #[test]
 fn a_poisonous_query_harms_nobody_else() {
-    for outcome in
-        sound(&Scenario { poison_every: 20, batch_max: 8, gap: Duration::from_millis(4), ..Scenario::quiet(5) })
-    {
+    let poisoned = Scenario { poison_every: 20, batch_max: 8, gap: Duration::from_millis(4), ..Scenario::quiet(5) };
+    let outcomes = sound(&poisoned);
+    for outcome in &outcomes {
         let harmed = outcome.ended.iter().filter(|ended| !ended.poison && ended.answer.is_err()).count();
         assert_eq!(harmed, 0);
-        assert!(failed(&outcome, Failure::QueryFault) > 0);
     }
+    // Most are decoded before they are lost a second time; in all runs together some are not.
+    assert!(outcomes.iter().map(|outcome| failed(outcome, Failure::QueryFault)).sum::<usize>() > 0);
 }
 
 #[test]

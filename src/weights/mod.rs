@@ -119,6 +119,8 @@ impl Checked {
 pub struct Canary {
     /// One row a data slot (one row if there is no code). The base model is asked for the first.
     pub rows: Vec<Row>,
+    /// Another row.
+    pub second: Row,
     /// What the base model gives for the first row.
     pub base: Vec<f32>,
     /// What each parity model gives for the encoded rows; none where parity queries run on the base model.
@@ -184,6 +186,7 @@ impl Bundle {
         let k = code.map_or(self.k, Code::k);
         Canary {
             rows: canary::stripe(width, self.k).into_iter().take(k).collect(),
+            second: canary::row(width, 1),
             base: self.base.canary.clone(),
             parities: self
                 .parities

@@ -176,6 +176,7 @@ fn connections_over_the_cap_wait_for_a_place() {
 fn admin_routes_do_not_exist_unless_they_are_on() {
     let port = Port::with(|site| site.lanes = None);
     port.get("/admin/lanes").refused(404, "unknown_route");
+    port.get("/admin/events").refused(404, "unknown_route");
     let json = "Content-Type: application/json\r\n";
     port.ask(request("POST", "/admin/lanes/0/fault", json, "{}").as_bytes()).refused(404, "unknown_route");
     port.ask(request("DELETE", "/admin/lanes", "", "").as_bytes()).refused(404, "unknown_route");
@@ -196,6 +197,8 @@ fn faults_are_set_reported_and_cleared() {
     assert_eq!(fault("0", json, r#"{"kind":"clear"}"#).status, 204);
     let lane = json!({"id": 0, "device": "cpu", "role": "base", "state": "healthy", "reason": "", "fault": null});
     assert_eq!(port.get("/admin/lanes").json(), json!([lane]));
+    let moved = json!({"seconds_ago": 1.5, "lane": 0, "from": "healthy", "to": "straggler", "reason": "two jobs"});
+    assert_eq!(port.get("/admin/events").json(), json!([moved]));
     let hang = r#"{"kind":"hang"}"#;
     for lane in ["1", "x", "-1", "65536"] {
         fault(lane, json, hang).refused(404, "unknown_lane");

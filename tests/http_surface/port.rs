@@ -15,7 +15,7 @@ use parityd::{
     admission::{Admission, Refusal, Terms},
     clock::{Clock, Time},
     http::{self, Lanes, Limits, Site, UnknownLane},
-    job::{Fault, LaneReport, Role},
+    job::{Fault, LaneEvent, LaneReport, Role},
     metrics::Metrics,
     query::{Accepts, Answer, Confidence, Failure, LaneId, Prediction, Provenance, Query, Rows, Signature, TensorSpec},
     reply::{Admitted, Pending, Permit},
@@ -123,6 +123,11 @@ impl Lanes for OneLane {
             reason: String::new(),
             fault: *self.0.lock().unwrap(),
         }]
+    }
+
+    fn events(&self) -> Vec<LaneEvent> {
+        let (age, reason) = (Duration::from_millis(1500), "two jobs".to_owned());
+        vec![LaneEvent { age, lane: LaneId(0), from: "healthy", to: "straggler", reason }]
     }
 
     fn set_fault(&self, lane: LaneId, fault: Option<Fault>) -> Result<(), UnknownLane> {

@@ -105,6 +105,11 @@ impl Daemon {
         self.agent.get(format!("{}{path}", self.url)).call().ok().map(|reply| reply.status().as_u16())
     }
 
+    /// The JSON that a path answers.
+    pub(crate) fn json(&self, path: &str) -> Value {
+        self.agent.get(format!("{}{path}", self.url)).call().unwrap().body_mut().read_json().unwrap()
+    }
+
     /// Injects a fault: the JSON body of `POST /admin/lanes/{lane}/fault`.
     pub(crate) fn fault(&self, lane: usize, fault: &str) {
         let route = format!("{}/admin/lanes/{lane}/fault", self.url);

@@ -10,6 +10,7 @@
 
 mod codes;
 mod daemon;
+mod devices;
 mod drain;
 mod faults;
 mod gate;

@@ -60,7 +60,15 @@ pub(super) struct Site {
 impl Site {
     /// CPU lanes, one thread each, that stand for other devices.
     pub(super) fn emulated(lanes: usize, weights: &Path) -> Self {
-        let lane = |id: u16| Lane { id: LaneId(id), device: Device::Cpu, role: Role::Base, core: None, threads: 1 };
+        let lane = |id: u16| Lane {
+            id: LaneId(id),
+            device: Device::Cpu,
+            role: Role::Base,
+            core: None,
+            threads: 1,
+            stands_for: None,
+            service: None,
+        };
         Site { devices: (0..).take(lanes).map(lane).collect(), weights: weights.to_path_buf(), batch_max: 1 }
     }
 
@@ -88,6 +96,9 @@ impl Site {
                 canary_first: rules.canary_first,
                 canary_max: rules.canary_max,
                 probe: rules.probe,
+                fence: rules.fence,
+                canary_every: rules.canary_every,
+                ready_lanes_min: 1,
             },
             lanes: Lanes::Listed(lanes.map(|(lane, &role)| Lane { role, ..lane.clone() }).collect()),
             deployment: Deployment {

@@ -22,7 +22,7 @@ use crate::{
     bench::BenchError,
     clock::{Clock, Time},
     job::{Batch, Feed, PARTS, Role},
-    lane::{EmulatedLoss, Emulation},
+    lane::{EmulatedLoss, Emulation, Meanwhile},
     query::LaneId,
     queue::Bells,
     sim::{Course, Faults, Luck, Pace, Timing},
@@ -228,7 +228,7 @@ impl Emulation for Devices {
         self.service.mul_f64(if role.runs_base() { 1.0 } else { self.parity_cost })
     }
 
-    fn batch(&self, lane: LaneId, batch: &Batch, started: Time, feed: &Arc<dyn Feed>) -> Result<(), EmulatedLoss> {
+    fn batch(&self, lane: LaneId, batch: &Batch, started: Time, meanwhile: &Meanwhile<'_>) -> Result<(), EmulatedLoss> {
         let begun = self.weather(started);
         let course = &self.courses[usize::from(lane.0)];
         let cost = if matches!(batch, Batch::Parity(_)) { self.parity_cost } else { 1.0 };
@@ -239,7 +239,7 @@ impl Emulation for Devices {
             at: started + over.since(begun),
             lane,
             parts,
-            feed: Arc::clone(feed),
+            feed: Arc::clone(meanwhile.feed),
             bells: Arc::clone(&self.bells),
         };
         self.timer.add(parts.into_iter().zip(1..).map(due));

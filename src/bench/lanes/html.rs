@@ -36,10 +36,10 @@ impl LanesReport {
             }
             page.section(&format!("{weather}: {}", weather.words()));
             let (real, simulated): (Vec<&Cell>, Vec<&Cell>) = (real.iter().collect(), simulated.iter().collect());
-            let sets = [(real.as_slice(), Dash::Solid, ""), (simulated.as_slice(), Dash::Dotted, " (virtual)")];
+            let sets = [(real.as_slice(), Dash::Solid, ""), (simulated.as_slice(), Dash::Dotted, ", virtual")];
             let title = format!("{weather}: the tail at {:.0} % load", 100.0 * real[0].load);
             page.figure(
-                &figures::tail(title, &sets, &policies),
+                &figures::tail(&title, &sets, &policies),
                 "How long the slowest of so many queries takes: 100 is p99, 1000 is p99.9. Dotted: the same in virtual time.",
             )?;
             let head = [

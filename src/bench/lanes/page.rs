@@ -27,7 +27,7 @@ impl Display for LanesPage<'_> {
         let cpu = env.cpu.as_deref().unwrap_or("an unknown processor");
         writeln!(
             f,
-            "Made by `{}` on {cpu}.\n\n{lanes} {what}. Weights: {weights}. Jobs of {service_ms:.2} ms, {runs} runs of {seconds} s.",
+            "# Policies in real time\n\nMade by `{}` on {cpu}.\n\n{lanes} {what}. Weights: {weights}. Jobs of {service_ms:.2} ms, {runs} runs of {seconds} s.",
             env.command
         )?;
         self.lateness(f)?;

@@ -33,8 +33,8 @@ use crate::{
     },
     clock::{Clock, Time},
     http::Lanes,
-    job::{Batch, Fault, Feed, Role},
-    lane::{EmulatedLoss, Emulation},
+    job::{Batch, Fault, Role},
+    lane::{EmulatedLoss, Emulation, Meanwhile},
     query::{Accepts, LaneId},
     sim::{Arrivals, Faults, Pace},
 };
@@ -62,7 +62,7 @@ impl Emulation for Stalls {
         usual
     }
 
-    fn batch(&self, _: LaneId, _: &Batch, _: Time, _: &Arc<dyn Feed>) -> Result<(), EmulatedLoss> {
+    fn batch(&self, _: LaneId, _: &Batch, _: Time, _: &Meanwhile<'_>) -> Result<(), EmulatedLoss> {
         let stalls = self.draws.lock().random_bool(self.faults.stall);
         if stalls {
             self.clock.pause(self.faults.stall_for);

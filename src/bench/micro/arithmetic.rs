@@ -68,7 +68,7 @@ fn event(clock: Clock, lanes: u16) -> Figure {
         calibration: None,
         stripe_fill: Duration::from_millis(20),
         policy: Policy::usual(PolicyKind::Hedged, Placement::Dedicated),
-        health: Rules::default(),
+        health: Rules { canary_every: None, ..Rules::default() },
     };
     let dispatch = Dispatch::new(settings, Arc::new(Metrics::new("bench", usize::from(lanes))));
     let mut effects = Vec::new();

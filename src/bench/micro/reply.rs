@@ -58,9 +58,10 @@ fn queries(clock: Clock, parks: bool) -> Result<Vec<f64>, BenchError> {
         calibration: None,
         stripe_fill: Duration::from_millis(20),
         policy: Policy::usual(PolicyKind::Hedged, Placement::Dedicated),
-        health: Rules::default(),
+        health: Rules { canary_every: None, ..Rules::default() },
     };
-    let limits = Limits { queue_max: 16, deadline: Duration::from_secs(2), input_range: (0.0, 1.0) };
+    let limits =
+        Limits { queue_max: 16, deadline: Duration::from_secs(2), input_range: (0.0, 1.0), ready_lanes_min: 1 };
     let engine = Arc::new(Engine::new(settings, limits, clock, Arc::new(Metrics::new("bench", 1))));
     engine.ready(LANE, Duration::from_millis(1));
     let ticking = Arc::clone(&engine);

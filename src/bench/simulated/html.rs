@@ -38,8 +38,8 @@ impl VirtualReport {
             page.section("A hang");
             page.figure(
                 &figures::hang(timeline),
-                "The slowest query of every 100 ms, by its arrival, around a hang of one lane in scenario C. Without health every lane that goes on costs \
-                 nothing and the one that hangs costs its query until its deadline.",
+                "The slowest query of every 100 ms, by its arrival, around a hang of one lane in scenario C. Without redundancy the query that hangs with its \
+                 lane has no answer by its deadline, and a pair of slow lanes shows all the time.",
             )?;
         }
         let policies = figures::policies(&self.cells);
@@ -97,7 +97,7 @@ fn at_one_load<'c>(cells: &[&'c Cell]) -> Vec<&'c Cell> {
 fn tail(weather: Weather, cells: &[&Cell], policies: &[String]) -> Chart {
     let cells = at_one_load(&of_one_k(cells));
     let load = cells.first().map_or(0.0, |cell| 100.0 * cell.load);
-    figures::tail(format!("{weather}: the tail at {load:.0} % load"), &[(&cells, Dash::Solid, "")], policies)
+    figures::tail(&format!("{weather}: the tail at {load:.0} % load"), &[(&cells, Dash::Solid, "")], policies)
 }
 
 fn section(page: &mut Html, weather: Weather, cells: &[&Cell], policies: &[String]) -> Result<(), BenchError> {
@@ -106,7 +106,7 @@ fn section(page: &mut Html, weather: Weather, cells: &[&Cell], policies: &[Strin
     let one_k = of_one_k(cells);
     let title = format!("{weather}: p99.9 by load");
     page.figure(
-        &figures::sweep(title, &one_k, policies),
+        &figures::sweep(&title, &one_k, policies),
         "p99.9 from arrival to answer, by load, on logarithmic milliseconds.",
     )?;
     page.figure(
@@ -116,7 +116,7 @@ fn section(page: &mut Html, weather: Weather, cells: &[&Cell], policies: &[Strin
     let at_load = at_one_load(&one_k);
     let load = at_load.first().map_or(0.0, |cell| 100.0 * cell.load);
     page.figure(
-        &figures::pareto(format!("{weather}: what it costs, at {load:.0} % load"), &at_load, policies),
+        &figures::pareto(&format!("{weather}: what it costs, at {load:.0} % load"), &at_load, policies),
         "Gap between p99.9 and p50 by jobs a query; beside each policy, the share of answers that are right.",
     )?;
     let (head, rows) = table(cells);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{LANES, Order, VirtualOptions, runs};
 use crate::{
     bench::{
-        cell::{Latency, millis},
+        cell::{Latency, millis, rounded},
         contender,
         weather::Weather,
         worth::Worth,
@@ -70,10 +70,11 @@ fn slowest(run: &[Latency], arrivals: impl Iterator<Item = Time>, origin: Time) 
             continue;
         }
         let after = at.since(Time::ZERO).as_secs_f64() - origin.since(Time::ZERO).as_secs_f64();
-        let moment = (after / MOMENT.as_secs_f64()).floor() * MOMENT.as_secs_f64();
+        let moment = rounded((after / MOMENT.as_secs_f64()).floor() * MOMENT.as_secs_f64());
+        let slowest = rounded(millis(latency.time));
         match moments.last_mut().filter(|(last, _)| (last - moment).abs() < 1e-9) {
-            Some((_, most)) => *most = most.max(millis(latency.time)),
-            None => moments.push((moment, millis(latency.time))),
+            Some((_, most)) => *most = most.max(slowest),
+            None => moments.push((moment, slowest)),
         }
     }
     moments

@@ -27,7 +27,7 @@ impl Pool {
             calibration: None,
             stripe_fill: Duration::from_millis(20),
             policy,
-            health: Rules::default(),
+            health: Rules { canary_every: None, ..Rules::default() },
         };
         let mut pool = Pool { hand: Hand::of(settings) };
         for lane in (0..lanes).map(LaneId) {

@@ -1,8 +1,21 @@
-//! NVML: which GPUs there are, and how they stand. Opened at run time; a machine without a driver has none, and the daemon says so.
+//! NVML: which GPUs there are, how they stand, and a monitor that tells what happens to them.
 //!
-//! Device health from NVML (throttling, Xid events, lost devices) is not acted on yet.
+//! Opened at run time; a machine without a driver has none, and the daemon says so. A call of NVML may never return, whatever its documentation says, so
+//! nothing that serves ever calls it: the monitor's threads do, and others read what they have published. GPUs are known by UUID, never by index, which
+//! CUDA counts differently. The library's handle is leaked on purpose: closing it is a call like any other.
+
+mod monitor;
+mod poll;
+
+use std::env;
 
 use nvml_wrapper::{Nvml, bitmasks::device::ThrottleReasons, enum_wrappers::device::Clock, error::NvmlError};
+
+pub use monitor::{Listener, Monitor, Watched};
+pub use poll::Reading;
+
+/// Names another library than the system's `libnvidia-ml.so.1`.
+const LIBRARY_VARIABLE: &str = "PARITYD_NVML_LIBRARY";
 
 /// One GPU as NVML lists it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,14 +24,24 @@ pub struct Gpu {
     pub uuid: String,
     /// Product name.
     pub name: String,
+    /// Its place on the PCI bus.
+    pub pci: String,
+}
+
+/// Opens the library.
+fn open() -> Result<Nvml, NvmlError> {
+    match env::var_os(LIBRARY_VARIABLE) {
+        Some(path) => Nvml::builder().lib_path(&path).init(),
+        None => Nvml::init(),
+    }
 }
 
 /// The GPUs of this machine in NVML's order; an error if NVML or its driver is absent.
 pub fn gpus() -> Result<Vec<Gpu>, NvmlError> {
-    let nvml = Nvml::init()?;
+    let nvml = open()?;
     let gpu = |index| {
         let device = nvml.device_by_index(index)?;
-        Ok(Gpu { uuid: device.uuid()?, name: device.name()? })
+        Ok(Gpu { uuid: device.uuid()?, name: device.name()?, pci: device.pci_info()?.bus_id })
     };
     (0..nvml.device_count()?).map(gpu).collect()
 }
@@ -40,7 +63,7 @@ pub struct Standing {
 
 /// How all GPUs stand; an error if NVML or its driver is absent. What a GPU does not tell counts as nothing.
 pub fn standing() -> Result<Vec<Standing>, NvmlError> {
-    let nvml = Nvml::init()?;
+    let nvml = open()?;
     let own = std::process::id();
     let of = |index| {
         let device = nvml.device_by_index(index)?;

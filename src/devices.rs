@@ -1,0 +1,169 @@
+//! `devices`: which GPUs there are, which lanes are configured, and how these stand in a daemon that runs.
+//!
+//! Works without a driver, without a configuration and without a daemon: what is not there is said, and the rest is told.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::Result;
+use parityd::{
+    config::{self, Config, ConfigFaults},
+    nvml,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::output::print;
+
+/// How long a daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A GPU. What it does not tell is `null`.
+#[derive(Serialize)]
+struct Device {
+    uuid: String,
+    name: String,
+    pci: String,
+    clock_mhz: Option<u32>,
+    clock_max_mhz: Option<u32>,
+    limits: Vec<String>,
+    other_processes: Option<usize>,
+}
+
+/// A configured lane.
+#[derive(Serialize)]
+struct Lane {
+    id: u16,
+    device: String,
+    role: &'static str,
+    state: String,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct Report {
+    devices: Vec<Device>,
+    /// Why there are none; `null` if NVML answers.
+    nvml: Option<String>,
+    lanes: Vec<Lane>,
+    /// Why there are none; `null` if there is a configuration.
+    configuration: Option<String>,
+}
+
+/// Prints them.
+pub(crate) fn devices(config: Option<&Path>, json: bool) -> Result<()> {
+    let (devices, nvml) = match gpus() {
+        Ok(devices) => (devices, None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    let uuids: Vec<String> = devices.iter().map(|device| device.uuid.clone()).collect();
+    let (lanes, configuration) = match lanes(config, &uuids) {
+        Ok(lanes) => (lanes, None),
+        Err(faults) => (Vec::new(), Some(faults.to_string())),
+    };
+    let report = Report { devices, nvml, lanes, configuration };
+    print(&if json { serde_json::to_string_pretty(&report)? } else { table(&report) })
+}
+
+fn gpus() -> Result<Vec<Device>, Box<dyn std::error::Error>> {
+    let gpus = nvml::gpus()?;
+    let standings = nvml::standing().unwrap_or_default();
+    let device = |gpu: nvml::Gpu| {
+        let standing = standings.iter().find(|standing| standing.uuid == gpu.uuid);
+        Device {
+            clock_mhz: standing.map(|standing| standing.clock_mhz),
+            clock_max_mhz: standing.map(|standing| standing.clock_max_mhz),
+            limits: standing.map(|standing| standing.limits.clone()).unwrap_or_default(),
+            other_processes: standing.map(|standing| standing.processes),
+            uuid: gpu.uuid,
+            name: gpu.name,
+            pci: gpu.pci,
+        }
+    };
+    Ok(gpus.into_iter().map(device).collect())
+}
+
+fn lanes(config: Option<&Path>, uuids: &[String]) -> Result<Vec<Lane>, ConfigFaults> {
+    let config = Config::load(&config::find(config)?)?;
+    let listen = config.http.listen;
+    let told = ask(listen);
+    let (config, _) = config.on_gpus(uuids)?;
+    let lane = |lane: &config::Lane| {
+        let of_lane = |lanes: &Value| lanes.as_array()?.iter().find(|told| told["id"] == lane.id.0).cloned();
+        let word = |told: &Value, key: &str| told[key].as_str().unwrap_or_default().to_owned();
+        let (state, reason) = match &told {
+            Ok(lanes) => of_lane(lanes).map_or_else(
+                || unknown("the daemon has no such lane"),
+                |told| (word(&told, "state"), word(&told, "reason")),
+            ),
+            Err(why) => unknown(why),
+        };
+        Lane { id: lane.id.0, device: lane.device.to_string(), role: lane.role.as_str(), state, reason }
+    };
+    Ok(config.lanes().iter().map(lane).collect())
+}
+
+fn unknown(why: &str) -> (String, String) {
+    ("unknown".to_owned(), why.to_owned())
+}
+
+/// What the daemon on that port says of its lanes, or why it says nothing.
+fn ask(listen: SocketAddr) -> Result<Value, String> {
+    let nobody = |_| format!("no daemon answers at {listen}");
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, listen.port()), PATIENCE).map_err(nobody)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(nobody)?;
+    stream
+        .write_all(format!("GET /admin/lanes HTTP/1.1\r\nHost: {listen}\r\nConnection: close\r\n\r\n").as_bytes())
+        .map_err(nobody)?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).map_err(nobody)?;
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or((&reply, ""));
+    if head.starts_with("HTTP/1.1 404") {
+        return Err(format!("the daemon at {listen} tells nobody: set `faults = true` under [admin]"));
+    }
+    serde_json::from_str(body).map_err(|_| format!("what answers at {listen} is no parityd"))
+}
+
+fn table(report: &Report) -> String {
+    let mut lines = Vec::new();
+    match &report.nvml {
+        Some(why) => lines.push(format!("no GPUs: {why}")),
+        None if report.devices.is_empty() => lines.push("no GPUs".to_owned()),
+        None => {}
+    }
+    for device in &report.devices {
+        let number = |number: Option<u32>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
+        let limits = if device.limits.is_empty() {
+            String::new()
+        } else {
+            format!(", held down by {}", device.limits.join(" "))
+        };
+        let others = device.other_processes.map_or_else(String::new, |count| format!(", {count} other processes"));
+        lines.push(format!(
+            "{}  {}  {}  {} of {} MHz{limits}{others}",
+            device.uuid,
+            device.pci,
+            device.name,
+            number(device.clock_mhz),
+            number(device.clock_max_mhz)
+        ));
+    }
+    if let Some(why) = &report.configuration {
+        lines.push(format!("no lanes: {why}"));
+    }
+    let width = report.lanes.iter().map(|lane| lane.device.len()).max().unwrap_or(0);
+    for lane in &report.lanes {
+        let Lane { id, device, role, state, reason } = lane;
+        lines.push(format!("lane {id:<2}  {device:width$}  {role:6}  {state:10}  {reason}").trim_end().to_owned());
+    }
+    lines.join("\n")
+}

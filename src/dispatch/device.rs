@@ -1,0 +1,133 @@
+//! What a driver tells of a lane's device, carried out: fences, proofs, suspicions; and the canaries of lanes that seem well.
+//!
+//! A fence erases what is in flight then and there. That is what makes the driver's word worth having: whatever the code can bring back is
+//! decoded, and the rest is run elsewhere, before any timer would have noticed.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use super::{Dispatch, Effect, Seat};
+use crate::{
+    clock::Time,
+    health::{
+        LaneHealth, Move,
+        device::{self, Sign, Told},
+    },
+    query::LaneId,
+};
+
+/// Jobs of a lane since its last canary.
+#[derive(Debug, Default)]
+pub(super) struct Unchecked(AtomicU32);
+
+impl Unchecked {
+    /// So many more.
+    pub(super) fn ran(&self, jobs: usize) {
+        let jobs = u32::try_from(jobs).unwrap_or(u32::MAX);
+        // It wraps after four billion jobs without a canary, where canaries are off.
+        self.0.fetch_add(jobs, Ordering::Relaxed);
+    }
+
+    /// A canary is due at once.
+    fn ask(&self) {
+        self.0.store(u32::MAX / 2, Ordering::Relaxed);
+    }
+
+    /// Whether a canary is due, where one is every so many jobs; `waits` if nothing better is to do. Forgotten if so.
+    pub(super) fn is_due(&self, every: Option<u32>, waits: bool) -> bool {
+        // One that was asked for is due even where they are off.
+        let every = every.unwrap_or(u32::MAX / 4);
+        let limit = if waits { every } else { every.saturating_mul(2) };
+        let due = self.0.load(Ordering::Relaxed) >= limit;
+        if due {
+            self.0.store(0, Ordering::Relaxed);
+        }
+        due
+    }
+}
+
+impl Dispatch {
+    /// The driver tells something of a lane's device.
+    pub fn told(&self, lane: LaneId, told: Told, now: Time, effects: &mut Vec<Effect>) {
+        let seat = self.seat(lane);
+        let rules = &self.settings.health;
+        match told {
+            Told::Happened(sign) | Told::Begins(sign) => match device::effect(sign) {
+                device::Effect::Fence => self.fence(lane, (sign, matches!(told, Told::Begins(_))), now, effects),
+                device::Effect::Prove => {
+                    seat.unchecked.ask();
+                    effects.push(Effect::Wake(lane));
+                }
+                device::Effect::Suspect => {
+                    seat.pace.suspect(true);
+                    self.treat_as_late(lane, now, effects);
+                }
+                device::Effect::Note => {}
+            },
+            Told::Ends(sign) => match device::effect(sign) {
+                device::Effect::Fence => seat.with_health(|health| health.release(rules, now)),
+                device::Effect::Suspect => seat.pace.suspect(false),
+                device::Effect::Prove | device::Effect::Note => {}
+            },
+        }
+    }
+
+    fn fence(&self, lane: LaneId, (sign, held): (Sign, bool), now: Time, effects: &mut Vec<Effect>) {
+        let rules = self.settings.health;
+        let fence = |health: &mut LaneHealth| health.fence(sign, held, &rules, now);
+        if !self.give_up_batch(lane, (None, now), fence, effects) {
+            self.change(lane, fence, effects);
+        }
+    }
+
+    /// Gives up the batch in flight on a lane, if it is older than `limit`, and moves the lane's state; `false` if there is none.
+    ///
+    /// The state moves before the lane can find its batch overdue, so that its return is seen as one.
+    pub(super) fn give_up_batch(
+        &self,
+        lane: LaneId,
+        (limit, now): (Option<Duration>, Time),
+        rule: impl FnOnce(&mut LaneHealth) -> Option<Move>,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let jobs = self.seat(lane).declare_overdue(limit, now, |running| {
+            self.change(lane, rule, effects);
+            if std::mem::take(&mut running.reserved) {
+                self.occupancy.end_reserved();
+            }
+            running.seats.clone()
+        });
+        let given_up = jobs.is_some();
+        for job in jobs.into_iter().flatten() {
+            match job {
+                Seat::Query(run) => self.give_up_run(run, now, effects),
+                Seat::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
+            }
+        }
+        given_up
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canaries_wait_for_an_idle_moment_and_not_for_ever() {
+        let unchecked = Unchecked::default();
+        unchecked.ran(99);
+        assert!(!unchecked.is_due(Some(100), true));
+        unchecked.ran(1);
+        assert!(!unchecked.is_due(Some(100), false), "there is work to do");
+        assert!(unchecked.is_due(Some(100), true));
+        assert!(!unchecked.is_due(Some(100), true), "once");
+        unchecked.ran(200);
+        assert!(unchecked.is_due(Some(100), false), "it has waited for long enough");
+        unchecked.ran(5_000);
+        assert!(!unchecked.is_due(None, true), "they are off");
+        unchecked.ask();
+        assert!(unchecked.is_due(None, false), "this one was asked for");
+    }
+}

@@ -1,0 +1,178 @@
+//! What a GPU's driver tells of it, and what follows for the lanes on it: one table.
+//!
+//! NVML is the second of two sources: service times tell slow from usual, NVML tells why, and what no service time can, that a device is
+//! gone. It *triggers*: a fence declares what is in flight erased then and there, and whatever the code can bring back is decoded before any
+//! timer would have noticed. But NVML may lie, hang or be absent, so nothing of it makes a lane healthy: only work does, and checked canaries.
+//!
+//! Sources of the table of Xids: NVIDIA's Xid catalog (immediate action of each), the lists of its Kubernetes device plugin (ignored ones) and of
+//! DCGM's health checks, read in 2026. Where they disagree (109: the plugin ignores it, the catalog says to reset the GPU) the graver wins if the GPU must be reset, because a lane
+//! that is fenced for nothing costs half a minute, and one that is not costs wrong or late answers. Xids that mean a broken *program* (13, 31, 43, 45 …) may be
+//! another tenant's, so they only ask for proof.
+
+use std::fmt;
+
+/// Something that the driver tells of a GPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sign {
+    /// An Xid event.
+    Xid(u64),
+    /// The GPU does not answer any more (`NVML_ERROR_GPU_IS_LOST`), or is not among the devices.
+    Lost,
+    /// It answers only that it must be reset (`NVML_ERROR_RESET_REQUIRED`).
+    ResetRequired,
+    /// What would bring it back (field 230), other than nothing.
+    Recovery(u32),
+    /// Its clock is held down by these reasons (bits of NVML's).
+    Limited(Limits),
+}
+
+/// Reasons why a clock is held down, as NVML's bits.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Limits(u64);
+
+impl Limits {
+    /// Halved or worse by the hardware: `HW_SLOWDOWN`, `HW_THERMAL`, `HW_POWER_BRAKE`.
+    const HARD: u64 = 0x8 | 0x40 | 0x80;
+    /// Lowered by the driver because of heat: `SW_THERMAL`.
+    const HOT: u64 = 0x20;
+
+    /// NVML's bits.
+    pub const fn from_bits(bits: u64) -> Self {
+        Limits(bits)
+    }
+
+    /// Whether jobs will take longer. Being idle, clocks that somebody set, and the usual power cap at full load are no harm.
+    pub const fn is_harmful(self) -> bool {
+        self.0 & (Limits::HARD | Limits::HOT) != 0
+    }
+
+    /// The harmful ones, by name.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        [(0x8, "hw_slowdown"), (0x20, "sw_thermal"), (0x40, "hw_thermal"), (0x80, "hw_power_brake")]
+            .into_iter()
+            .filter(move |(bit, _)| self.0 & bit != 0)
+            .map(|(_, name)| name)
+    }
+}
+
+impl fmt::Display for Sign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sign::Xid(xid) => write!(f, "Xid {xid}"),
+            Sign::Lost => f.write_str("the GPU is lost"),
+            Sign::ResetRequired => f.write_str("the GPU must be reset"),
+            Sign::Recovery(action) => write!(f, "the driver asks for recovery action {action}"),
+            Sign::Limited(limits) => {
+                f.write_str("its clock is held down by")?;
+                limits.names().try_for_each(|name| write!(f, " {name}"))
+            }
+        }
+    }
+}
+
+/// What is told of a GPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// It has happened.
+    Happened(Sign),
+    /// It is so from now on.
+    Begins(Sign),
+    /// It is so no more.
+    Ends(Sign),
+}
+
+/// What follows for the lanes of the GPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Out of work at once, what is in flight is erased; canaries decide when it comes back.
+    Fence,
+    /// The next thing it runs is a canary; what is in flight goes on.
+    Prove,
+    /// One slow job makes it a straggler, and what is in flight may be decoded at once, as if it were late.
+    Suspect,
+    /// Told, and nothing more.
+    Note,
+}
+
+/// The table.
+pub const fn effect(sign: Sign) -> Effect {
+    match sign {
+        // 0 is none; 3 (drain peer-to-peer) lets what runs go on.
+        Sign::Recovery(0 | 3) => Effect::Note,
+        Sign::Lost | Sign::ResetRequired | Sign::Recovery(_) => Effect::Fence,
+        Sign::Limited(limits) => {
+            if limits.is_harmful() {
+                Effect::Suspect
+            } else {
+                Effect::Note
+            }
+        }
+        Sign::Xid(xid) => of_xid(xid),
+    }
+}
+
+const fn of_xid(xid: u64) -> Effect {
+    match xid {
+        // The catalog's RESET_GPU; 79 fallen off the bus; 48 double-bit error; 64 row remapping failed; 74 NVLink; 54 power cable; 167 to 169 PCIe, WPR and
+        // controller halts.
+        46
+        | 48
+        | 54
+        | 62
+        | 64
+        | 74
+        | 79
+        | 95
+        | 109
+        | 110
+        | 119
+        | 120
+        | 136
+        | 140
+        | 143
+        | 155
+        | 156
+        | 158
+        | 167..=169 => Effect::Fence,
+        // The catalog's IGNORE, and its follow-ups: 63 row remapping pending, 66 and 67, 92 many corrected errors, 154 recovery action changed, which field 230 tells.
+        37 | 38 | 44 | 63 | 66 | 67 | 92 | 93 | 106 | 107 | 121 | 137 | 141 | 152..=154 | 157 | 160 | 161 => {
+            Effect::Note
+        }
+        // RESTART_APP: a program's context is broken, perhaps ours. What is not in any list is treated so, too.
+        _ => Effect::Prove,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_that_of_the_page() {
+        for (sign, expected) in [
+            (Sign::Xid(79), Effect::Fence),
+            (Sign::Xid(48), Effect::Fence),
+            (Sign::Xid(109), Effect::Fence),
+            (Sign::Xid(31), Effect::Prove),
+            (Sign::Xid(13), Effect::Prove),
+            (Sign::Xid(4242), Effect::Prove),
+            (Sign::Xid(63), Effect::Note),
+            (Sign::Xid(154), Effect::Note),
+            (Sign::Lost, Effect::Fence),
+            (Sign::ResetRequired, Effect::Fence),
+            (Sign::Recovery(1), Effect::Fence),
+            (Sign::Recovery(3), Effect::Note),
+            (Sign::Limited(Limits::from_bits(0x40)), Effect::Suspect),
+            (Sign::Limited(Limits::from_bits(0x1 | 0x4)), Effect::Note),
+        ] {
+            assert_eq!(effect(sign), expected, "{sign}");
+        }
+    }
+
+    #[test]
+    fn limits_are_told_by_name() {
+        let limits = Limits::from_bits(0x1 | 0x20 | 0x80);
+        assert_eq!(limits.names().collect::<Vec<_>>(), ["sw_thermal", "hw_power_brake"]);
+        assert_eq!(Sign::Limited(limits).to_string(), "its clock is held down by sw_thermal hw_power_brake");
+    }
+}

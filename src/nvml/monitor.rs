@@ -1,0 +1,287 @@
+//! The monitor: one thread that looks at all watched GPUs once a second, one a GPU that waits for its events, and one that notices when NVML itself
+//! does not answer.
+//!
+//! A wedged NVML means *unknown*: lanes stay as they are, service goes on, and the stop of the daemon waits for none of these threads.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use nvml_wrapper::{Nvml, bitmasks::event::EventTypes, enums::event::XidError, error::NvmlError};
+use parking_lot::Mutex;
+
+use super::{
+    open,
+    poll::{Failure, Reading, look},
+};
+use crate::{
+    clock::{Clock, Time},
+    health::device::{Limits, Sign, Told},
+    metrics::GpuMetrics,
+    query::LaneId,
+};
+
+/// From one look at all GPUs to the next.
+const EVERY: Duration = Duration::from_secs(1);
+/// From one attempt to open NVML to the next.
+const OPEN_EVERY: Duration = Duration::from_mins(1);
+/// A call that takes longer has wedged.
+const WEDGED: Duration = Duration::from_secs(5);
+/// How long one wait for an event lasts.
+const WAIT_MS: u32 = 1_000;
+/// A slowdown that a change of clocks may also report counts from its second look on.
+const SLOWDOWN: u64 = 0x8;
+
+/// A GPU and the lanes on it.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// Its UUID.
+    pub uuid: String,
+    /// Their ids.
+    pub lanes: Vec<LaneId>,
+}
+
+/// Whoever acts on it. Called on the monitor's threads.
+pub trait Listener: Send + Sync {
+    /// Something is told of the GPU of these lanes.
+    fn told(&self, lanes: &[LaneId], told: Told);
+}
+
+/// What the monitor's threads share.
+struct Shared {
+    clock: Clock,
+    gpus: Vec<Watched>,
+    listener: Arc<dyn Listener>,
+    metrics: GpuMetrics,
+    /// The call that is being made, and since when.
+    call: Mutex<Option<(&'static str, Time)>>,
+    readings: Mutex<Vec<Option<Reading>>>,
+    stopped: AtomicBool,
+}
+
+/// Watches GPUs until it is dropped.
+pub struct Monitor(Arc<Shared>);
+
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Monitor")
+    }
+}
+
+impl Drop for Monitor {
+    /// Its threads end when their calls return, if they do.
+    fn drop(&mut self) {
+        self.0.stopped.store(true, Ordering::Release);
+    }
+}
+
+impl Monitor {
+    /// Starts to watch; fails if the system gives no threads.
+    pub fn start(
+        gpus: Vec<Watched>,
+        clock: Clock,
+        listener: Arc<dyn Listener>,
+        metrics: GpuMetrics,
+    ) -> std::io::Result<Self> {
+        let readings = Mutex::new(vec![None; gpus.len()]);
+        let (call, stopped) = (Mutex::new(None), AtomicBool::new(false));
+        let shared = Arc::new(Shared { clock, gpus, listener, metrics, call, readings, stopped });
+        let (polls, watches) = (Arc::clone(&shared), Arc::clone(&shared));
+        thread::Builder::new().name("nvml".to_owned()).spawn(move || run(&polls))?;
+        thread::Builder::new().name("nvml-watch".to_owned()).spawn(move || watches.watch_calls())?;
+        Ok(Monitor(shared))
+    }
+
+    /// The last reading of each watched GPU; `None` where there is none, because NVML has not told or does not answer.
+    pub fn readings(&self) -> Vec<(String, Option<Reading>)> {
+        let answers = self.0.wedged().is_none();
+        let readings = self.0.readings.lock();
+        let of = |(gpu, reading): (&Watched, &Option<Reading>)| (gpu.uuid.clone(), reading.filter(|_| answers));
+        self.0.gpus.iter().zip(&*readings).map(of).collect()
+    }
+
+    /// The call that has not returned for too long, and since when.
+    pub fn wedged(&self) -> Option<(&'static str, Duration)> {
+        self.0.wedged()
+    }
+}
+
+/// The polling thread.
+fn run(shared: &Arc<Shared>) {
+    let mut told_absent = false;
+    while !shared.is_stopped() {
+        shared.enter("open");
+        let opened = open();
+        shared.leave();
+        match opened {
+            Ok(nvml) => {
+                // Closing it may never return.
+                let nvml: &'static Nvml = Box::leak(Box::new(nvml));
+                tracing::info!(gpus = shared.gpus.len(), "NVML watches");
+                for place in 0..shared.gpus.len() {
+                    let waits = Arc::clone(shared);
+                    let thread = thread::Builder::new().name(format!("nvml-{place}"));
+                    if let Err(error) = thread.spawn(move || waits.wait_for_events(nvml, place)) {
+                        tracing::warn!(%error, "no thread for a GPU's events");
+                    }
+                }
+                let error = shared.poll(nvml);
+                shared.metrics.answers(false);
+                if let Some(error) = error {
+                    tracing::warn!(%error, "NVML is of no use any more; it is opened again");
+                }
+            }
+            Err(error) if !told_absent => {
+                told_absent = true;
+                shared.metrics.answers(false);
+                tracing::warn!(%error, "NVML cannot be opened: devices are judged by their service times alone");
+            }
+            Err(_) => {}
+        }
+        shared.rest(OPEN_EVERY);
+    }
+}
+
+impl Shared {
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Sleeps, in parts, so that a stop is noticed.
+    fn rest(&self, time: Duration) {
+        let until = self.clock.now() + time;
+        while self.clock.now() < until && !self.is_stopped() {
+            self.clock.pause(until.since(self.clock.now()).min(EVERY / 4));
+        }
+    }
+
+    fn enter(&self, call: &'static str) {
+        *self.call.lock() = Some((call, self.clock.now()));
+    }
+
+    fn leave(&self) {
+        *self.call.lock() = None;
+    }
+
+    fn wedged(&self) -> Option<(&'static str, Duration)> {
+        let (call, since) = (*self.call.lock())?;
+        let age = self.clock.now().since(since);
+        (age > WEDGED).then_some((call, age))
+    }
+
+    /// Says once when NVML does not answer, and once when it does again.
+    fn watch_calls(&self) {
+        let mut told = false;
+        while !self.is_stopped() {
+            self.clock.pause(EVERY);
+            match self.wedged() {
+                Some((call, _)) if !told => {
+                    tracing::warn!(
+                        call,
+                        "NVML does not answer: what it says of devices is unknown, and lanes stay as they are"
+                    );
+                    self.metrics.answers(false);
+                    told = true;
+                }
+                None if told => {
+                    tracing::info!("NVML answers again");
+                    self.metrics.answers(true);
+                    told = false;
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    /// Looks at all GPUs again and again; returns when the handle is of no use any more, with the error, or when the monitor ends.
+    fn poll(&self, nvml: &Nvml) -> Option<NvmlError> {
+        let mut lasting: Vec<Vec<Sign>> = vec![Vec::new(); self.gpus.len()];
+        let mut slowed = vec![false; self.gpus.len()];
+        while !self.is_stopped() {
+            for (place, gpu) in self.gpus.iter().enumerate() {
+                let looked = look(nvml, &gpu.uuid, &|call| self.enter(call));
+                self.leave();
+                let (reading, signs) = match looked {
+                    Ok((reading, signs)) => (Some(reading), confirmed(signs, &mut slowed[place])),
+                    Err(Failure::Gpu(sign)) => (None, vec![sign]),
+                    Err(Failure::Nvml(error)) => return Some(error),
+                };
+                self.readings.lock()[place] = reading;
+                self.metrics.read(
+                    &gpu.uuid,
+                    &reading.map_or_else(Vec::new, |reading| reading.values()),
+                    &limits(reading),
+                );
+                self.metrics.up(&gpu.uuid, reading.is_some());
+                self.compare(gpu, &mut lasting[place], signs);
+            }
+            self.metrics.answers(self.wedged().is_none());
+            self.rest(EVERY);
+        }
+        None
+    }
+
+    /// Tells what has begun and what has ended since the last look.
+    fn compare(&self, gpu: &Watched, lasting: &mut Vec<Sign>, signs: Vec<Sign>) {
+        for sign in lasting.iter().filter(|sign| !signs.contains(sign)) {
+            tracing::info!(gpu = gpu.uuid, %sign, "no more of a GPU");
+            self.listener.told(&gpu.lanes, Told::Ends(*sign));
+        }
+        for sign in signs.iter().filter(|sign| !lasting.contains(sign)) {
+            tracing::warn!(gpu = gpu.uuid, %sign, "told of a GPU");
+            self.listener.told(&gpu.lanes, Told::Begins(*sign));
+        }
+        *lasting = signs;
+    }
+
+    /// The thread of one GPU's events: a set of its own, because registering consumes a set, and frees it on an error.
+    fn wait_for_events(&self, nvml: &'static Nvml, place: usize) {
+        let gpu = &self.gpus[place];
+        let registered = || {
+            let device = nvml.device_by_uuid(gpu.uuid.as_str()).ok()?;
+            device.register_events(EventTypes::CRITICAL_XID_ERROR, nvml.create_event_set().ok()?).ok()
+        };
+        let Some(events) = registered() else {
+            tracing::warn!(
+                gpu = gpu.uuid,
+                "this GPU tells no events: a lost one is found by its jobs and by the polls"
+            );
+            return;
+        };
+        while !self.is_stopped() {
+            match events.wait(WAIT_MS) {
+                Ok(event) => {
+                    let xid = match event.event_data {
+                        Some(XidError::Value(xid)) => xid,
+                        Some(XidError::Unknown) | None => continue,
+                    };
+                    let sign = Sign::Xid(xid);
+                    tracing::warn!(gpu = gpu.uuid, %sign, "told of a GPU");
+                    self.metrics.xid(&gpu.uuid, xid);
+                    self.listener.told(&gpu.lanes, Told::Happened(sign));
+                }
+                Err(NvmlError::Timeout) => {}
+                // The poll finds out what it means; a set that fails fails again at once.
+                Err(_) => self.rest(EVERY),
+            }
+        }
+    }
+}
+
+fn limits(reading: Option<Reading>) -> Vec<&'static str> {
+    reading.map(|reading| reading.limits.names().collect()).unwrap_or_default()
+}
+
+/// Without a slowdown that was seen for the first time.
+fn confirmed(signs: Vec<Sign>, slowed: &mut bool) -> Vec<Sign> {
+    let only_slowdown = |sign: &Sign| *sign == Sign::Limited(Limits::from_bits(SLOWDOWN));
+    let now = signs.iter().any(only_slowdown);
+    let first = now && !std::mem::replace(slowed, now);
+    *slowed = now;
+    signs.into_iter().filter(|sign| !(first && only_slowdown(sign))).collect()
+}

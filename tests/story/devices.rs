@@ -1,0 +1,322 @@
+//! Devices that break, as their drivers tell it: the real daemon with lanes that stand for GPUs, and a library that says of these what a file says.
+//!
+//! Jobs take 10 ms, half of the base lanes' time is asked for. For each way to break: every query is answered, the lane is in the right state for
+//! the right reason, the others are left alone, readiness says what is so, and the lane comes back when the cause is gone.
+
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    alone, assert_all_answered,
+    daemon::{Daemon, config},
+    load::{Load, Reply, send},
+};
+
+/// Half of what two base lanes can carry.
+const PER_SECOND: u32 = 100;
+/// The lane that breaks, in the configuration and in the driver.
+const LANE: usize = 0;
+const LANES: usize = 3;
+
+/// A driver that says what a file says.
+struct Driver {
+    folder: TempDir,
+}
+
+impl Driver {
+    fn new() -> Self {
+        let driver = Driver { folder: tempfile::tempdir().unwrap() };
+        driver.says("");
+        driver
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("driver")
+    }
+
+    /// From now on it says this, and that there are three GPUs.
+    fn says(&self, lines: &str) {
+        let next = self.folder.path().join("next");
+        fs::write(&next, format!("count = {LANES}\n{lines}\n")).unwrap();
+        // Nobody reads half of it.
+        fs::rename(next, self.file()).unwrap();
+    }
+
+    /// A daemon whose lanes it speaks of.
+    fn daemon(&self) -> Daemon {
+        let variables = self.variables();
+        let variables = variables.each_ref().map(|(name, value)| (*name, value.to_str().unwrap()));
+        Daemon::start_with(&lanes_of_gpus(), &variables)
+    }
+}
+
+impl Driver {
+    /// What `parityd devices --json` prints.
+    fn devices(&self, daemon: &Daemon) -> Value {
+        let file = self.folder.path().join("config.toml");
+        let listen = daemon.url.trim_start_matches("http://");
+        fs::write(&file, lanes_of_gpus().replace("127.0.0.1:0", listen)).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_parityd"));
+        command.args(["devices", "--json", "--config"]).arg(&file).envs(self.variables());
+        serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
+    }
+
+    /// What makes a process ask this driver.
+    fn variables(&self) -> [(&'static str, PathBuf); 2] {
+        let library = std::env::current_exe().unwrap().with_file_name("libnvml_stub.so");
+        assert!(library.exists(), "{} is built as a dependency of the tests", library.display());
+        [("PARITYD_NVML_LIBRARY", library), ("PARITYD_NVML_STUB", self.file())]
+    }
+}
+
+/// The shipped configuration, with lanes that stand for GPUs.
+fn lanes_of_gpus() -> String {
+    let mut count = 0;
+    let line = |line: &str| {
+        if line != "device = \"cpu\"" {
+            return format!("{line}\n");
+        }
+        let uuid = format!("GPU-00000000-0000-0000-0000-{count:012}");
+        count += 1;
+        format!("{line}\nstands_for = \"{uuid}\"\nservice_ms = 10\n")
+    };
+    let text: String = config("config.toml", &[("fence_ms = 30000", "fence_ms = 500")]).lines().map(line).collect();
+    assert_eq!(count, LANES);
+    text
+}
+
+/// What became of a daemon under load while something broke.
+struct Outcome {
+    replies: Vec<Reply>,
+    /// From the fault to the lane's first other state, and that state with its reason.
+    found: Option<(Duration, String, String)>,
+}
+
+/// Sends a load; a second later something breaks, for so long; whatever it was is mended then.
+fn break_for(daemon: &Daemon, lasts: Duration, breaks: impl FnOnce(), mends: impl FnOnce()) -> Outcome {
+    let load = Load::new(PER_SECOND, lasts + Duration::from_secs(2));
+    thread::scope(|scope| {
+        let replies = scope.spawn(|| send(daemon, load));
+        thread::sleep(Duration::from_secs(1));
+        let broken = Instant::now();
+        breaks();
+        let mut found = None;
+        while broken.elapsed() < lasts {
+            let lanes = lanes(daemon);
+            for (lane, (state, reason)) in lanes.iter().enumerate() {
+                if lane == LANE && state != "healthy" {
+                    found.get_or_insert_with(|| (broken.elapsed(), state.clone(), reason.clone()));
+                }
+                assert!(lane == LANE || state == "healthy", "lane {lane} is left alone: {lanes:?}");
+            }
+            assert_eq!(daemon.status("/v2/health/ready"), Some(200), "two lanes are left: {lanes:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+        mends();
+        Outcome { replies: replies.join().unwrap(), found }
+    })
+}
+
+/// State and reason of each lane.
+fn lanes(daemon: &Daemon) -> Vec<(String, String)> {
+    let told: Value = daemon.json("/admin/lanes");
+    let word = |lane: &Value, key: &str| lane[key].as_str().unwrap().to_owned();
+    told.as_array().unwrap().iter().map(|lane| (word(lane, "state"), word(lane, "reason"))).collect()
+}
+
+/// A row of the table of docs/benchmarks/faults.md.
+fn row(what: &str, found: &str, delay: Option<Duration>, replies: &[Reply]) {
+    let count = |holds: &dyn Fn(&Reply) -> bool| replies.iter().filter(|reply| holds(reply)).count();
+    let lost = count(&|reply| reply.status != 200);
+    let decoded = count(&Reply::is_decoded);
+    let delay = delay.map_or_else(|| "–".to_owned(), |delay| delay.as_millis().to_string());
+    println!("TABLE | {what} | {found} | {delay} | {} | {lost} | {decoded} |", replies.len());
+}
+
+/// Every query was answered, the lane was found, in this state, for this reason, within `limit`, and comes back.
+fn check(daemon: &Daemon, outcome: &Outcome, what: &str, (state, reason): (&str, &str), limit: Duration) {
+    assert_all_answered(&outcome.replies, what);
+    let (delay, found, why) = outcome.found.as_ref().unwrap_or_else(|| unreachable!("{what} was not found"));
+    row(what, &format!("{found}: {why}"), Some(*delay), &outcome.replies);
+    assert!(found == state && why.contains(reason), "{what}: {found}: {why}");
+    assert!(*delay <= limit, "{what} was found after {delay:?}");
+    daemon.wait_until("healthy again", |daemon| {
+        // A straggler is on trial until queries have shown that it is fast.
+        send(daemon, Load::new(PER_SECOND, Duration::from_millis(100)));
+        daemon.lane_states().iter().all(|state| state == "healthy")
+    });
+    let events = daemon.json("/admin/events");
+    let told = |event: &Value| event["lane"] == LANE && event["to"] == state;
+    assert!(events.as_array().unwrap().iter().any(told), "{what}: {events}");
+}
+
+#[test]
+fn faults_that_jobs_show_are_found_and_healed() {
+    let _alone = alone();
+    let driver = Driver::new();
+    let daemon = driver.daemon();
+    let second = Duration::from_secs(1);
+    for (what, fault, state, reason, limit) in [
+        ("slow x3", r#"{"kind": "slow", "factor": 3}"#, "straggler", "of their expected time", second),
+        ("hang", r#"{"kind": "hang"}"#, "hung", "in flight", second),
+        ("panic", r#"{"kind": "panic"}"#, "failed", "panic", second),
+        ("error", r#"{"kind": "error"}"#, "failed", "error", second),
+        ("NaN", r#"{"kind": "nan"}"#, "failed", "non-finite", second),
+        ("garbage", r#"{"kind": "garbage"}"#, "failed", "canary", 5 * second),
+    ] {
+        let lasts = if what == "garbage" { 6 * second } else { 2 * second };
+        let outcome = break_for(&daemon, lasts, || daemon.fault(LANE, fault), || daemon.clear(LANE));
+        check(&daemon, &outcome, what, (state, reason), limit);
+    }
+}
+
+#[test]
+fn what_the_driver_tells_of_a_gpu_fences_its_lane_at_once() {
+    let _alone = alone();
+    let driver = Driver::new();
+    let daemon = driver.daemon();
+    let second = Duration::from_secs(1);
+    for (what, lines, reason) in [
+        // An event: it is over as soon as it is told.
+        ("Xid 79", "0.xid = 1:79", "Xid 79"),
+        ("GPU lost", "0.ret = 15", "lost"),
+        ("reset required", "0.ret = 16", "must be reset"),
+        ("recovery action", "0.recovery = 1", "recovery action 1"),
+    ] {
+        // Events keep their numbers, or they would be told again.
+        let kept = if what == "Xid 79" { "" } else { "0.xid = 1:79\n" };
+        let outcome =
+            break_for(&daemon, 3 * second, || driver.says(&format!("{kept}{lines}")), || driver.says("0.xid = 1:79"));
+        check(&daemon, &outcome, what, ("fenced", reason), 2 * second);
+    }
+    assert_eq!(daemon.metric("parityd_gpu_xid_total", "xid=\"79\""), Some(1.0));
+    assert!(daemon.metric("parityd_gpu_temperature_celsius", "000000000000").is_some());
+}
+
+/// Xid 31 is a broken program, perhaps another tenant's: the lane proves that it is well, and loses nothing.
+#[test]
+fn an_xid_of_a_program_asks_for_a_canary_and_no_more() {
+    let _alone = alone();
+    let driver = Driver::new();
+    let daemon = driver.daemon();
+    let canaries = || daemon.metric("parityd_jobs_total", "canary").unwrap_or(0.0);
+    let before = canaries();
+    driver.says("0.xid = 1:31");
+    daemon.wait_until("checked", |_| canaries() > before);
+    assert_eq!(daemon.lane_states(), ["healthy"; LANES]);
+}
+
+#[test]
+fn a_clock_that_is_held_down_sharpens_the_eye_and_takes_nothing_away() {
+    let _alone = alone();
+    let driver = Driver::new();
+    let daemon = driver.daemon();
+    let limited = || daemon.metric("parityd_gpu_limited", "hw_thermal").unwrap_or(0.0);
+    driver.says("0.throttle = 0x40");
+    daemon.wait_until("told of the heat", |_| limited() > 0.5);
+    let replies = send(&daemon, Load::new(PER_SECOND, Duration::from_secs(1)));
+    assert_all_answered(&replies, "throttled");
+    assert_eq!(daemon.lane_states(), ["healthy"; LANES], "heat alone is no fault");
+    let slow = || daemon.fault(LANE, r#"{"kind": "slow", "factor": 3}"#);
+    let outcome = break_for(&daemon, Duration::from_secs(2), slow, || daemon.clear(LANE));
+    check(&daemon, &outcome, "throttle, slow x3", ("straggler", "of their expected time"), Duration::from_secs(1));
+    driver.says("");
+    daemon.wait_until("cool", |_| limited() < 0.5);
+}
+
+/// A driver that does not answer says nothing of its GPUs.
+#[test]
+fn an_nvml_that_hangs_blocks_neither_service_nor_the_end() {
+    let _alone = alone();
+    let driver = Driver::new();
+    let mut daemon = driver.daemon();
+    driver.says("hang_ms = 600000");
+    let replies = send(&daemon, Load::new(PER_SECOND, Duration::from_secs(2)));
+    assert_all_answered(&replies, "NVML hangs");
+    let told = |daemon: &Daemon, words: &str| daemon.log().iter().any(|line| line.contains(words));
+    daemon.wait_until("told of it", |daemon| told(daemon, "NVML does not answer"));
+    row("NVML hangs", "no lane moves, NVML is told to be unknown", None, &replies);
+    assert_eq!(daemon.metric("parityd_nvml_answers", ""), Some(0.0));
+    assert_eq!(daemon.lane_states(), ["healthy"; LANES]);
+    driver.says("");
+    daemon.wait_until("told of its end", |daemon| told(daemon, "NVML answers again"));
+    driver.says("hang_ms = 600000");
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(daemon.terminate(), Some(0), "the end waits for no driver");
+}
+
+#[test]
+fn without_nvml_lanes_are_judged_by_their_jobs() {
+    let _alone = alone();
+    let nowhere = [("PARITYD_NVML_LIBRARY", "/nowhere/libnvidia-ml.so")];
+    let daemon = Daemon::start_with(&lanes_of_gpus(), &nowhere);
+    let slow = || daemon.fault(LANE, r#"{"kind": "slow", "factor": 3}"#);
+    let outcome = break_for(&daemon, Duration::from_secs(2), slow, || daemon.clear(LANE));
+    check(&daemon, &outcome, "no NVML, slow x3", ("straggler", "of their expected time"), Duration::from_secs(1));
+    let lines: Vec<_> = daemon.log().into_iter().filter(|line| line.contains("NVML cannot be opened")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
+#[test]
+fn devices_lists_gpus_lanes_and_their_states() {
+    let _alone = alone();
+    let driver = Driver::new();
+    let daemon = driver.daemon();
+    driver.says("0.ret = 15");
+    daemon.wait_until("fenced", |daemon| daemon.lane_states()[LANE] == "fenced");
+    driver.says("");
+    let listed = driver.devices(&daemon);
+    assert_eq!(listed["devices"].as_array().unwrap().len(), LANES);
+    assert_eq!(listed["devices"][0]["uuid"], "GPU-00000000-0000-0000-0000-000000000000");
+    let lane = &listed["lanes"][LANE];
+    assert_eq!(
+        (&lane["device"], &lane["state"], &lane["reason"]),
+        (&"cpu".into(), &"fenced".into(), &"the GPU is lost".into())
+    );
+    drop(daemon);
+    // Nothing is there: no driver, no daemon, no configuration.
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_parityd"));
+    command.current_dir(folder.path()).args(["devices"]).env("PARITYD_NVML_LIBRARY", "/nowhere/libnvidia-ml.so");
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("no GPUs: ") && told.contains("no lanes: "), "{told}");
+}
+
+/// When all are slow, slow is normal, and nobody is left out.
+#[test]
+fn when_all_lanes_are_slow_none_is_left_out_for_long() {
+    let _alone = alone();
+    let driver = Driver::new();
+    let daemon = driver.daemon();
+    for lane in 0..LANES {
+        daemon.fault(lane, r#"{"kind": "slow", "factor": 3}"#);
+    }
+    let replies = send(&daemon, Load::new(PER_SECOND / 4, Duration::from_secs(4)));
+    assert_all_answered(&replies, "all slow");
+    row("all lanes slow x3, a quarter of the load", "at most one lane is a straggler", None, &replies);
+    let base = &daemon.lane_states()[..2];
+    assert!(base.iter().filter(|state| *state == "straggler").count() <= 1, "{base:?}");
+    assert_eq!(daemon.status("/v2/health/ready"), Some(200));
+}
+
+/// Ready means that queries can be answered, not that the process lives.
+#[test]
+fn readiness_goes_with_the_last_base_lane_and_comes_back_with_the_first() {
+    let _alone = alone();
+    let driver = Driver::new();
+    let daemon = driver.daemon();
+    driver.says("0.ret = 15\n1.ret = 15");
+    daemon.wait_until("not ready", |daemon| daemon.status("/v2/health/ready") == Some(503));
+    assert_eq!(daemon.status("/v2/health/live"), Some(200));
+    assert_eq!(daemon.lane_states(), ["fenced", "fenced", "healthy"]);
+    driver.says("1.ret = 15");
+    daemon.wait_until("ready again", |daemon| daemon.status("/v2/health/ready") == Some(200));
+}
