@@ -143,6 +143,9 @@ pub enum Loss {
     /// The device or the model returned an error.
     #[error("error")]
     Device,
+    /// The device gave an error after which it is of no use to this process.
+    #[error("fatal device error")]
+    Fatal,
     /// The output held a value that is not finite.
     #[error("non-finite output")]
     NonFinite,
@@ -214,6 +217,8 @@ pub enum Fault {
     Panic,
     /// Each job returns an error.
     Error,
+    /// Each job returns an error after which a device is of no use to its process.
+    Fatal,
     /// Each output is NaN.
     Nan,
     /// Each output is finite (as a rule) and wrong.
@@ -255,6 +260,7 @@ impl fmt::Display for Fault {
             Fault::Hang => f.write_str("hang"),
             Fault::Panic => f.write_str("panic"),
             Fault::Error => f.write_str("error"),
+            Fault::Fatal => f.write_str("fatal"),
             Fault::Nan => f.write_str("nan"),
             Fault::Garbage(how) => match how.as_str() {
                 None => f.write_str("garbage"),

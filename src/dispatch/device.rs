@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Dispatch, Effect, Seat};
+use super::{Dispatch, Effect, Seat, lane_id};
 use crate::{
     clock::Time,
     health::{
@@ -71,6 +71,15 @@ impl Dispatch {
                 device::Effect::Suspect => seat.pace.suspect(false),
                 device::Effect::Prove | device::Effect::Note => {}
             },
+        }
+    }
+
+    /// A job's error says that the device of a lane is of no use any more: all lanes on it are out.
+    pub(super) fn broken(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
+        let domain = self.seat(lane).settings.domain;
+        let of_device = (0..self.lanes.len()).map(lane_id).filter(|other| self.seat(*other).settings.domain == domain);
+        for lane in of_device {
+            self.fence(lane, (Sign::Broken, false), now, effects);
         }
     }
 

@@ -58,6 +58,9 @@ impl Dispatch {
             match completion {
                 Completion::Output(output) => self.output(job, output, now, effects),
                 Completion::Lost(loss) => {
+                    if loss == Loss::Fatal {
+                        self.broken(lane, now, effects);
+                    }
                     self.change(lane, |health| health.lost(loss, &self.settings.health, now), effects);
                     self.lost(lane, job, now, effects);
                 }
@@ -68,6 +71,14 @@ impl Dispatch {
     /// A canary came back.
     pub fn canary(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
         self.count_job(JobKind::Canary);
+        let is_fatal = outcome == Err(Loss::Fatal);
+        self.canary_came_back(lane, outcome, now, effects);
+        if is_fatal {
+            self.broken(lane, now, effects);
+        }
+    }
+
+    fn canary_came_back(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
         let seat = self.seat(lane);
         if seat.in_flight(now).is_some() {
             // It seemed well, and was to prove it.

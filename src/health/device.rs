@@ -24,6 +24,8 @@ pub enum Sign {
     Recovery(u32),
     /// Its clock is held down by these reasons (bits of NVML's).
     Limited(Limits),
+    /// A job's error says that it is of no use to this process any more; no driver's word, but the same for all lanes of the device.
+    Broken,
 }
 
 /// Reasons why a clock is held down, as NVML's bits.
@@ -59,6 +61,7 @@ impl fmt::Display for Sign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Sign::Xid(xid) => write!(f, "Xid {xid}"),
+            Sign::Broken => f.write_str("a fatal error of the device: it needs a new process"),
             Sign::Lost => f.write_str("the GPU is lost"),
             Sign::ResetRequired => f.write_str("the GPU must be reset"),
             Sign::Recovery(action) => write!(f, "the driver asks for recovery action {action}"),
@@ -99,7 +102,7 @@ pub const fn effect(sign: Sign) -> Effect {
     match sign {
         // 0 is none; 3 (drain peer-to-peer) lets what runs go on.
         Sign::Recovery(0 | 3) => Effect::Note,
-        Sign::Lost | Sign::ResetRequired | Sign::Recovery(_) => Effect::Fence,
+        Sign::Lost | Sign::ResetRequired | Sign::Recovery(_) | Sign::Broken => Effect::Fence,
         Sign::Limited(limits) => {
             if limits.is_harmful() {
                 Effect::Suspect

@@ -95,6 +95,7 @@ fn told(fault: Fault) -> FaultBody {
         Fault::Hang => plain("hang"),
         Fault::Panic => plain("panic"),
         Fault::Error => plain("error"),
+        Fault::Fatal => plain("fatal"),
         Fault::Nan => plain("nan"),
         Fault::Garbage(how) => {
             let place = if let Garbage::BitFlip(place) = how { Some(place) } else { None };
@@ -143,6 +144,7 @@ fn parse(body: &[u8]) -> Result<Option<Fault>, ClientError> {
         "hang" => Fault::Hang,
         "panic" => Fault::Panic,
         "error" => Fault::Error,
+        "fatal" => Fault::Fatal,
         "nan" => Fault::Nan,
         "garbage" => Fault::Garbage(match body.how.as_deref() {
             None => Garbage::Wrong,
@@ -158,7 +160,7 @@ fn parse(body: &[u8]) -> Result<Option<Fault>, ClientError> {
         }),
         "clear" => return Ok(None),
         other => {
-            let problem = format!("{other:?} is none of slow, hang, panic, error, nan, garbage, clear");
+            let problem = format!("{other:?} is none of slow, hang, panic, error, fatal, nan, garbage, clear");
             return Err(ClientError::field("kind", problem));
         }
     }))
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn faults_survive_their_json() {
-        let faults = [Fault::Slow { factor: 3.0 }, Fault::Hang, Fault::Panic, Fault::Error, Fault::Nan];
+        let faults = [Fault::Slow { factor: 3.0 }, Fault::Hang, Fault::Panic, Fault::Error, Fault::Fatal, Fault::Nan];
         let garbage = [Garbage::Wrong, Garbage::BitFlip(17), Garbage::Scaled, Garbage::Swapped, Garbage::Layer];
         for fault in faults.into_iter().chain(garbage.map(Fault::Garbage)) {
             let text = serde_json::to_vec(&told(fault)).expect("JSON");

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use candle_core::Device;
 
-use super::{EmulatedLoss, Spec};
+use super::{EmulatedLoss, Spec, fatal::is_fatal};
 use crate::{
     clock::Clock,
     code::{Code, RunsOn},
@@ -67,9 +67,19 @@ pub enum RunError {
     /// An injected fault.
     #[error("injected error")]
     Injected,
+    /// An injected fault that is named as CUDA would name it.
+    #[error("injected CUDA_ERROR_ILLEGAL_ADDRESS")]
+    InjectedFatal,
     /// The device that is emulated lost it.
     #[error(transparent)]
     Emulated(#[from] EmulatedLoss),
+}
+
+impl RunError {
+    /// What a job is lost to by it.
+    pub(super) fn loss(&self) -> Loss {
+        if is_fatal(&self.to_string()) { Loss::Fatal } else { Loss::Device }
+    }
 }
 
 /// Device and models.
@@ -177,7 +187,7 @@ impl Executor {
     pub(super) fn canary(&mut self, fault: impl Fn(&mut [Vec<f32>])) -> Result<(), Loss> {
         let mut found = Vec::new();
         for (batch, expected) in self.checks() {
-            let mut outputs = self.run(&batch, &|_| ()).map_err(|_| Loss::Device)?;
+            let mut outputs = self.run(&batch, &|_| ()).map_err(|error| error.loss())?;
             fault(&mut outputs);
             if !canary::agrees(&expected, &outputs[0]) {
                 return Err(Loss::Canary);

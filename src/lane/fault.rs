@@ -45,6 +45,7 @@ impl FaultSwitch {
         match self.get() {
             None | Some(Fault::Slow { .. } | Fault::Nan | Fault::Garbage(_)) => Ok(()),
             Some(Fault::Error) => Err(RunError::Injected),
+            Some(Fault::Fatal) => Err(RunError::InjectedFatal),
             Some(Fault::Hang) => {
                 let mut fault = self.fault.lock();
                 self.changed.wait_while(&mut fault, |fault| *fault == Some(Fault::Hang));
@@ -73,7 +74,7 @@ impl FaultSwitch {
         match self.get() {
             Some(Fault::Nan) => outputs.iter_mut().for_each(|output| output.fill(f32::NAN)),
             Some(Fault::Garbage(how)) => spoil(outputs, how),
-            None | Some(Fault::Slow { .. } | Fault::Hang | Fault::Panic | Fault::Error) => {}
+            None | Some(Fault::Slow { .. } | Fault::Hang | Fault::Panic | Fault::Error | Fault::Fatal) => {}
         }
     }
 

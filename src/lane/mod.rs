@@ -8,6 +8,7 @@
 mod affinity;
 mod emulation;
 mod executor;
+mod fatal;
 mod fault;
 mod progress;
 
@@ -192,7 +193,12 @@ impl Lane {
                 if let Line::Told { left_out } = self.failures.next(self.spec.clock.now()) {
                     tracing::warn!(lane = %self.spec.lane.id, %error, left_out, "job failed");
                 }
-                Attempt { completions: all_lost(Loss::Device), panicked: false }
+                let loss = error.loss();
+                if loss == Loss::Fatal {
+                    // Buffers of a device that is of no use any more may panic or wait for ever when they are dropped.
+                    std::mem::forget(self.executor.take());
+                }
+                Attempt { completions: all_lost(loss), panicked: false }
             }
             Err(_) => Attempt { completions: all_lost(Loss::Panic), panicked: true },
         }
@@ -216,14 +222,16 @@ impl Lane {
         let Some(opened) = &mut self.executor else { return Err(Loss::Device) };
         let started = clock.now();
         let run = || {
-            faults.before().map_err(|_| Loss::Device)?;
+            faults.before().map_err(|error| error.loss())?;
             if let Some(device) = emulation {
                 device.canary(lane.id, started).map_err(|_| Loss::Device)?;
             }
             opened.canary(|outputs| faults.after(outputs))
         };
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(Loss::Panic));
-        if outcome.is_err() {
+        if outcome == Err(Loss::Fatal) {
+            std::mem::forget(self.executor.take());
+        } else if outcome.is_err() {
             // The next one starts from a device that was opened anew.
             self.close();
         }

@@ -168,6 +168,7 @@ fn faults_that_jobs_show_are_found_and_healed() {
         ("hang", r#"{"kind": "hang"}"#, "hung", "in flight", second),
         ("panic", r#"{"kind": "panic"}"#, "failed", "panic", second),
         ("error", r#"{"kind": "error"}"#, "failed", "error", second),
+        ("fatal error", r#"{"kind": "fatal"}"#, "fenced", "needs a new process", second),
         ("NaN", r#"{"kind": "nan"}"#, "failed", "non-finite", second),
         ("garbage", r#"{"kind": "garbage"}"#, "failed", "canary", 5 * second),
     ] {
