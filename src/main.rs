@@ -128,6 +128,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(BenchError::Void { .. }) => return VOID,
         Some(BenchError::Interrupted) => return INTERRUPTED,
         Some(BenchError::Figure { .. }) => return BUG,
+        Some(BenchError::Daemon(error)) if error.is_of_a_device() => return NEW_PROCESS,
         Some(_) | None => {}
     }
     if error.downcast_ref().is_some_and(ServeError::is_of_a_device) {

@@ -83,11 +83,12 @@ fn simulate(options: &BenchVirtual) -> Result<()> {
         return print(&if options.json { report.json() } else { report.to_string() });
     }
     let report = bench::simulate(&asked, &progress);
-    drawings(options, &report)?;
+    // What was measured is told first: a file that cannot be written must not cost it.
     print(&match options {
         BenchVirtual { json: true, .. } => report.json(),
         BenchVirtual { .. } => report.markdown().to_string(),
-    })
+    })?;
+    drawings(options, &report)
 }
 
 /// What else was asked for of a report.
@@ -122,8 +123,8 @@ fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
         },
         &|done, all| tracing::info!("{done} of {all} runs"),
     )?;
-    write_page(options.html.as_deref(), || report.html())?;
     print(&if options.json { report.json() } else { report.markdown().to_string() })?;
+    write_page(options.html.as_deref(), || report.html())?;
     match report.void_reason {
         Some(reason) => Err(BenchError::Void { reason }.into()),
         None => Ok(()),

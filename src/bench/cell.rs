@@ -160,7 +160,7 @@ pub(super) fn half_interval(values: &[f64]) -> Option<f64> {
     let freedom = values.len().checked_sub(1).filter(|&freedom| freedom > 0)?;
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / freedom as f64;
-    let student = STUDENT.get(freedom - 1).copied().unwrap_or(1.96);
+    let student = STUDENT.get(freedom - 1).copied().unwrap_or(STUDENT[STUDENT.len() - 1]);
     Some(student * (variance / values.len() as f64).sqrt())
 }
 
@@ -169,6 +169,9 @@ pub(super) fn compare(cells: &mut [Cell]) {
     let baselines: Vec<Cell> = cells.iter().filter(|cell| cell.policy == BASELINE).cloned().collect();
     for cell in cells.iter_mut().filter(|cell| cell.policy != BASELINE) {
         let baseline = baselines.iter().find(|other| other.is_beside(cell));
+        // A policy that is overloaded has no gap, and is no better for that.
+        let means_something = |cell: &Cell| cell.p999.ms < millis(DEADLINE);
+        let baseline = baseline.filter(|baseline| means_something(baseline) && means_something(cell));
         cell.gap_factor = baseline.map(|baseline| rounded(baseline.gap_ms / cell.gap_ms.max(1e-3)));
     }
 }

@@ -79,6 +79,14 @@ pub enum BenchError {
         /// What there is.
         known: String,
     },
+    /// Too few lanes for every policy to have base and parity lanes.
+    #[error("{lanes} lanes are too few: policies with k data slots need {least}; list more, or lower -k")]
+    TooFewLanes {
+        /// Lanes of the configuration.
+        lanes: usize,
+        /// How many there must be.
+        least: usize,
+    },
     /// No base time for which this machine is fast enough.
     #[error(
         "lanes came back {late_ms:.2} ms late (p99) at jobs of {service_ms} ms, which is more than 4 %: end other programs, or name fewer policies with \

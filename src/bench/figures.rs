@@ -90,7 +90,7 @@ pub(super) fn tail(title: &str, sets: &[(&[&Cell], Dash, &str)], policies: &[Str
         for cell in *cells {
             let slower = |&(share, ms): &(f64, f64)| (1.0 / (1.0 - share), ms);
             let points = cell.curve.iter().filter(|(share, _)| *share < 1.0).map(slower);
-            let points = points.filter(|point| point.0 <= RAREST && point.0 >= 2.0 - 1e-9).collect();
+            let points = points.filter(|point| point.0 <= RAREST * (1.0 + 1e-9) && point.0 >= 2.0 - 1e-9).collect();
             lines.push(line(
                 policies,
                 &cell.policy,
@@ -99,7 +99,7 @@ pub(super) fn tail(title: &str, sets: &[(&[&Cell], Dash, &str)], policies: &[Str
             ));
         }
     }
-    let x = Axis { title: "one query in so many takes longer", from: 2.0, to: RAREST, scale: Scale::Log };
+    let x = Axis { title: "one query in so many takes longer", from: 2.0, to: RAREST * 1.01, scale: Scale::Log };
     Chart { title, x, y: log_axis("time from arrival, ms", values(&lines)), lines }
 }
 
@@ -114,8 +114,9 @@ pub(super) fn pareto(title: &str, cells: &[&Cell], policies: &[String]) -> Chart
     };
     let title = format!("{title}{}", of_k(cells));
     let lines: Vec<Line> = cells.iter().map(of).collect();
-    let most = lines.iter().flat_map(|line| &line.points).map(|point| point.0).fold(1.5, f64::max);
-    let x = Axis { title: "jobs a query", from: 0.95, to: most + 0.05, scale: Scale::Even(0.1) };
+    let jobs = || lines.iter().flat_map(|line| &line.points).map(|point| point.0);
+    let (least, most) = (jobs().fold(1.0, f64::min), jobs().fold(1.5, f64::max));
+    let x = Axis { title: "jobs a query", from: least - 0.05, to: most + 0.05, scale: Scale::Even(0.1) };
     Chart { title, x, y: log_axis("gap p99.9 - p50, ms", values(&lines)), lines }
 }
 

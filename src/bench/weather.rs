@@ -35,7 +35,7 @@ pub(super) enum Weather {
     F,
     /// All lanes are three times slower for 2 s every 10 s.
     G,
-    /// A parity lane fails (the last lane, whatever it holds) after a quarter of the run, and does not come back.
+    /// A parity lane fails (the last lane, whatever it holds) half-way through the run, and does not come back.
     H,
     /// Two lanes stand still for a second every 3 s, at once.
     I,
@@ -72,7 +72,7 @@ impl Weather {
             Weather::E => "1 % of jobs stall for four service times",
             Weather::F => "2.5 % of jobs stall for four service times",
             Weather::G => "all lanes three times slower at once, for 2 s every 10 s",
-            Weather::H => "the last lane (a parity lane where there are some) fails after a quarter of the run",
+            Weather::H => "the last lane (a parity lane where there are some) fails half-way through the run",
             Weather::I => "two random lanes stand still at once, for a second every 3 s",
             Weather::J => "a random lane crashes for 5 s every 20 s and comes back",
             Weather::Pairs(_) => "pairs of lanes 1.5 to 3 times slower for 1 to 3 s, always as many",
@@ -99,7 +99,7 @@ impl Weather {
         Faults { stall, stall_for: 4 * service, jitter: JITTER, ..Faults::default() }
     }
 
-    /// The paces of `lanes` lanes over `span`.
+    /// The paces of `lanes` lanes over `span`, which is twice that of a run: queries that are late run beyond it.
     pub(super) fn courses(self, lanes: usize, span: Duration, seed: u64) -> Vec<Course> {
         let rng = ChaCha8Rng::seed_from_u64(seed ^ 0x77ea_74e2);
         let mut sky = Sky { rng, span, courses: vec![Course::default(); lanes] };

@@ -31,7 +31,7 @@ counts as the deadline at least.\nExit codes: 0 a valid run, 2 usage, 65 the run
 the same), 78 cannot start, 130 \
 interrupted.";
 
-const LANES_EXITS: &str = "Exit codes: 0 a valid run, 2 usage, 65 the run is void (lanes or client were later than 4 % of a job), 78 cannot start.";
+const LANES_EXITS: &str = "Exit codes: 0 a valid run, 2 usage, 65 the run is void (emulated lanes or their client were later than 4 % of a job, or time was stolen), 78 cannot start.";
 
 const COMPARE_EXITS: &str = "Exit codes: 0 compared, 2 usage, 78 not a result, a void run, or runs that are unlike.";
 
@@ -90,7 +90,7 @@ pub(crate) struct BenchHttp {
 #[derive(Debug, Args)]
 pub(crate) struct BenchVirtual {
     /// Loads, in percent of what all lanes can carry
-    #[arg(long, value_name = "%", value_delimiter = ',', default_value = "30,38,54,67,75,83,90,95", value_parser = positive)]
+    #[arg(long, value_name = "%", value_delimiter = ',', default_value = "30,38,54,67,75,83,90,95", value_parser = within::<1_000, 1_000_000>)]
     pub(crate) loads: Vec<f64>,
 
     /// Data slots of a stripe
@@ -114,7 +114,7 @@ pub(crate) struct BenchVirtual {
     pub(crate) from: Option<PathBuf>,
 
     /// Milliseconds of one job
-    #[arg(long, value_name = "MS", default_value = "25", value_parser = positive)]
+    #[arg(long, value_name = "MS", default_value = "25", value_parser = within::<100, 10_000_000>)]
     pub(crate) service_ms: f64,
 
     /// Folder of weights whose recorded accuracies answers are worth
@@ -122,7 +122,7 @@ pub(crate) struct BenchVirtual {
     pub(crate) weights: PathBuf,
 
     /// Virtual seconds of one run
-    #[arg(long, value_name = "S", default_value = "60", value_parser = positive)]
+    #[arg(long, value_name = "S", default_value = "60", value_parser = within::<1_000, 1_000_000_000>)]
     pub(crate) seconds: f64,
 
     /// Runs of each cell
@@ -161,7 +161,7 @@ pub(crate) struct BenchLanes {
     pub(crate) data: Option<PathBuf>,
 
     /// Load, in percent of what all lanes can carry
-    #[arg(long, value_name = "%", default_value = "38", value_parser = positive)]
+    #[arg(long, value_name = "%", default_value = "38", value_parser = within::<1_000, 1_000_000>)]
     pub(crate) load: f64,
 
     /// Data slots of a stripe
@@ -169,7 +169,7 @@ pub(crate) struct BenchLanes {
     pub(crate) k: u32,
 
     /// Letters of the scenarios
-    #[arg(long, value_name = "LETTERS", default_value = "BCE", value_parser = letters)]
+    #[arg(long, value_name = "LETTERS", default_value = "BCE", value_parser = some_letters)]
     pub(crate) scenarios: String,
 
     /// Policy, as the tables call it; may be repeated [default: none, ParM, hedged, "coded, pooled" and adaptive]
@@ -177,11 +177,11 @@ pub(crate) struct BenchLanes {
     pub(crate) policies: Vec<String>,
 
     /// Milliseconds of one emulated job [default: the shortest for which this machine is fast enough]
-    #[arg(long, value_name = "MS", value_parser = positive, conflicts_with = "real")]
+    #[arg(long, value_name = "MS", value_parser = within::<1_000, 10_000_000>, conflicts_with = "real")]
     pub(crate) service_ms: Option<f64>,
 
     /// Seconds of one run
-    #[arg(long, value_name = "S", default_value = "120", value_parser = positive)]
+    #[arg(long, value_name = "S", default_value = "120", value_parser = within::<1_000, 100_000_000>)]
     pub(crate) seconds: f64,
 
     /// Runs of each scenario
@@ -241,10 +241,21 @@ fn letters(text: &str) -> Result<String, String> {
     if text.chars().all(known) { Ok(text.to_owned()) } else { Err("write letters from A to J, such as BCE".to_owned()) }
 }
 
+fn some_letters(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("write letters from A to J, such as BCE".to_owned()) } else { letters(text) }
+}
+
 fn policy(text: &str) -> Result<String, String> {
     let known = bench::policies();
     let found = known.iter().find(|known| **known == text);
     found.map(|known| (*known).to_owned()).ok_or_else(|| format!("known policies: {}", known.join("; ")))
+}
+
+/// A number from `LEAST` to `MOST` thousandths.
+fn within<const LEAST: u64, const MOST: u64>(text: &str) -> Result<f64, String> {
+    let (least, most) = (LEAST as f64 / 1e3, MOST as f64 / 1e3);
+    let number = text.parse::<f64>().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("write a number from {least} to {most}"))
 }
 
 fn positive(text: &str) -> Result<f64, String> {

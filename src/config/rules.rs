@@ -57,6 +57,7 @@ pub(super) fn check(config: &Config, root: &mut Section<'_, '_>) {
     if config.lanes != Lanes::Auto && root.is_sound("lane") && root.is_sound("devices") {
         devices(config.lanes(), root);
         roles(config, root);
+        ready(config, root);
     }
 }
 
@@ -124,6 +125,15 @@ fn devices(lanes: &[Lane], root: &mut Section<'_, '_>) {
             "name every GPU by index or every GPU by UUID: one GPU under two names would count as two fault domains";
         root.fault(&format!("lane[{}].device", lane.id), why.to_owned());
     }
+}
+
+/// A daemon that can never be ready is none.
+fn ready(config: &Config, root: &mut Section<'_, '_>) {
+    let base = config.lanes().iter().filter(|lane| lane.role.runs_base()).count();
+    let least = config.health.ready_lanes_min;
+    rule(root, &["lane", "health.ready_lanes_min"], least <= base.max(1), || {
+        format!("must be at most {base}, the number of lanes that hold the base model, or the daemon is never ready")
+    });
 }
 
 /// What each lane holds must fit the policy: nothing idles, nothing is missing.

@@ -11,6 +11,7 @@ use std::{
 use super::{Dispatch, Effect, Seat, lane_id};
 use crate::{
     clock::Time,
+    config::Hedge,
     health::{
         LaneHealth, Move,
         device::{self, Sign, Told},
@@ -62,7 +63,9 @@ impl Dispatch {
                 }
                 device::Effect::Suspect => {
                     seat.pace.suspect(true);
-                    self.treat_as_late(lane, now, effects);
+                    if self.settings.policy.hedge != Hedge::None {
+                        self.treat_as_late(lane, now, effects);
+                    }
                 }
                 device::Effect::Note => {}
             },
@@ -86,8 +89,18 @@ impl Dispatch {
     fn fence(&self, lane: LaneId, (sign, held): (Sign, bool), now: Time, effects: &mut Vec<Effect>) {
         let rules = self.settings.health;
         let fence = |health: &mut LaneHealth| health.fence(sign, held, &rules, now);
-        if !self.give_up_batch(lane, (None, now), fence, effects) {
-            self.change(lane, fence, effects);
+        // First the state, then the look at what is in flight; the lane does it the other way round, so that a batch which starts meanwhile is
+        // given up by one of the two.
+        self.change(lane, fence, effects);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        self.give_up_batch(lane, (None, now), |_| None, effects);
+    }
+
+    /// A lane has started a batch although it was fenced since it looked.
+    pub(super) fn give_up_if_fenced(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if !self.seat(lane).is_usable() && self.seat(lane).health().state().is_fenced() {
+            self.give_up_batch(lane, (None, now), |_| None, effects);
         }
     }
 

@@ -28,6 +28,9 @@ use crate::{
     stripe::{Place, Stripe},
 };
 
+/// A canary runs no more than so many jobs' worth: one row and two on the base model, and every parity model.
+const CANARY_JOBS: u32 = 8;
+
 /// One job of a running batch, as dispatch sees it.
 #[derive(Clone, Debug)]
 pub(super) enum Seat {
@@ -102,6 +105,8 @@ pub(super) struct LaneSeat {
     jobs: AtomicUsize,
     /// Whether they run on a parity model.
     parity: AtomicBool,
+    /// Whether it is a canary, which runs every model and tells nothing of how far it is.
+    canary: AtomicBool,
     /// How many of its parts are over.
     parts: AtomicU8,
     /// When each was over, in nanoseconds since the start; written and read by the lane's own thread.
@@ -139,6 +144,7 @@ impl LaneSeat {
             started: AtomicU64::new(0),
             jobs: AtomicUsize::new(0),
             parity: AtomicBool::new(false),
+            canary: AtomicBool::new(false),
             parts: AtomicU8::new(0),
             marks: std::array::from_fn(|_| AtomicU64::new(0)),
             late: AtomicBool::new(false),
@@ -191,7 +197,7 @@ impl LaneSeat {
 
     /// The lane starts a batch; on a lane that was reserved for it, if it is redundancy.
     pub(super) fn start(&self, seats: Vec<Seat>, reserved: bool, occupancy: &Occupancy, now: Time) {
-        // A canary is a batch without jobs, and takes as long as one.
+        self.canary.store(seats.is_empty(), Ordering::Relaxed);
         self.jobs.store(seats.len().max(1), Ordering::Relaxed);
         self.parts.store(0, Ordering::Relaxed);
         self.late.store(false, Ordering::Relaxed);
@@ -232,9 +238,13 @@ impl LaneSeat {
 
     /// The least that the ratio of the batch in flight will be: its age over the time at which its next part is usually over.
     pub(super) fn ratio_so_far(&self, now: Time) -> Option<f64> {
-        let age = self.in_flight(now)?;
+        let age = self.in_flight(now).filter(|_| !self.runs_canary())?;
         let usual = self.pace.usual(self.pass(), self.parts())?;
         Some(age.as_secs_f64() / usual.as_secs_f64().max(1e-9))
+    }
+
+    fn runs_canary(&self) -> bool {
+        self.canary.load(Ordering::Relaxed)
     }
 
     /// What is in flight.
@@ -253,7 +263,7 @@ impl LaneSeat {
             Hedge::None | Hedge::Time => None,
             Hedge::Progress => self.pace.late_by_progress(self.pass(), 0),
         };
-        self.in_flight(now).is_some_and(|age| age > first.unwrap_or(Duration::ZERO))
+        !self.runs_canary() && self.in_flight(now).is_some_and(|age| age > first.unwrap_or(Duration::ZERO))
     }
 
     /// Whether what follows from the batch in flight being late was not done yet.
@@ -263,7 +273,7 @@ impl LaneSeat {
 
     /// Whether the batch in flight is late; `hedge` says how that is told.
     pub(super) fn is_late(&self, hedge: Hedge, after: f64, now: Time) -> bool {
-        let Some(age) = self.in_flight(now) else { return false };
+        let Some(age) = self.in_flight(now).filter(|_| !self.runs_canary()) else { return false };
         let (pass, parts) = (self.pass(), self.parts());
         let by_progress = || self.pace.late_by_progress(pass, parts);
         let by_time = || self.pace.late_by_time(pass, after);
@@ -317,7 +327,11 @@ impl LaneSeat {
     /// The longest that the batch in flight may take: `hang`, or five times what it is expected to take (by a straggler, of the time that it took
     /// of late).
     pub(super) fn hang_limit(&self, hang: Duration) -> Duration {
-        let expected = self.pace.expected(self.pass()).unwrap_or(Duration::ZERO);
+        let mut expected = self.pace.expected(self.pass()).unwrap_or(Duration::ZERO);
+        if self.runs_canary() {
+            let model = if self.settings.role.runs_base() { Model::Base } else { Model::Parity };
+            expected = self.pace.expected(Pass { model, jobs: 1 }).unwrap_or(Duration::ZERO) * CANARY_JOBS;
+        }
         let slower = if self.is_straggler() { self.pace.ratio().max(1.0) } else { 1.0 };
         hang.max((expected * 5).mul_f64(slower))
     }

@@ -45,6 +45,7 @@ impl Dispatch {
         };
         let Taken { batch, seats, reserved } = taken?;
         seat.start(seats, reserved, self.occupancy_of(seat), now);
+        self.give_up_if_fenced(lane, now, effects);
         Some(Work::Batch(batch))
     }
 

@@ -54,8 +54,11 @@ impl Dispatch {
         }
         seat.end(&running, self.occupancy_of(seat));
         seat.unchecked.ran(completions.len());
+        // What a fenced device gives is believed no more than the device; its jobs were given up when it was fenced.
+        let is_fenced = was_hung && seat.health().state().is_fenced();
         for (job, completion) in running.seats.into_iter().zip(completions) {
             match completion {
+                Completion::Output(_) if is_fenced => {}
                 Completion::Output(output) => self.output(job, output, now, effects),
                 Completion::Lost(loss) => {
                     if loss == Loss::Fatal {
@@ -88,8 +91,9 @@ impl Dispatch {
             };
             seat.end(&running, self.occupancy_of(seat));
             let rules = &self.settings.health;
+            // One that hung is to pass a canary anyway, whatever came of this one.
             match outcome {
-                Ok(()) if was_hung => self.change(lane, |health| health.returned(rules, now), effects),
+                _ if was_hung => self.change(lane, |health| health.returned(rules, now), effects),
                 Ok(()) => None,
                 Err(loss) => self.change(lane, |health| health.lost(loss, rules, now), effects),
             };

@@ -57,9 +57,13 @@ impl Dispatch {
         match verdict {
             Verdict::Slow(percent) if !was_straggler && self.may_be_straggler() => {
                 self.change(lane, |health| health.slow(percent, now), effects);
-                let mut recent = self.recent.lock();
-                *recent = recent.take().or_else(|| query.cloned());
-                if recent.is_none() {
+                // One lock at a time: whoever moves a lane holds its state's lock and then takes this one.
+                let nothing_recent = {
+                    let mut recent = self.recent.lock();
+                    *recent = recent.take().or_else(|| query.cloned());
+                    recent.is_none()
+                };
+                if nothing_recent {
                     // What comes meanwhile will do.
                     seat.with_health(|health| health.probe_again(now + rules.probe));
                 }

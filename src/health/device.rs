@@ -43,6 +43,12 @@ impl Limits {
         Limits(bits)
     }
 
+    /// Those of them that are harmful.
+    #[must_use]
+    pub const fn harmful(self) -> Self {
+        Limits(self.0 & (Limits::HARD | Limits::HOT))
+    }
+
     /// Whether jobs will take longer. Being idle, clocks that somebody set, and the usual power cap at full load are no harm.
     pub const fn is_harmful(self) -> bool {
         self.0 & (Limits::HARD | Limits::HOT) != 0

@@ -94,6 +94,11 @@ impl State {
         matches!(self, State::Healthy | State::Straggler { .. })
     }
 
+    /// Whether its device is known to be broken.
+    pub const fn is_fenced(self) -> bool {
+        matches!(self, State::Fenced { .. })
+    }
+
     /// The word used on the wire, in metrics and in logs.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -174,7 +179,9 @@ pub struct LaneHealth {
     wait: Duration,
     /// Whether it has hung or was fenced since it was last healthy.
     hung: bool,
-    /// Times that it was fenced since it was last healthy for long.
+    /// Whether it was fenced since it was last healthy.
+    fenced: bool,
+    /// Times that it was fenced.
     fences: u32,
     /// Canaries that it must pass before it works again.
     canaries: u8,
@@ -190,6 +197,7 @@ impl LaneHealth {
             reason: None,
             wait: Duration::ZERO,
             hung: false,
+            fenced: false,
             fences: 0,
             canaries: 1,
             held: false,
@@ -214,6 +222,7 @@ impl LaneHealth {
         self.reason = Some(reason);
         let left_out = matches!(to, State::Hung | State::Fenced { .. });
         self.hung = to != State::Healthy && (self.hung || left_out);
+        self.fenced = to != State::Healthy && (self.fenced || to.is_fenced());
         Move { from, to, reason }
     }
 
@@ -279,7 +288,13 @@ impl LaneHealth {
     /// Its device is known to be broken, for as long as it is `held` or as a fact of the past: no work from now on.
     pub fn fence(&mut self, sign: Sign, held: bool, rules: &Rules, now: Time) -> Option<Move> {
         self.held |= held;
-        if matches!(self.state, State::Fenced { .. } | State::Starting) {
+        if self.state == State::Starting {
+            return None;
+        }
+        if let State::Fenced { canary_at } = &mut self.state {
+            // What it has proved so far is worth nothing any more.
+            *canary_at = (*canary_at).max(now + rules.fence * self.fences);
+            self.canaries = FENCE_CANARIES;
             return None;
         }
         self.fences = (self.fences + 1).min(FENCES_MAX);
@@ -324,7 +339,7 @@ impl LaneHealth {
                 self.go(State::Straggler { probe_at: now + rules.probe }, Reason::OnTrial)
             }
             Ok(()) => self.go(State::Healthy, Reason::CanaryPassed),
-            Err(loss) if self.fences > 0 && self.hung => {
+            Err(loss) if self.fenced => {
                 self.canaries = FENCE_CANARIES;
                 self.fences = (self.fences + 1).min(FENCES_MAX);
                 self.go(State::Fenced { canary_at: now + rules.fence * self.fences }, Reason::CanaryFailed(loss))

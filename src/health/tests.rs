@@ -107,3 +107,35 @@ fn a_canary_that_was_running_when_the_lane_was_fenced_changes_nothing() {
     assert!(lane.canary(Ok(()), &RULES, ms(102)).is_none());
     assert_eq!(lane.state().as_str(), "fenced");
 }
+
+#[test]
+fn another_sign_between_its_canaries_begins_a_fence_anew() {
+    let mut lane = healthy();
+    lane.fence(Sign::Xid(79), false, &RULES, ms(0));
+    for at in [1_000, 1_100] {
+        assert!(lane.canary_starts(ms(at)).is_some());
+        lane.canary(Ok(()), &RULES, ms(at));
+    }
+    assert!(lane.fence(Sign::Xid(48), false, &RULES, ms(1_150)).is_none(), "it is fenced still");
+    assert!(!lane.canary_due(ms(2_149)) && lane.canary_due(ms(2_150)), "it waits anew");
+    for passed in 1..=5 {
+        assert!(lane.canary_starts(ms(3_000 + 200 * passed)).is_some());
+        let moved = lane.canary(Ok(()), &RULES, ms(3_000 + 200 * passed)).unwrap();
+        assert_eq!(moved.to.is_usable(), passed == 5, "five again");
+    }
+}
+
+#[test]
+fn a_lane_that_was_fenced_once_hangs_like_any_other_later() {
+    let mut lane = healthy();
+    lane.fence(Sign::Xid(79), false, &RULES, ms(0));
+    for passed in 0..5 {
+        assert!(lane.canary_starts(ms(1_000 + 100 * passed)).is_some());
+        lane.canary(Ok(()), &RULES, ms(1_000 + 100 * passed));
+    }
+    lane.recovered();
+    lane.in_flight(Duration::from_secs(1), Duration::from_millis(200));
+    lane.returned(&RULES, ms(3_000));
+    assert!(lane.canary_starts(ms(3_000)).is_some());
+    assert_eq!(lane.canary(Err(Loss::Device), &RULES, ms(3_001)).unwrap().to.as_str(), "failed");
+}

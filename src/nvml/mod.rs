@@ -39,11 +39,17 @@ fn open() -> Result<Nvml, NvmlError> {
 /// The GPUs of this machine in NVML's order; an error if NVML or its driver is absent.
 pub fn gpus() -> Result<Vec<Gpu>, NvmlError> {
     let nvml = open()?;
-    let gpu = |index| {
+    let gpu = |index| -> Result<Gpu, NvmlError> {
         let device = nvml.device_by_index(index)?;
         Ok(Gpu { uuid: device.uuid()?, name: device.name()?, pci: device.pci_info()?.bus_id })
     };
-    (0..nvml.device_count()?).map(gpu).collect()
+    // One that is lost must not hide the others.
+    Ok((0..nvml.device_count()?).filter_map(|index| told(index, gpu(index))).collect())
+}
+
+/// What was told of a GPU, unless it is lost.
+fn told<T>(index: u32, answer: Result<T, NvmlError>) -> Option<T> {
+    answer.inspect_err(|error| tracing::warn!(index, %error, "a GPU is left out, which tells nothing of itself")).ok()
 }
 
 /// How a GPU stands, as far as it matters to whoever measures.
@@ -65,7 +71,7 @@ pub struct Standing {
 pub fn standing() -> Result<Vec<Standing>, NvmlError> {
     let nvml = open()?;
     let own = std::process::id();
-    let of = |index| {
+    let of = |index| -> Result<Standing, NvmlError> {
         let device = nvml.device_by_index(index)?;
         let reasons = device.current_throttle_reasons().unwrap_or(ThrottleReasons::empty());
         let limits = reasons - ThrottleReasons::GPU_IDLE - ThrottleReasons::NONE;
@@ -78,5 +84,5 @@ pub fn standing() -> Result<Vec<Standing>, NvmlError> {
             processes: processes.iter().filter(|process| process.pid != own).count(),
         })
     };
-    (0..nvml.device_count()?).map(of).collect()
+    Ok((0..nvml.device_count()?).filter_map(|index| told(index, of(index))).collect())
 }

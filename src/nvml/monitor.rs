@@ -46,6 +46,14 @@ pub struct Watched {
     pub lanes: Vec<LaneId>,
 }
 
+/// What is so of a GPU, as far as it was told.
+#[derive(Debug, Default)]
+struct Lasting {
+    signs: Vec<Sign>,
+    /// A slowdown was seen in the last look.
+    slowed: bool,
+}
+
 /// Whoever acts on it. Called on the monitor's threads.
 pub trait Listener: Send + Sync {
     /// Something is told of the GPU of these lanes.
@@ -114,6 +122,8 @@ impl Monitor {
 /// The polling thread.
 fn run(shared: &Arc<Shared>) {
     let mut told_absent = false;
+    // What is so of each GPU; kept while NVML is opened anew, so that its end is told.
+    let mut lasting: Vec<Lasting> = shared.gpus.iter().map(|_| Lasting::default()).collect();
     while !shared.is_stopped() {
         shared.enter("open");
         let opened = open();
@@ -122,16 +132,20 @@ fn run(shared: &Arc<Shared>) {
             Ok(nvml) => {
                 // Closing it may never return.
                 let nvml: &'static Nvml = Box::leak(Box::new(nvml));
+                told_absent = false;
                 tracing::info!(gpus = shared.gpus.len(), "NVML watches");
+                let over = Arc::new(AtomicBool::new(false));
                 for place in 0..shared.gpus.len() {
-                    let waits = Arc::clone(shared);
+                    let (waits, over) = (Arc::clone(shared), Arc::clone(&over));
                     let thread = thread::Builder::new().name(format!("nvml-{place}"));
-                    if let Err(error) = thread.spawn(move || waits.wait_for_events(nvml, place)) {
+                    if let Err(error) = thread.spawn(move || waits.wait_for_events(nvml, place, &over)) {
                         tracing::warn!(%error, "no thread for a GPU's events");
                     }
                 }
-                let error = shared.poll(nvml);
+                let error = shared.poll(nvml, &mut lasting);
+                over.store(true, Ordering::Release);
                 shared.metrics.answers(false);
+                shared.forget_readings();
                 if let Some(error) = error {
                     tracing::warn!(%error, "NVML is of no use any more; it is opened again");
                 }
@@ -141,7 +155,7 @@ fn run(shared: &Arc<Shared>) {
                 shared.metrics.answers(false);
                 tracing::warn!(%error, "NVML cannot be opened: devices are judged by their service times alone");
             }
-            Err(_) => {}
+            Err(_) => shared.metrics.answers(false),
         }
         shared.rest(OPEN_EVERY);
     }
@@ -189,8 +203,8 @@ impl Shared {
                     told = true;
                 }
                 None if told => {
+                    // Whether it does so usefully is the poll's to say.
                     tracing::info!("NVML answers again");
-                    self.metrics.answers(true);
                     told = false;
                 }
                 Some(_) | None => {}
@@ -199,31 +213,40 @@ impl Shared {
     }
 
     /// Looks at all GPUs again and again; returns when the handle is of no use any more, with the error, or when the monitor ends.
-    fn poll(&self, nvml: &Nvml) -> Option<NvmlError> {
-        let mut lasting: Vec<Vec<Sign>> = vec![Vec::new(); self.gpus.len()];
-        let mut slowed = vec![false; self.gpus.len()];
+    fn poll(&self, nvml: &Nvml, lasting: &mut [Lasting]) -> Option<NvmlError> {
         while !self.is_stopped() {
             for (place, gpu) in self.gpus.iter().enumerate() {
                 let looked = look(nvml, &gpu.uuid, &|call| self.enter(call));
                 self.leave();
                 let (reading, signs) = match looked {
-                    Ok((reading, signs)) => (Some(reading), confirmed(signs, &mut slowed[place])),
+                    Ok((reading, signs)) => (Some(reading), confirmed(signs, &mut lasting[place].slowed)),
                     Err(Failure::Gpu(sign)) => (None, vec![sign]),
-                    Err(Failure::Nvml(error)) => return Some(error),
+                    Err(Failure::Nvml(error)) if is_of_no_use(&error) => return Some(error),
+                    // Of this GPU nothing is known for now; the others are looked at.
+                    Err(Failure::Nvml(_)) => {
+                        self.publish(place, None);
+                        continue;
+                    }
                 };
-                self.readings.lock()[place] = reading;
-                self.metrics.read(
-                    &gpu.uuid,
-                    &reading.map_or_else(Vec::new, |reading| reading.values()),
-                    &limits(reading),
-                );
+                self.publish(place, reading);
                 self.metrics.up(&gpu.uuid, reading.is_some());
-                self.compare(gpu, &mut lasting[place], signs);
+                self.compare(gpu, &mut lasting[place].signs, signs);
             }
             self.metrics.answers(self.wedged().is_none());
             self.rest(EVERY);
         }
         None
+    }
+
+    /// Shows a reading, or that there is none.
+    fn publish(&self, place: usize, reading: Option<Reading>) {
+        self.readings.lock()[place] = reading;
+        let values = reading.map_or_else(Vec::new, |reading| reading.values());
+        self.metrics.read(&self.gpus[place].uuid, &values, &limits(reading));
+    }
+
+    fn forget_readings(&self) {
+        (0..self.gpus.len()).for_each(|place| self.publish(place, None));
     }
 
     /// Tells what has begun and what has ended since the last look.
@@ -239,21 +262,33 @@ impl Shared {
         *lasting = signs;
     }
 
-    /// The thread of one GPU's events: a set of its own, because registering consumes a set, and frees it on an error.
-    fn wait_for_events(&self, nvml: &'static Nvml, place: usize) {
+    /// The thread of one GPU's events: a set of its own, because registering consumes a set, and frees it on an error. Ends when the handle is
+    /// given up.
+    fn wait_for_events(&self, nvml: &'static Nvml, place: usize, over: &AtomicBool) {
         let gpu = &self.gpus[place];
+        let ends = || self.is_stopped() || over.load(Ordering::Acquire);
         let registered = || {
             let device = nvml.device_by_uuid(gpu.uuid.as_str()).ok()?;
             device.register_events(EventTypes::CRITICAL_XID_ERROR, nvml.create_event_set().ok()?).ok()
         };
-        let Some(events) = registered() else {
-            tracing::warn!(
-                gpu = gpu.uuid,
-                "this GPU tells no events: a lost one is found by its jobs and by the polls"
-            );
-            return;
+        let mut told = false;
+        let events = loop {
+            if ends() {
+                return;
+            }
+            if let Some(events) = registered() {
+                break events;
+            }
+            // A GPU that is lost now may be back in a minute.
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(
+                    gpu = gpu.uuid,
+                    "this GPU tells no events: a lost one is found by its jobs and by the polls"
+                );
+            }
+            self.rest(OPEN_EVERY);
         };
-        while !self.is_stopped() {
+        while !ends() {
             match events.wait(WAIT_MS) {
                 Ok(event) => {
                     let xid = match event.event_data {
@@ -284,4 +319,9 @@ fn confirmed(signs: Vec<Sign>, slowed: &mut bool) -> Vec<Sign> {
     let first = now && !std::mem::replace(slowed, now);
     *slowed = now;
     signs.into_iter().filter(|sign| !(first && only_slowdown(sign))).collect()
+}
+
+/// Whether the library's handle has died, so that no call of it will tell anything any more.
+fn is_of_no_use(error: &NvmlError) -> bool {
+    matches!(error, NvmlError::Uninitialized | NvmlError::DriverNotLoaded | NvmlError::LibRmVersionMismatch)
 }

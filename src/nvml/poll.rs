@@ -76,7 +76,8 @@ pub(super) fn look(nvml: &Nvml, uuid: &str, enter: &dyn Fn(&'static str)) -> Res
     enter("recovery action");
     let mut signs: Vec<Sign> = recovery(&device)?.map(Sign::Recovery).into_iter().collect();
     if limits.is_harmful() {
-        signs.push(Sign::Limited(limits));
+        // The others come and go, and this would be another sign each time.
+        signs.push(Sign::Limited(limits.harmful()));
     }
     Ok((Reading { temperature, clock_mhz, memory_used, utilisation, limits }, signs))
 }

@@ -248,7 +248,12 @@ impl Emulation for Devices {
     }
 
     fn canary(&self, lane: LaneId, started: Time) -> Result<(), EmulatedLoss> {
-        let down = self.courses[usize::from(lane.0)].pace(self.weather(started)) == Pace::Down;
+        // It takes its time on the device, like a job.
+        let over = started + self.service;
+        while self.timer.clock.now() < over && !self.stopped.load(Ordering::Acquire) {
+            self.timer.clock.pause(over.since(self.timer.clock.now()));
+        }
+        let down = self.courses[usize::from(lane.0)].pace(self.weather(over)) == Pace::Down;
         if down { Err(EmulatedLoss) } else { Ok(()) }
     }
 }

@@ -139,8 +139,10 @@ impl Stage<'_> {
     /// All policies at once.
     fn run(&self, weather: Weather, (service, span): (Duration, Duration), seed: u64) -> Result<Run, BenchError> {
         let gap = gap(self.options.load, service);
-        let arrivals = Arrivals::new(seed, gap).map(|at| at.since(Time::ZERO)).take_while(|after| *after < span);
-        let moments: Vec<Duration> = arrivals.collect();
+        // As many as in virtual time.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of queries")]
+        let queries = (span.as_secs_f64() / gap.as_secs_f64()) as usize;
+        let moments: Vec<Duration> = Arrivals::new(seed, gap).map(|at| at.since(Time::ZERO)).take(queries).collect();
         let (mut daemons, mut devices) = (Vec::new(), Vec::new());
         for contender in &self.contenders {
             let weather = (weather.faults(service), weather.courses(LANES, 2 * span, seed));

@@ -13,12 +13,12 @@ impl LanesReport {
         let LanesReport { emulated, service_ms, lanes, seconds, runs, worst, env, .. } = self;
         let what =
             if *emulated { "emulated lanes, all policies at once" } else { "real lanes, one policy after the other" };
+        let late =
+            if *emulated { format!("lanes came back {:.2} ms late and ", worst.lanes_late_ms) } else { String::new() };
         page.text(&format!(
-            "{lanes} {what}; jobs of {service_ms:.2} ms, {runs} runs of {seconds} s. Made by `{}` on {}. In the worst run lanes came back {:.2} ms late and queries \
-             were sent {:.2} ms late (p99).",
+            "{lanes} {what}; jobs of {service_ms:.2} ms, {runs} runs of {seconds} s. Made by `{}` on {}. In the worst run {late}queries were sent {:.2} ms late (p99).",
             env.command,
             env.cpu.as_deref().unwrap_or("an unknown processor"),
-            worst.lanes_late_ms,
             worst.client_late_ms,
         ));
         if let Some(reason) = &self.void_reason {
@@ -49,6 +49,7 @@ impl LanesReport {
                 "p99.9",
                 "decoded %",
                 "right %",
+                "unanswered",
                 "jobs a query",
                 "real / virtual p99",
                 "within 10 %",
@@ -66,7 +67,11 @@ impl LanesReport {
                 agreement.interval.map_or_else(String::new, |(low, high)| format!(" ({low:.3} to {high:.3})"));
             format!("{:.3}{interval}", agreement.ratio)
         });
-        let within = agreement.map_or("", |agreement| if agreement.is_equivalent() { "yes" } else { "no" });
+        let within = agreement.map_or("", |agreement| match agreement.interval {
+            None => "?",
+            Some(_) if agreement.is_equivalent() => "yes",
+            Some(_) => "no",
+        });
         vec![
             figures::name(cell),
             format!("{:.1}", cell.p50.ms),
@@ -74,6 +79,7 @@ impl LanesReport {
             format!("{:.1}", cell.p999.ms),
             format!("{:.1}", 100.0 * cell.decoded),
             cell.accuracy.map_or_else(|| "?".to_owned(), |share| format!("{:.1}", 100.0 * share)),
+            format!("{:.0}", cell.unanswered * cell.queries as f64),
             format!("{:.2}", cell.jobs_per_query),
             ratio,
             within.to_owned(),

@@ -36,6 +36,7 @@ use crate::{
     job::{Batch, Fault, Role},
     lane::{EmulatedLoss, Emulation, Meanwhile},
     query::{Accepts, LaneId},
+    serve::Plan,
     sim::{Arrivals, Faults, Pace},
 };
 
@@ -91,11 +92,17 @@ pub(super) fn measure(
     progress: &dyn Fn(usize, usize),
 ) -> Result<LanesReport, BenchError> {
     let watch = Watch::start();
-    let config = super::config(config)?;
+    let config = Plan::check(super::config(config)?)?.config;
+    let least = options.k + 1;
+    if config.lanes().len() < least {
+        return Err(BenchError::TooFewLanes { lanes: config.lanes().len(), least });
+    }
     let site = Site::of(&config);
     let contenders = super::contenders(options, site.lanes())?;
     let plain = super::contender::all(options.k, site.lanes()).swap_remove(0);
     let rows = super::rows(options, &site.plan(&plain, 1)?)?;
+    // Weights that are missing are found before anything is measured.
+    contenders.iter().try_for_each(|contender| site.plan(contender, 1).map(drop))?;
     let mut bench = Bench { options, clock: Clock::start(), site, rows, service: Duration::ZERO };
     bench.service = bench.capacity(&plain)?;
     let weathers = super::weathers(options);
@@ -188,7 +195,7 @@ impl Bench<'_> {
 
     /// Sets and clears faults as the weather has it, until the run is over.
     fn rain(&self, daemon: &Daemon, weather: Weather, begin: Time, (over, seed): (&AtomicBool, u64)) {
-        let courses = weather.courses(self.site.lanes(), self.options.span, seed);
+        let courses = weather.courses(self.site.lanes(), 2 * self.options.span, seed);
         let mut changes: Vec<(Time, LaneId, Pace)> = courses
             .iter()
             .zip((0..).map(LaneId))

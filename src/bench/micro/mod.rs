@@ -1,6 +1,6 @@
 //! `bench micro`: what the parts of a query's path cost by themselves, each beside something that cannot be avoided.
 //!
-//! A figure is the median over batches, and batches of the things that are compared take turns, so that a change of the machine meets both. Allocations
+//! A figure is the median over batches; batches of arithmetic that is compared take turns, so that a change of the machine meets both. Allocations
 //! are counted by `cargo bench --bench core`, whose allocator may count; the daemon's does not.
 
 mod arithmetic;

@@ -8,7 +8,7 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Order, VirtualOptions, measured};
+use super::{Order, VirtualOptions, measured, page::factor};
 use crate::bench::{
     Env,
     cell::{self, Cell},
@@ -201,8 +201,8 @@ impl Display for GridReport {
 }
 
 fn entry(cell: &Cell) -> String {
-    let factor = cell.gap_factor.map_or_else(|| "1".to_owned(), |factor| format!("{factor:.1}"));
-    format!("{:.0} / {:.0} [{factor}; {:.2}]", cell.p50.ms, cell.p999.ms, cell.jobs_per_query)
+    let lost = if cell.unanswered > 0.0 { format!(" {:.1} % lost", 100.0 * cell.unanswered) } else { String::new() };
+    format!("{:.0} / {:.0} [{}; {:.2}]{lost}", cell.p50.ms, cell.p999.ms, factor(cell), cell.jobs_per_query)
 }
 
 #[cfg(test)]

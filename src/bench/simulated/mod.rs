@@ -92,7 +92,9 @@ pub struct VirtualReport {
 impl VirtualReport {
     /// What an earlier run wrote as JSON.
     pub fn read(file: &Path) -> Result<Self, BenchError> {
-        super::read(file, "virtual")
+        let mut report: VirtualReport = super::read(file, "virtual")?;
+        cell::compare(&mut report.cells);
+        Ok(report)
     }
 }
 

@@ -1,7 +1,8 @@
-//! A bound: one run a query, on the lane that will have it done first, known in advance.
+//! A reference: one run a query, on the lane that will have it done first, known in advance.
 //!
 //! The oracle knows each lane's course to come, though not which jobs will stall. It takes queries in the order of their arrival and has no
-//! redundancy, so no policy without redundancy can do better on the whole; with stalls of single jobs redundancy can.
+//! redundancy. Where queues are short no policy without redundancy does better; where they are long, the order of arrival and the greed for the first
+//! lane cost it something, so it is no bound.
 
 use std::time::Duration;
 

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::bench::{
     cell::{Cell, Quantile},
+    contender::BASELINE,
     weather::Weather,
 };
 
@@ -82,8 +83,8 @@ fn head(f: &mut fmt::Formatter<'_>, report: &VirtualReport) -> fmt::Result {
          A cell is p50 / p99 / p99.9 in ms ± half the 95 % interval of p99.9 (Student's, over the runs) [gap p99.9 - p50 of `none` over the policy's own; % of queries \
          answered by what was decoded; % of answers that are right; jobs a query, one of a small model counted as what it costs]. A query without an answer counts as its deadline, 2 s.\n\n\
          `none` is equal resources: all lanes hold the base model, one shared queue. ParM: `sum`, dedicated parity lanes, no grace, no health. `coded`: `mux`, \
-         whose answers need no other member. `approximate` and `adaptive`: the small model of `compact`, a job of 1/k for each query. `oracle` knows how fast each lane will be and runs each query once, on the lane that has it done \
-         first; it cannot know which jobs will stall. It bounds what can be had without redundancy. \
+         whose answers need no other member. `approximate` and `adaptive`: the small model of `compact`, a job of 1/k for each query. `oracle` knows how fast each lane will be and runs each query once, in the order of arrival, on the lane that has it \
+         done first; it cannot know which jobs will stall. It shows what foresight is worth at loads at which queues are short; it is no bound. \
          [policies.md](../policies.md) says what follows.\n",
         report.queries_per_second
     )
@@ -123,6 +124,12 @@ fn table(f: &mut fmt::Formatter<'_>, cells: &[&Cell]) -> fmt::Result {
     Ok(())
 }
 
+/// The gap's factor over equal resources; nothing where either is overloaded, or equal resources were not run.
+pub(super) fn factor(cell: &Cell) -> String {
+    let unknown = if cell.policy == BASELINE { "1" } else { "–" };
+    cell.gap_factor.map_or_else(|| unknown.to_owned(), |factor| format!("{factor:.1}"))
+}
+
 /// p50 / p99 / p99.9 ± half its interval [factor of the gap; % decoded; jobs a query].
 pub(super) fn entry(cell: &Cell) -> String {
     let whole = |quantile: Quantile| format!("{:.0}", quantile.ms);
@@ -131,7 +138,7 @@ pub(super) fn entry(cell: &Cell) -> String {
     if let Some(half) = cell.p999.half {
         push(format_args!(" ± {half:.0}"));
     }
-    let factor = cell.gap_factor.map_or_else(|| "1".to_owned(), |factor| format!("{factor:.1}"));
+    let factor = factor(cell);
     let right = cell.accuracy.map_or_else(|| "?".to_owned(), |share| format!("{:.1}", 100.0 * share));
     push(format_args!(" [{factor}; {:.1}; {right}; {:.2}]", 100.0 * cell.decoded, cell.jobs_per_query));
     if cell.unanswered > 0.0 {

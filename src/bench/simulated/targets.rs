@@ -7,6 +7,7 @@ use super::{ORACLE, VirtualReport};
 use crate::bench::{
     cell::Cell,
     contender::{BASELINE, DEFAULT},
+    weather::Weather,
 };
 
 /// One target and what became of it.
@@ -27,6 +28,8 @@ const NOTHING: f64 = 0.0005;
 /// The policy with parity on idle lanes, and the ladder.
 const POOLED: &str = "coded, pooled";
 const LADDER: &str = "adaptive";
+/// Whom the ladder is held to, besides others.
+const RIVALS: [&str; 4] = [BASELINE, DEFAULT, POOLED, "approximate"];
 
 /// All targets whose cells the report has.
 pub(super) fn all(report: &VirtualReport) -> Vec<Target> {
@@ -61,7 +64,10 @@ pub(super) fn all(report: &VirtualReport) -> Vec<Target> {
     targets.extend(most("parity on idle lanes (k = 2), E up to 38 %", 1.7, &of(POOLED, "E", 0.385), &per_service));
     targets.extend(most("the same, F up to 38 %", 1.8, &of(POOLED, "F", 0.385), &per_service));
     let over_best = |cell: &Cell| (cell.p999.ms - cell.p999.half.unwrap_or(0.0)) / report.best(cell);
-    for k in [2, 4] {
+    // "Any weather" and "the best policy" mean nothing unless all of them were run.
+    let whole = Weather::ALL.iter().all(|weather| report.cells.iter().any(|cell| cell.scenario == weather.to_string()))
+        && RIVALS.iter().all(|rival| report.cells.iter().any(|cell| cell.policy == *rival));
+    for k in [2, 4].into_iter().filter(|_| whole) {
         let ladder = Cells::of_k(report, (LADDER, k), "ABCDEFGHIJ", 1.0);
         let words = format!(
             "`adaptive` (k = {k}), any weather and load: p99.9, less half its interval, over that of the best policy of any k"
