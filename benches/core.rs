@@ -1,9 +1,9 @@
 //! What the core costs a query: `cargo bench`.
 //!
-//! Not a latency of the daemon; no lane, socket or model is in here. Compare two commits in one sitting on one machine.
+//! Not a latency of the daemon; no lane, socket or model is in here. Encoders, decoders and threads are timed by `parityd bench micro`; here
+//! allocations are counted, too. Compare two commits in one sitting on one machine.
 
 use std::{
-    hint::black_box,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use std::{
 use divan::{Bencher, counter::ItemsCount};
 use parityd::{
     clock::Time,
-    code::{Code, Sum},
+    code::Sum,
     config::{Grace, Placement, Policy, PolicyKind},
     dispatch::{Completed, Dispatch, LaneSettings, Settings},
     health::Rules,
@@ -27,28 +27,6 @@ static ALLOCATIONS: divan::AllocProfiler = divan::AllocProfiler::system();
 
 fn main() {
     divan::main();
-}
-
-#[divan::bench(args = [784, 150_528])]
-fn encode_k2(bencher: Bencher<'_, '_>, width: usize) {
-    let code = Sum::with_defaults(2, 1).expect("a small code");
-    let rows = [vec![0.5_f32; width], vec![0.25; width]];
-    let mut parity_query = vec![0.0; width];
-    bencher.bench_local(|| code.encode(0, black_box(&[&rows[0], &rows[1]]), &mut parity_query));
-}
-
-#[divan::bench(args = [784, 150_528])]
-fn copy_one_row(bencher: Bencher<'_, '_>, width: usize) {
-    let row = vec![0.5_f32; width];
-    let mut copy = vec![0.0; width];
-    bencher.bench_local(|| copy.copy_from_slice(black_box(&row)));
-}
-
-#[divan::bench(args = [10, 1_000])]
-fn decode_k2(bencher: Bencher<'_, '_>, classes: usize) {
-    let code = Sum::with_defaults(2, 1).expect("a small code");
-    let (member, parity) = (vec![0.5_f32; classes], vec![0.75; classes]);
-    bencher.bench_local(|| code.decode(0, black_box(&[None, Some(&member), Some(&parity)])));
 }
 
 fn settings() -> Settings {

@@ -217,7 +217,6 @@ impl Teacher<'_> {
     }
 }
 
-/// Puts a parity model into the manifest as it is *now*: another row may have been trained meanwhile.
 /// What is written of a network that none of its parameters needs more than half precision for; what is written is what runs from then on.
 fn halved(fitted: &mut Fitted) -> Result<Parameters, TrainError> {
     let stored = fitted.parameters.halved()?;
@@ -225,6 +224,7 @@ fn halved(fitted: &mut Fitted) -> Result<Parameters, TrainError> {
     Ok(stored)
 }
 
+/// Puts a parity model into the manifest as it is *now*: another row may have been trained meanwhile.
 fn enter(weights: &Path, parity: Parity) -> Result<(), TrainError> {
     let file = weights.join(MANIFEST_FILE);
     let mut manifest = Manifest::read(weights)?;
