@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::{
     admission::{Admission, Refusal, Terms},
@@ -36,6 +36,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(1);
 /// Moves of lanes that are remembered.
 const EVENTS_MAX: usize = 100;
+/// How often whoever waits for a broken device looks by itself.
+const BROKEN_LOOK: Duration = Duration::from_millis(100);
 /// About so many ticks make a second.
 const TICKS_A_SECOND: u64 = 1000;
 
@@ -64,6 +66,8 @@ pub struct Engine {
     stopped: AtomicBool,
     /// Times that the timer has applied the passage of time.
     ticks: AtomicU64,
+    /// Who waits for a device that needs another process than this one.
+    broken: (Mutex<()>, Condvar),
     /// Per lane: which of its moves are logged.
     moves: Box<[Mutex<Repeats>]>,
     /// The last moves of all lanes, the latest last.
@@ -83,6 +87,7 @@ impl Engine {
             draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             ticks: AtomicU64::new(0),
+            broken: Default::default(),
             moves,
             events: Mutex::default(),
         }
@@ -128,6 +133,24 @@ impl Engine {
         self.drain();
         self.stopped.store(true, Ordering::Release);
         self.bells.ring_all();
+        self.broken.1.notify_all();
+    }
+
+    /// Waits until some lane's device needs another process than this one; `false` if the engine stops first.
+    pub fn await_broken(&self) -> bool {
+        while !self.is_broken() {
+            if self.stopped.load(Ordering::Acquire) {
+                return false;
+            }
+            // A move that is told between the look and the wait is seen a moment later.
+            self.broken.1.wait_for(&mut self.broken.0.lock(), BROKEN_LOOK);
+        }
+        true
+    }
+
+    /// Whether some lane's device needs another process than this one.
+    pub fn is_broken(&self) -> bool {
+        (0..).map(LaneId).take(self.moves.len()).any(|lane| self.dispatch.needs_new_process(lane))
     }
 
     /// Admitted queries that are not over.
@@ -174,6 +197,7 @@ impl Engine {
     }
 
     fn tell_move(&self, lane: LaneId, change: Move) {
+        self.broken.1.notify_all();
         let mut events = self.events.lock();
         if events.len() == EVENTS_MAX {
             events.pop_front();
@@ -269,6 +293,17 @@ impl Feed for Engine {
         let mut effects = Vec::new();
         self.dispatch.ready(lane, expected, &mut effects);
         self.carry_out(&effects);
+    }
+
+    fn left_out(&self, lane: LaneId) {
+        let _abort = AbortOnPanic;
+        let mut effects = Vec::new();
+        self.dispatch.left_out(lane, self.clock.now(), &mut effects);
+        self.carry_out(&effects);
+    }
+
+    fn opened(&self, lane: LaneId, expected: Duration) {
+        self.dispatch.opened(lane, expected);
     }
 
     fn pull(&self, lane: LaneId) -> Option<Work> {

@@ -171,6 +171,12 @@ pub trait Feed: Send + Sync {
     /// The lane has loaded its models, and one base (or parity) row takes `expected` on it.
     fn ready(&self, lane: LaneId, expected: Duration);
 
+    /// The lane runs, but has not opened its device: its first canary does.
+    fn left_out(&self, lane: LaneId);
+
+    /// The device was opened for a canary, and one base (or parity) row takes `expected` on it.
+    fn opened(&self, lane: LaneId, expected: Duration);
+
     /// The next work for this lane; `None` when the lane should park until it is woken.
     fn pull(&self, lane: LaneId) -> Option<Work>;
 

@@ -243,6 +243,11 @@ impl LaneSeat {
         Some(age.as_secs_f64() / usual.as_secs_f64().max(1e-9))
     }
 
+    /// The model that the lane is there for.
+    pub(super) const fn main_model(&self) -> Model {
+        if self.settings.role.runs_base() { Model::Base } else { Model::Parity }
+    }
+
     fn runs_canary(&self) -> bool {
         self.canary.load(Ordering::Relaxed)
     }
@@ -329,8 +334,8 @@ impl LaneSeat {
     pub(super) fn hang_limit(&self, hang: Duration) -> Duration {
         let mut expected = self.pace.expected(self.pass()).unwrap_or(Duration::ZERO);
         if self.runs_canary() {
-            let model = if self.settings.role.runs_base() { Model::Base } else { Model::Parity };
-            expected = self.pace.expected(Pass { model, jobs: 1 }).unwrap_or(Duration::ZERO) * CANARY_JOBS;
+            let one = Pass { model: self.main_model(), jobs: 1 };
+            expected = self.pace.expected(one).unwrap_or(Duration::ZERO) * CANARY_JOBS;
         }
         let slower = if self.is_straggler() { self.pace.ratio().max(1.0) } else { 1.0 };
         hang.max((expected * 5).mul_f64(slower))

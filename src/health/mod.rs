@@ -158,6 +158,16 @@ pub enum Reason {
     /// The canary was lost too.
     #[error("canary failed: {0}")]
     CanaryFailed(Loss),
+    /// The process before this one could not use its device; a canary opens it.
+    #[error("its device was broken in the process before this one")]
+    LeftOut,
+}
+
+impl Reason {
+    /// Whether it says that this process can do nothing with the device any more.
+    const fn is_of_process(self) -> bool {
+        matches!(self, Reason::Device(Sign::Broken) | Reason::CanaryFailed(Loss::Fatal))
+    }
 }
 
 /// One move of a lane from state to state.
@@ -187,6 +197,8 @@ pub struct LaneHealth {
     canaries: u8,
     /// Whether the reason for its fence lasts.
     held: bool,
+    /// Whether this process can do nothing with its device any more.
+    broken: bool,
 }
 
 impl LaneHealth {
@@ -201,6 +213,7 @@ impl LaneHealth {
             fences: 0,
             canaries: 1,
             held: false,
+            broken: false,
         }
     }
 
@@ -223,12 +236,23 @@ impl LaneHealth {
         let left_out = matches!(to, State::Hung | State::Fenced { .. });
         self.hung = to != State::Healthy && (self.hung || left_out);
         self.fenced = to != State::Healthy && (self.fenced || to.is_fenced());
+        self.broken = !to.is_usable() && (self.broken || reason.is_of_process());
         Move { from, to, reason }
     }
 
     /// The lane has loaded its models.
     pub fn ready(&mut self) -> Move {
         self.go(State::Healthy, Reason::Loaded)
+    }
+
+    /// The lane starts without its device, which a canary opens, at once.
+    pub fn left_out(&mut self, now: Time) -> Move {
+        self.go(State::Failed { canary_at: now }, Reason::LeftOut)
+    }
+
+    /// Whether another process could use its device and this one cannot. A device that its driver calls broken is of use to none.
+    pub const fn needs_new_process(&self) -> bool {
+        self.broken && !self.held
     }
 
     /// The lane lost a job.
@@ -288,6 +312,7 @@ impl LaneHealth {
     /// Its device is known to be broken, for as long as it is `held` or as a fact of the past: no work from now on.
     pub fn fence(&mut self, sign: Sign, held: bool, rules: &Rules, now: Time) -> Option<Move> {
         self.held |= held;
+        self.broken |= sign == Sign::Broken;
         if self.state == State::Starting {
             return None;
         }

@@ -82,6 +82,8 @@ mod tests {
 
     impl Feed for Heard {
         fn ready(&self, _: LaneId, _: Duration) {}
+        fn left_out(&self, _: LaneId) {}
+        fn opened(&self, _: LaneId, _: Duration) {}
         fn pull(&self, _: LaneId) -> Option<Work> {
             None
         }

@@ -2,34 +2,52 @@
 //!
 //! The end, in order: the first SIGTERM, SIGINT or SIGHUP turns readiness red and makes admission refuse; the port stays open and says so;
 //! admitted queries are answered, for at most `drain_ms`; the port closes; the process ends with 0. Lanes that hang are left where they
-//! are, and end with the process. A second signal ends it at once.
+//! are, and end with the process. A second signal ends it at once. The other end is that another process takes over (`succession`): this one
+//! accepts no more, answers what it has, and ends with 0.
 
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
+    process,
     sync::Arc,
+    thread,
 };
 
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::{oneshot, watch},
 };
 
-use super::{Plan, Running, ServeError, notify, start_log};
+use super::{
+    Plan, Running, ServeError, notify, start_log,
+    succession::{Predecessor, Succession},
+};
 use crate::{
     admission::Admission,
+    clock::Clock,
+    config::OnFatal,
     http::{self, Lanes, Limits, Site},
 };
 
 /// Threads that carry sockets; parsing a request is their heaviest work.
 const HTTP_THREADS: usize = 2;
 
-/// Serves until SIGTERM, SIGINT or SIGHUP, and through the drain.
-pub fn run(plan: &Plan) -> Result<(), ServeError> {
-    let (listener, address) = bind(plan.config.http.listen)?;
-    start_log::starting(plan);
-    let running = Running::start(plan)?;
+/// Serves until SIGTERM, SIGINT or SIGHUP, and through the drain; or until another process takes over.
+pub fn run(mut plan: Plan) -> Result<(), ServeError> {
+    let (running, listener) = match Predecessor::find()? {
+        None => {
+            let listener = bind(plan.config.http.listen)?;
+            start_log::starting(&plan);
+            (Running::start(&plan)?, listener)
+        }
+        Some(mut predecessor) => {
+            plan.left_out = predecessor.left_out(plan.config.lanes())?;
+            start_log::starting(&plan);
+            (Running::start(&plan)?, predecessor.take_over()?)
+        }
+    };
+    let (plan, address) = (&plan, listening(&plan, &listener)?);
     start_log::lanes(plan);
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
@@ -40,12 +58,16 @@ pub fn run(plan: &Plan) -> Result<(), ServeError> {
 }
 
 /// Binds the port, before anything slow: a second daemon on it is found out at once.
-fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
-    let refused = |source| ServeError::Listen { listen, source };
-    let listener = TcpListener::bind(listen).map_err(refused)?;
+fn bind(listen: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(listen).map_err(|source| ServeError::Listen { listen, source })
+}
+
+/// Makes the port ready for the runtime; gives its address, which is not the configured one if that leaves the port to the system, or if another process
+/// has bound it under an older configuration.
+fn listening(plan: &Plan, listener: &TcpListener) -> Result<SocketAddr, ServeError> {
+    let refused = |source| ServeError::Listen { listen: plan.config.http.listen, source };
     listener.set_nonblocking(true).map_err(refused)?;
-    let address = listener.local_addr().map_err(refused)?;
-    Ok((listener, address))
+    listener.local_addr().map_err(refused)
 }
 
 /// Serves to the end; gives the number of requests that got no answer of their own.
@@ -55,9 +77,9 @@ async fn serve(
     listener: TcpListener,
     address: SocketAddr,
 ) -> Result<usize, ServeError> {
-    let listen = plan.config.http.listen;
-    let listener =
-        tokio::net::TcpListener::from_std(listener).map_err(|source| ServeError::Listen { listen, source })?;
+    let refused = |source| ServeError::Listen { listen: plan.config.http.listen, source };
+    let successor = await_successor(plan, running, listener.try_clone().map_err(refused)?)?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
     let mut signals = Signals::new()?;
     start_log::listening(plan, address);
     let (draining, drains) = oneshot::channel::<()>();
@@ -70,11 +92,63 @@ async fn serve(
         signals.next().await;
         tracing::warn!("a second signal: stopping at once");
     };
-    let port = http::serve(listener, Arc::new(site(plan, running)), async { drop(drains.await) });
+    let taken_over = async {
+        let process = succeeded(successor.clone()).await;
+        notify::succeeded_by(process);
+        tracing::warn!(process, "another process has taken over: admitted queries are answered, and this one ends");
+    };
+    let port = http::serve(listener, Arc::new(site(plan, running)), taken_over, async { drop(drains.await) });
+    let reporting = async {
+        tokio::select! {
+            () = notify::report(running) => {}
+            _ = succeeded(successor.clone()) => std::future::pending().await,
+        }
+    };
     tokio::select! {
         unanswered = port => Ok(unanswered),
         () = stopping => Ok(running.engine.admitted()),
-        () = notify::report(running) => Ok(0),
+        () = reporting => Ok(0),
+    }
+}
+
+/// What hears of a successor that has the port, if there may be one.
+fn await_successor(
+    plan: &Plan,
+    running: &Running,
+    port: TcpListener,
+) -> Result<watch::Receiver<Option<u32>>, ServeError> {
+    let (tell, told) = watch::channel(None);
+    if plan.config.health.on_fatal == OnFatal::Fence {
+        return Ok(told);
+    }
+    if process::id() == 1 {
+        // A container ends with its first process.
+        tracing::warn!("[health] on_fatal = \"restart\" is \"fence\" here: process 1 cannot be succeeded; start it under an init (docker run --init)");
+        return Ok(told);
+    }
+    let succession = Succession {
+        engine: Arc::clone(&running.engine),
+        lanes: plan.config.lanes().to_vec(),
+        port,
+        clock: Clock::start(),
+        rest: plan.config.health.fence,
+    };
+    let wait = move || {
+        if let Some(process) = succession.wait() {
+            tell.send_replace(Some(process));
+        }
+    };
+    thread::Builder::new().name("succession".to_owned()).spawn(wait).map_err(ServeError::Thread)?;
+    Ok(told)
+}
+
+/// Resolves when another process has the port; gives its id.
+async fn succeeded(mut told: watch::Receiver<Option<u32>>) -> u32 {
+    let process = told.wait_for(Option::is_some).await.ok().and_then(|process| *process);
+    match process {
+        Some(process) => process,
+        // Nobody is left who could say so.
+        None => std::future::pending().await,
     }
 }
 

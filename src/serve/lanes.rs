@@ -43,6 +43,7 @@ impl Crew {
                 faults: Arc::clone(&faults),
                 clock,
                 emulation: emulation.cloned(),
+                left_out: plan.left_out.contains(&lane.id),
             };
             let (id, told) = (lane.id, told.clone());
             let feed = Arc::clone(engine) as Arc<dyn Feed>;

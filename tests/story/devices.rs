@@ -103,7 +103,7 @@ struct Outcome {
 fn break_for(daemon: &Daemon, lasts: Duration, breaks: impl FnOnce(), mends: impl FnOnce()) -> Outcome {
     let load = Load::new(PER_SECOND, lasts + Duration::from_secs(2));
     thread::scope(|scope| {
-        let replies = scope.spawn(|| send(daemon, load));
+        let replies = scope.spawn(|| send(&daemon.url, load));
         thread::sleep(Duration::from_secs(1));
         let broken = Instant::now();
         breaks();
@@ -149,7 +149,7 @@ fn check(daemon: &Daemon, outcome: &Outcome, what: &str, (state, reason): (&str,
     assert!(*delay <= limit, "{what} was found after {delay:?}");
     daemon.wait_until("healthy again", |daemon| {
         // A straggler is on trial until queries have shown that it is fast.
-        send(daemon, Load::new(PER_SECOND, Duration::from_millis(100)));
+        send(&daemon.url, Load::new(PER_SECOND, Duration::from_millis(100)));
         daemon.lane_states().iter().all(|state| state == "healthy")
     });
     let events = daemon.json("/admin/events");
@@ -222,7 +222,7 @@ fn a_clock_that_is_held_down_sharpens_the_eye_and_takes_nothing_away() {
     let limited = || daemon.metric("parityd_gpu_limited", "hw_thermal").unwrap_or(0.0);
     driver.says("0.throttle = 0x40");
     daemon.wait_until("told of the heat", |_| limited() > 0.5);
-    let replies = send(&daemon, Load::new(PER_SECOND, Duration::from_secs(1)));
+    let replies = send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1)));
     assert_all_answered(&replies, "throttled");
     assert_eq!(daemon.lane_states(), ["healthy"; LANES], "heat alone is no fault");
     let slow = || daemon.fault(LANE, r#"{"kind": "slow", "factor": 3}"#);
@@ -239,7 +239,7 @@ fn an_nvml_that_hangs_blocks_neither_service_nor_the_end() {
     let driver = Driver::new();
     let mut daemon = driver.daemon();
     driver.says("hang_ms = 600000");
-    let replies = send(&daemon, Load::new(PER_SECOND, Duration::from_secs(2)));
+    let replies = send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(2)));
     assert_all_answered(&replies, "NVML hangs");
     let told = |daemon: &Daemon, words: &str| daemon.log().iter().any(|line| line.contains(words));
     daemon.wait_until("told of it", |daemon| told(daemon, "NVML does not answer"));
@@ -300,7 +300,7 @@ fn when_all_lanes_are_slow_none_is_left_out_for_long() {
     for lane in 0..LANES {
         daemon.fault(lane, r#"{"kind": "slow", "factor": 3}"#);
     }
-    let replies = send(&daemon, Load::new(PER_SECOND / 4, Duration::from_secs(4)));
+    let replies = send(&daemon.url, Load::new(PER_SECOND / 4, Duration::from_secs(4)));
     assert_all_answered(&replies, "all slow");
     row("all lanes slow x3, a quarter of the load", "at most one lane is a straggler", None, &replies);
     let base = &daemon.lane_states()[..2];

@@ -61,7 +61,7 @@ fn it_is_told_of_readiness_life_and_the_end() {
     assert!(ready.contains("STATUS=3 of 3 lanes healthy; answered 0 direct"), "{ready}");
     systemd.hear_of("WATCHDOG=1");
     daemon.fault(0, r#"{"kind": "error"}"#);
-    send(&daemon, Load::new(20, Duration::from_millis(200)));
+    send(&daemon.url, Load::new(20, Duration::from_millis(200)));
     let status = systemd.hear_of("2 of 3 lanes healthy");
     assert!(status.contains("lane 0 failed") || status.contains("lane 0 probation"), "{status}");
     systemd.hear_of("WATCHDOG=1");
@@ -80,7 +80,7 @@ fn the_watchdog_starves_when_every_base_lane_is_stuck_and_is_fed_when_one_comes_
         daemon.fault(lane, r#"{"kind": "hang"}"#);
     }
     thread::scope(|scope| {
-        scope.spawn(|| send(&daemon, Load::new(20, Duration::from_millis(200))));
+        scope.spawn(|| send(&daemon.url, Load::new(20, Duration::from_millis(200))));
         thread::sleep(2 * WATCHDOG);
         systemd.forget();
         let until = Instant::now() + 2 * WATCHDOG;
