@@ -28,7 +28,6 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
-    path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -205,9 +204,8 @@ fn name_of(lane: &Lane) -> String {
 fn successor(socket: UnixStream) -> io::Result<Child> {
     let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_default();
-    // The program that runs, even if another stands under its name by now.
-    let running = Path::new("/proc/self/exe");
-    let program = if running.exists() { running.to_owned() } else { env::current_exe()? };
+    // The program that runs: under its name if that is still there, so that `ps` shows it; a newer one may stand in its place.
+    let program = env::current_exe().ok().filter(|program| program.exists()).unwrap_or_else(|| "/proc/self/exe".into());
     let mut command = Command::new(program);
     command.arg0(name).args(arguments).env(SUCCEEDS, "stdin").stdin(Stdio::from(OwnedFd::from(socket)));
     // Set to the process that systemd started, it would keep another one from feeding the watchdog.
@@ -273,7 +271,7 @@ fn receive_port(socket: &UnixStream) -> Result<TcpListener, SuccessionError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::ErrorKind, net::TcpStream, thread};
+    use std::{io::ErrorKind, net::TcpStream, path::Path, thread};
 
     use super::*;
     use crate::config::Config;

@@ -70,6 +70,24 @@ fn it_is_told_of_readiness_life_and_the_end() {
     assert_eq!(daemon.wait(), Some(0));
 }
 
+/// Only the main process is listened to, so systemd hears which one that is, and then that one: with all lanes well.
+#[test]
+fn it_is_told_which_process_took_over() {
+    let _alone = alone();
+    let restarts = [("fence_ms = 30000", "fence_ms = 100"), ("on_fatal = \"fence\"", "on_fatal = \"restart\"")];
+    let (systemd, mut daemon, _folder) = Supervisor::start(&config("config.toml", &restarts));
+    systemd.hear_of("WATCHDOG=1");
+    daemon.fault(0, r#"{"kind": "fatal"}"#);
+    send(&daemon.url, Load::new(100, Duration::from_millis(200)));
+    let told = systemd.hear_of("MAINPID=");
+    assert_eq!(daemon.succeeded(), Some(0));
+    assert_eq!(told.trim(), format!("MAINPID={}", daemon.process()));
+    systemd.forget();
+    daemon.wait_healthy();
+    systemd.hear_of("STATUS=3 of 3 lanes healthy");
+    systemd.hear_of("WATCHDOG=1");
+}
+
 /// A daemon none of whose lanes can answer is not alive, whatever its threads do. The paper's baseline calls such lanes healthy.
 #[test]
 fn the_watchdog_starves_when_every_base_lane_is_stuck_and_is_fed_when_one_comes_back() {
