@@ -68,6 +68,8 @@ pub struct Engine {
     ticks: AtomicU64,
     /// Who waits for a device that needs another process than this one.
     broken: (Mutex<()>, Condvar),
+    /// Lanes whose threads are to be replaced, each once; and who waits for one.
+    stuck: (Mutex<VecDeque<LaneId>>, Condvar),
     /// Per lane: which of its moves are logged.
     moves: Box<[Mutex<Repeats>]>,
     /// The last moves of all lanes, the latest last.
@@ -88,6 +90,7 @@ impl Engine {
             stopped: AtomicBool::new(false),
             ticks: AtomicU64::new(0),
             broken: Default::default(),
+            stuck: Default::default(),
             moves,
             events: Mutex::default(),
         }
@@ -134,6 +137,8 @@ impl Engine {
         self.stopped.store(true, Ordering::Release);
         self.bells.ring_all();
         self.broken.1.notify_all();
+        drop(self.stuck.0.lock());
+        self.stuck.1.notify_all();
     }
 
     /// Waits until some lane's device needs another process than this one; `false` if the engine stops first.
@@ -146,6 +151,28 @@ impl Engine {
             self.broken.1.wait_for(&mut self.broken.0.lock(), BROKEN_LOOK);
         }
         true
+    }
+
+    /// The next lane whose thread is to be replaced; `None` once the engine stops.
+    pub fn await_stuck(&self) -> Option<LaneId> {
+        let mut stuck = self.stuck.0.lock();
+        loop {
+            if self.stopped.load(Ordering::Acquire) {
+                return None;
+            }
+            if let Some(lane) = stuck.pop_front() {
+                return Some(lane);
+            }
+            self.stuck.1.wait(&mut stuck);
+        }
+    }
+
+    fn tell_stuck(&self, lane: LaneId) {
+        let mut stuck = self.stuck.0.lock();
+        if !stuck.contains(&lane) {
+            stuck.push_back(lane);
+        }
+        self.stuck.1.notify_one();
     }
 
     /// Whether some lane's device needs another process than this one.
@@ -177,6 +204,7 @@ impl Engine {
         for effect in effects {
             match *effect {
                 Effect::Wake(lane) => self.bells.ring(lane),
+                Effect::Replace(lane) => self.tell_stuck(lane),
                 Effect::Moved(lane, change) => self.tell_move(lane, change),
                 Effect::Drift(turn) => tell_drift(turn),
             }
@@ -299,6 +327,13 @@ impl Feed for Engine {
         let _abort = AbortOnPanic;
         let mut effects = Vec::new();
         self.dispatch.left_out(lane, self.clock.now(), &mut effects);
+        self.carry_out(&effects);
+    }
+
+    fn replaced(&self, lane: LaneId) {
+        let _abort = AbortOnPanic;
+        let mut effects = Vec::new();
+        self.dispatch.replaced(lane, self.clock.now(), &mut effects);
         self.carry_out(&effects);
     }
 

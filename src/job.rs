@@ -177,6 +177,9 @@ pub trait Feed: Send + Sync {
     /// The device was opened for a canary, and one base (or parity) row takes `expected` on it.
     fn opened(&self, lane: LaneId, expected: Duration);
 
+    /// The calling thread runs the lane from now on, in place of one that is stuck and says nothing any more.
+    fn replaced(&self, lane: LaneId);
+
     /// The next work for this lane; `None` when the lane should park until it is woken.
     fn pull(&self, lane: LaneId) -> Option<Work>;
 
@@ -219,6 +222,8 @@ pub enum Fault {
     },
     /// The next job blocks until the fault is cleared.
     Hang,
+    /// The next job never comes back, whatever happens to the fault, which is gone with it.
+    Stuck,
     /// The next job panics; the fault is gone with it.
     Panic,
     /// Each job returns an error.
@@ -264,6 +269,7 @@ impl fmt::Display for Fault {
         match self {
             Fault::Slow { factor } => write!(f, "slow x{factor}"),
             Fault::Hang => f.write_str("hang"),
+            Fault::Stuck => f.write_str("stuck"),
             Fault::Panic => f.write_str("panic"),
             Fault::Error => f.write_str("error"),
             Fault::Fatal => f.write_str("fatal"),

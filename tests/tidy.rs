@@ -140,6 +140,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("crossbeam", &["queue"]),
     // A driver call may never return: whoever makes one must be prepared for that.
     ("nvml_wrapper", &["nvml"]),
+    // The one system call that the standard library lacks: handing a port to another process.
+    ("rustix", &["serve"]),
     // Parallel loops of candle and of `model` run in the pool of whoever calls them; the core must not have one.
     ("rayon", &["lane", "model", "train", "eval"]),
     // Vectors are for the inner loops of forward passes.

@@ -92,6 +92,8 @@ pub struct Settings {
 pub enum Effect {
     /// There is work for this lane.
     Wake(LaneId),
+    /// The lane's thread is stuck: another should open the device, and run the lane if it can.
+    Replace(LaneId),
     /// A lane changed its state: log it.
     Moved(LaneId, Move),
     /// Reconstructions agree with direct answers less often than expected, or do so no more: log it.
@@ -228,26 +230,6 @@ impl Dispatch {
         seat.pace.expect(Pass { model: seat.main_model(), jobs: 1 }, expected);
         self.change(lane, |health| Some(health.ready()), effects);
         self.loading.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// The lane runs, but has not opened its device, which its first canary does.
-    pub fn left_out(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
-        self.change(lane, |health| Some(health.left_out(now)), effects);
-        self.loading.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// The lane has opened its device, and one row takes `expected` on it; of no interest if more is known already.
-    pub fn opened(&self, lane: LaneId, expected: Duration) {
-        let seat = self.seat(lane);
-        let pass = Pass { model: seat.main_model(), jobs: 1 };
-        if seat.pace.expected(pass).is_none() {
-            seat.pace.expect(pass, expected);
-        }
-    }
-
-    /// Whether another process could use the lane's device and this one cannot.
-    pub fn needs_new_process(&self, lane: LaneId) -> bool {
-        self.seat(lane).health().needs_new_process()
     }
 
     /// `parts` parts ([`PARTS`](crate::job::PARTS) in all) of the lane's batch in flight are over.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     clock::Time,
+    health::{LaneHealth, State},
     query::LaneId,
     queue::Call,
     stripe::{Overdue, Place, Stripe},
@@ -101,13 +102,26 @@ impl Dispatch {
             if health.canary_due(now) || idle && worth() {
                 effects.push(Effect::Wake(lane));
             }
+            self.watch_thread(lane, &health, now, effects);
             if !seat.is_usable() {
                 return;
             }
         }
         let Some(limit) = self.settings.health.hang.map(|hang| seat.hang_limit(hang)) else { return };
         let Some(age) = seat.in_flight(now).filter(|age| *age > limit) else { return };
-        self.give_up_batch(lane, (Some(limit), now), |health| health.in_flight(age, limit), effects);
+        self.give_up_batch(lane, (Some(limit), now), |health| health.in_flight(age, limit, now), effects);
+    }
+
+    /// A canary of a lane that is out of work hangs, too; and a thread that has been stuck for long is to be replaced.
+    fn watch_thread(&self, lane: LaneId, health: &LaneHealth, now: Time, effects: &mut Vec<Effect>) {
+        let (seat, rules) = (self.seat(lane), &self.settings.health);
+        if matches!(health.state(), State::Probation { .. }) {
+            self.change(lane, |health| health.canary_in_flight(rules, now), effects);
+        }
+        if health.replacement_due(seat.in_flight(now), rules, now) {
+            seat.with_health(LaneHealth::replacement_tried);
+            effects.push(Effect::Replace(lane));
+        }
     }
 
     /// Takes work that nobody waits for any more out of queues that no lane empties. It holds permits: without this, a parity lane

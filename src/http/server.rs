@@ -148,7 +148,11 @@ impl Port {
         let answered = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(patience.max(LAST_REPLIES), answered).await.is_err() {
             let unanswered = shared.drain.waiting();
-            tracing::warn!(requests = unanswered, connections = connections.len(), "drain_ms is over: connections are cut");
+            tracing::warn!(
+                requests = unanswered,
+                connections = connections.len(),
+                "drain_ms is over: connections are cut"
+            );
             connections.shutdown().await;
             return unanswered;
         }

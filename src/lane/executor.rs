@@ -45,6 +45,9 @@ pub enum OpenError {
         /// What the device said.
         source: TensorError,
     },
+    /// It panicked.
+    #[error("opening the device panicked")]
+    Panic,
     /// The weights could not be put on the device.
     #[error("the weights could not be loaded onto the device: {}", first_line(.0))]
     Weights(#[source] TensorError),

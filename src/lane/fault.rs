@@ -23,6 +23,8 @@ pub struct FaultSwitch {
     changed: Condvar,
     /// Whether there is a fault: what a healthy job looks at instead of the lock.
     any: AtomicBool,
+    /// The lane's jobs are of no interest any more.
+    ended: AtomicBool,
 }
 
 impl FaultSwitch {
@@ -51,13 +53,14 @@ impl FaultSwitch {
                 self.changed.wait_while(&mut fault, |fault| *fault == Some(Fault::Hang));
                 Ok(())
             }
-            Some(Fault::Panic) => {
+            Some(Fault::Stuck) => {
+                self.clear_once(Fault::Stuck);
                 let mut fault = self.fault.lock();
-                if *fault == Some(Fault::Panic) {
-                    *fault = None;
-                    self.any.store(false, Ordering::Release);
-                }
-                drop(fault);
+                self.changed.wait_while(&mut fault, |_| !self.ended.load(Ordering::Acquire));
+                Ok(())
+            }
+            Some(Fault::Panic) => {
+                self.clear_once(Fault::Panic);
                 #[expect(
                     clippy::panic,
                     reason = "the fault that was asked for; the lane catches it like any other panic"
@@ -69,12 +72,34 @@ impl FaultSwitch {
         }
     }
 
+    /// A fault that acts once has acted.
+    fn clear_once(&self, once: Fault) {
+        let mut fault = self.fault.lock();
+        if *fault == Some(once) {
+            *fault = None;
+            self.any.store(false, Ordering::Release);
+        }
+    }
+
+    /// Waits until the device would answer.
+    pub(super) fn await_answer(&self) {
+        let mut fault = self.fault.lock();
+        self.changed.wait_while(&mut fault, |fault| *fault == Some(Fault::Hang));
+    }
+
+    /// Clears the fault for good, and lets go of jobs that never come back.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.set(None);
+    }
+
     /// What happens to the outputs of a batch.
     pub(super) fn after(&self, outputs: &mut [Vec<f32>]) {
         match self.get() {
             Some(Fault::Nan) => outputs.iter_mut().for_each(|output| output.fill(f32::NAN)),
             Some(Fault::Garbage(how)) => spoil(outputs, how),
-            None | Some(Fault::Slow { .. } | Fault::Hang | Fault::Panic | Fault::Error | Fault::Fatal) => {}
+            None
+            | Some(Fault::Slow { .. } | Fault::Hang | Fault::Stuck | Fault::Panic | Fault::Error | Fault::Fatal) => {}
         }
     }
 

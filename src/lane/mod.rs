@@ -11,6 +11,7 @@ mod executor;
 mod fatal;
 mod fault;
 mod progress;
+mod tenure;
 
 use std::{
     io,
@@ -26,6 +27,7 @@ pub use fault::FaultSwitch;
 
 use executor::Executor;
 use progress::Progress;
+use tenure::Tenure;
 
 use crate::{
     clock::{Clock, Time},
@@ -60,6 +62,10 @@ pub struct Spec {
     pub left_out: bool,
 }
 
+/// A lane's thread, as whoever started it sees it.
+#[derive(Clone, Debug)]
+pub struct Held(Arc<Tenure>);
+
 /// Starts a lane's thread. `opened` is told, on that thread, whether device and models could be opened; if not, the thread ends.
 ///
 /// Fails if the system gives no thread.
@@ -67,18 +73,10 @@ pub fn start(
     spec: Spec,
     feed: Arc<dyn Feed>,
     opened: impl FnOnce(Result<(), OpenError>) + Send + 'static,
-) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name(format!("lane-{}", spec.lane.id)).spawn(move || {
-        let _abort = AbortOnPanic;
-        let pool = match own_pool(&spec) {
-            Ok(pool) => pool,
-            Err(error) => return opened(Err(OpenError::Pool(error))),
-        };
-        // After the pool: its other workers would inherit the one core.
-        if let Some(core) = spec.core {
-            affinity::pin(core);
-        }
-        let mut lane = Lane { spec, feed, executor: None, failures: Repeats::default() };
+) -> io::Result<Held> {
+    let tenure = Arc::<Tenure>::default();
+    let held = Held(Arc::clone(&tenure));
+    on_thread(spec, feed, tenure, move |lane| {
         let ready = if lane.spec.left_out {
             lane.feed.left_out(lane.id());
             Ok(())
@@ -87,11 +85,65 @@ pub fn start(
         };
         let runs = ready.is_ok();
         opened(ready);
-        if runs {
+        runs
+    })?;
+    Ok(held)
+}
+
+/// Starts another thread for a lane whose own is stuck: it opens the device, which may take for ever, and runs the lane if the other has not come back by then.
+/// `tried` is told whether it does, once that is known.
+///
+/// Fails if the system gives no thread.
+pub fn replace(
+    spec: Spec,
+    feed: Arc<dyn Feed>,
+    stuck: &Held,
+    tried: impl FnOnce(Result<bool, OpenError>) + Send + 'static,
+) -> io::Result<Held> {
+    let tenure = Arc::<Tenure>::default();
+    let (held, stuck) = (Held(Arc::clone(&tenure)), stuck.clone());
+    on_thread(spec, feed, tenure, move |lane| {
+        lane.spec.faults.await_answer();
+        // The panic's message is in the log.
+        let opened = catch_unwind(AssertUnwindSafe(|| lane.open())).unwrap_or(Err(OpenError::Panic));
+        let runs = opened.map(|expected| {
+            let runs = stuck.0.take_from();
+            if runs {
+                lane.feed.opened(lane.id(), expected);
+                lane.feed.replaced(lane.id());
+            }
+            runs
+        });
+        let goes_on = matches!(runs, Ok(true));
+        tried(runs);
+        goes_on
+    })?;
+    Ok(held)
+}
+
+/// A thread for a lane; `begin` says whether it runs it.
+fn on_thread(
+    spec: Spec,
+    feed: Arc<dyn Feed>,
+    tenure: Arc<Tenure>,
+    begin: impl FnOnce(&mut Lane) -> bool + Send + 'static,
+) -> io::Result<()> {
+    let thread = thread::Builder::new().name(format!("lane-{}", spec.lane.id)).spawn(move || {
+        let _abort = AbortOnPanic;
+        let core = spec.core;
+        let pool = own_pool(&spec);
+        // After the pool: its other workers would inherit the one core.
+        if let Some(core) = core {
+            affinity::pin(core);
+        }
+        let mut lane = Lane { spec, feed, tenure, pool_fault: None, executor: None, failures: Repeats::default() };
+        let pool = pool.map_err(|error| lane.pool_fault = Some(error)).ok();
+        if begin(&mut lane) {
             lane.run();
         }
         drop(pool);
-    })
+    });
+    thread.map(drop)
 }
 
 /// Makes the calling thread the first worker of a pool of its own, so that every parallel loop it starts stays inside.
@@ -113,6 +165,10 @@ struct Attempt {
 struct Lane {
     spec: Spec,
     feed: Arc<dyn Feed>,
+    /// Its thread's right to run it.
+    tenure: Arc<Tenure>,
+    /// Why it has no thread pool, if it has none.
+    pool_fault: Option<rayon::ThreadPoolBuildError>,
     /// Device and models; `None` after a panic, until they are opened anew.
     executor: Option<Executor>,
     /// Which of its failures are logged.
@@ -126,6 +182,9 @@ impl Lane {
 
     /// Opens device and models; gives the time that one row is expected to take.
     fn open(&mut self) -> Result<Duration, OpenError> {
+        if let Some(fault) = self.pool_fault.take() {
+            return Err(OpenError::Pool(fault));
+        }
         let (executor, expected) = Executor::open(&self.spec)?;
         self.executor = Some(executor);
         let Spec { emulation, lane, .. } = &self.spec;
@@ -134,14 +193,21 @@ impl Lane {
 
     fn run(&mut self) {
         loop {
-            match self.feed.pull(self.id()) {
+            let goes_on = match self.feed.pull(self.id()) {
                 Some(Work::Batch(batch)) => self.run_batch(&batch),
                 Some(Work::Canary) => {
+                    self.tenure.enter();
                     let outcome = self.run_canary();
-                    self.feed.canary(self.id(), outcome);
+                    let goes_on = self.is_back();
+                    if goes_on {
+                        self.feed.canary(self.id(), outcome);
+                    }
+                    goes_on
                 }
-                None if !self.feed.park(self.id()) => return,
-                None => {}
+                None => self.feed.park(self.id()),
+            };
+            if !goes_on {
+                return;
             }
         }
     }
@@ -154,14 +220,30 @@ impl Lane {
         }
     }
 
-    fn run_batch(&mut self, batch: &Batch) {
+    /// A call has returned; `false` if another thread runs the lane by now.
+    fn is_back(&mut self) -> bool {
+        let is_back = self.tenure.leave();
+        if !is_back {
+            tracing::info!(lane = %self.id(), "a thread that was stuck has come back, and ends: another runs its lane");
+            self.close();
+        }
+        is_back
+    }
+
+    /// `false` if the thread must end.
+    fn run_batch(&mut self, batch: &Batch) -> bool {
         let started = self.spec.clock.now();
+        self.tenure.enter();
         let attempt = self.attempt(batch, started);
         if attempt.panicked {
             self.close();
         }
-        let service = self.spec.clock.now().since(started);
-        self.feed.complete(self.id(), attempt.completions, service);
+        let goes_on = self.is_back();
+        if goes_on {
+            let service = self.spec.clock.now().since(started);
+            self.feed.complete(self.id(), attempt.completions, service);
+        }
+        goes_on
     }
 
     fn attempt(&mut self, batch: &Batch, started: Time) -> Attempt {
@@ -173,7 +255,7 @@ impl Lane {
         let reports = emulation.as_ref().is_none_or(|device| !device.reports());
         let run = || {
             faults.before()?;
-            let progress = Progress::start(lane.id, &*self.feed, faults, *clock);
+            let progress = Progress::start(lane.id, (&*self.feed, &self.tenure), faults, *clock);
             let outputs = executor.run(batch, &|share| {
                 if reports {
                     progress.told(share);

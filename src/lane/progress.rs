@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::FaultSwitch;
+use super::{FaultSwitch, tenure::Tenure};
 use crate::{
     clock::{Clock, Time},
     job::{Feed, PARTS},
@@ -27,6 +27,7 @@ pub(super) struct Progress<'l> {
     feed: &'l dyn Feed,
     faults: &'l FaultSwitch,
     clock: Clock,
+    tenure: &'l Tenure,
     done: AtomicU32,
     /// Up to when an injected slowness has been seen to.
     stretched: Mutex<Time>,
@@ -34,9 +35,14 @@ pub(super) struct Progress<'l> {
 
 impl<'l> Progress<'l> {
     /// A batch starts now.
-    pub(super) fn start(lane: LaneId, feed: &'l dyn Feed, faults: &'l FaultSwitch, clock: Clock) -> Self {
+    pub(super) fn start(
+        lane: LaneId,
+        (feed, tenure): (&'l dyn Feed, &'l Tenure),
+        faults: &'l FaultSwitch,
+        clock: Clock,
+    ) -> Self {
         let stretched = Mutex::new(clock.now());
-        Progress { lane, feed, faults, clock, done: AtomicU32::new(0), stretched }
+        Progress { lane, feed, faults, clock, tenure, done: AtomicU32::new(0), stretched }
     }
 
     /// Another share (0..1) of the work is over.
@@ -45,7 +51,8 @@ impl<'l> Progress<'l> {
         let share = (share * WHOLE) as u32;
         let before = self.done.fetch_add(share, Ordering::Relaxed);
         let (told, over) = (parts(before), parts(before + share));
-        if over > told {
+        // Of a job that was stuck nobody wants to hear any more.
+        if over > told && !self.tenure.is_over() {
             self.stretch();
             self.feed.progress(self.lane, over);
         }
@@ -84,6 +91,7 @@ mod tests {
         fn ready(&self, _: LaneId, _: Duration) {}
         fn left_out(&self, _: LaneId) {}
         fn opened(&self, _: LaneId, _: Duration) {}
+        fn replaced(&self, _: LaneId) {}
         fn pull(&self, _: LaneId) -> Option<Work> {
             None
         }
@@ -99,8 +107,8 @@ mod tests {
 
     #[test]
     fn eighths_are_told_once_each_and_large_steps_skip_some() {
-        let (heard, faults) = (Heard::default(), FaultSwitch::default());
-        let progress = Progress::start(LaneId(0), &heard, &faults, Clock::start());
+        let (heard, tenure, faults) = (Heard::default(), Tenure::default(), FaultSwitch::default());
+        let progress = Progress::start(LaneId(0), (&heard, &tenure), &faults, Clock::start());
         for share in [0.1, 0.1, 0.02, 0.3, 0.3, 0.17] {
             progress.told(share);
         }

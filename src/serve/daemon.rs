@@ -123,7 +123,7 @@ fn await_successor(
     }
     if process::id() == 1 {
         // A container ends with its first process.
-        tracing::warn!("[health] on_fatal = \"restart\" is \"fence\" here: process 1 cannot be succeeded; start it under an init (docker run --init)");
+        tracing::warn!("process 1 cannot be succeeded: devices that break are fenced");
         return Ok(told);
     }
     let succession = Succession {

@@ -52,7 +52,7 @@ impl ServeError {
     pub const fn is_of_a_device(&self) -> bool {
         match self {
             ServeError::Lane { source, .. } => match source {
-                OpenError::Device { .. } | OpenError::WarmUp(_) => true,
+                OpenError::Device { .. } | OpenError::WarmUp(_) | OpenError::Panic => true,
                 OpenError::Pool(_) | OpenError::NoCuda { .. } | OpenError::Weights(_) | OpenError::Canary(_) => false,
             },
             // The supervisor starts it anew without one.

@@ -47,7 +47,7 @@ use crate::{
 /// Set for a successor: its standard input is the socket.
 const SUCCEEDS: &str = "PARITYD_SUCCEEDS";
 /// How long a successor may take to load weights and open devices; what the systemd unit gives a start.
-const LOADING: Duration = Duration::from_secs(300);
+const LOADING: Duration = Duration::from_mins(5);
 /// How long it may take to say that it serves, once it has the port.
 const TAKING: Duration = Duration::from_secs(10);
 /// The wait for the next try grows up to so many times.
@@ -98,7 +98,7 @@ impl Predecessor {
     pub(super) fn left_out(&mut self, lanes: &[Lane]) -> Result<Vec<LaneId>, SuccessionError> {
         let mut line = Vec::new();
         loop {
-            match read_word(&mut self.socket)? {
+            match read_word(&self.socket)? {
                 b'\n' => break,
                 _ if line.len() == LINE_MAX => return Err(SuccessionError::Words),
                 byte => line.push(byte),
@@ -133,9 +133,9 @@ impl Succession {
     /// Waits until a device needs another process, and until such a process has the port; gives its id. `None` if the daemon stops first.
     pub(super) fn wait(self) -> Option<u32> {
         let mut tried = self.clock.now();
-        let mut tries = 1;
+        let mut times = 1;
         while self.engine.await_broken() {
-            self.pause_until(tried + self.rest * tries.min(TRIES_MAX))?;
+            self.pause_until(tried + self.rest * times.min(TRIES_MAX))?;
             if !self.engine.is_broken() {
                 continue;
             }
@@ -143,9 +143,11 @@ impl Succession {
             match self.succeed() {
                 Ok(successor) => return Some(successor),
                 Err(SuccessionError::Stopping) => return None,
-                Err(error) => tracing::error!(%error, tries, "no other process took over; the lanes that are left serve on"),
+                Err(error) => {
+                    tracing::error!(%error, times, "no other process took over; the lanes that are left serve on");
+                }
             }
-            tries += 1;
+            times += 1;
         }
         None
     }
@@ -261,11 +263,8 @@ fn receive_port(socket: &UnixStream) -> Result<TcpListener, SuccessionError> {
     let flags = RecvFlags::CMSG_CLOEXEC;
     let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut word)], &mut control, flags);
     received.map_err(|error| SuccessionError::Silent(error.into()))?;
-    let rights = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
-        _ => None,
-    });
-    let port = rights.into_iter().flatten().next();
+    let rights = |message| if let RecvAncillaryMessage::ScmRights(rights) = message { Some(rights) } else { None };
+    let port = control.drain().find_map(rights).into_iter().flatten().next();
     port.filter(|_| word == [PORT]).map(TcpListener::from).ok_or(SuccessionError::Words)
 }
 

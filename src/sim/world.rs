@@ -247,7 +247,8 @@ impl World<'_> {
                         self.outcome.first_straggler.get_or_insert(self.now);
                     }
                 }
-                Effect::Drift(_) => {}
+                // Drawn lanes come back by themselves.
+                Effect::Replace(_) | Effect::Drift(_) => {}
             }
         }
     }

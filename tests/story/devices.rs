@@ -53,7 +53,11 @@ impl Driver {
     fn daemon(&self) -> Daemon {
         let variables = self.variables();
         let variables = variables.each_ref().map(|(name, value)| (*name, value.to_str().unwrap()));
-        Daemon::start_with(&lanes_of_gpus(), &variables)
+        let daemon = Daemon::start_with(&lanes_of_gpus(), &variables);
+        // What happens before, nobody is told.
+        let heard = |line: &&String| line.contains("NVML tells this GPU's events");
+        daemon.wait_until("listening to each driver", |daemon| daemon.log().iter().filter(heard).count() == LANES);
+        daemon
     }
 }
 
@@ -114,7 +118,9 @@ fn break_for(daemon: &Daemon, lasts: Duration, breaks: impl FnOnce(), mends: imp
                 if lane == LANE && state != "healthy" {
                     found.get_or_insert_with(|| (broken.elapsed(), state.clone(), reason.clone()));
                 }
-                assert!(lane == LANE || state == "healthy", "lane {lane} is left alone: {lanes:?}");
+                // On a busy machine another lane may have been late twice for want of a core, which is no fault of this story.
+                let is_left_alone = ["healthy", "straggler"].contains(&state.as_str());
+                assert!(lane == LANE || is_left_alone, "lane {lane} is left alone: {lanes:?}");
             }
             assert_eq!(daemon.status("/v2/health/ready"), Some(200), "two lanes are left: {lanes:?}");
             thread::sleep(Duration::from_millis(5));
@@ -176,6 +182,24 @@ fn faults_that_jobs_show_are_found_and_healed() {
         let outcome = break_for(&daemon, lasts, || daemon.fault(LANE, fault), || daemon.clear(LANE));
         check(&daemon, &outcome, what, (state, reason), limit);
     }
+}
+
+/// A thread cannot be ended; the device is well, and another thread takes the lane.
+#[test]
+fn a_thread_that_never_comes_back_is_replaced() {
+    let _alone = alone();
+    let driver = Driver::new();
+    let daemon = driver.daemon();
+    let second = Duration::from_secs(1);
+    for _ in 0..2 {
+        let stuck = || daemon.fault(LANE, r#"{"kind": "stuck"}"#);
+        let outcome = break_for(&daemon, 2 * second, stuck, || ());
+        check(&daemon, &outcome, "stuck", ("hung", "in flight"), second);
+    }
+    let replaced = |line: &String| line.contains("another thread runs the lane");
+    assert_eq!(daemon.log().iter().filter(|line| replaced(line)).count(), 2);
+    let replies = send(&daemon.url, Load::new(PER_SECOND, second));
+    assert_all_answered(&replies, "with another thread");
 }
 
 #[test]

@@ -11,10 +11,7 @@ use crate::{
 const FATAL: &str = r#"{"kind": "fatal"}"#;
 
 fn restarting() -> String {
-    config(
-        "config.toml",
-        &[("fence_ms = 30000", "fence_ms = 300"), ("on_fatal = \"fence\"", "on_fatal = \"restart\"")],
-    )
+    config("config.toml", &[("fence_ms = 30000", "fence_ms = 300"), ("on_fatal = \"fence\"", "on_fatal = \"restart\"")])
 }
 
 fn told(daemon: &Daemon, words: &str) -> bool {
