@@ -12,16 +12,25 @@ const FENCES_MAX: u32 = 10;
 /// A fence that was so many waits ago or more does not count any more.
 const FENCES_FORGOTTEN: u32 = 4 * FENCES_MAX;
 
+/// What a lane must make good for before it is trusted like others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Worst {
+    /// Nothing, or jobs that it lost.
+    Usable,
+    /// It hung: it must show that it is fast.
+    Hung,
+    /// It was fenced: a canary that fails fences it again.
+    Fenced,
+}
+
 /// The state of one lane and how patient to be with it.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneHealth {
     state: State,
     reason: Option<Reason>,
     wait: Duration,
-    /// Whether it has hung or was fenced since it was last healthy.
-    hung: bool,
-    /// Whether it was fenced since it was last healthy.
-    fenced: bool,
+    /// The worst that it has been since it was last healthy.
+    worst: Worst,
     /// Times that it was fenced, of late.
     fences: u32,
     /// When that was last.
@@ -43,8 +52,7 @@ impl LaneHealth {
             state: State::Starting,
             reason: None,
             wait: Duration::ZERO,
-            hung: false,
-            fenced: false,
+            worst: Worst::Usable,
             fences: 0,
             fenced_at: None,
             replacements: 0,
@@ -70,9 +78,12 @@ impl LaneHealth {
     fn go(&mut self, to: State, reason: Reason) -> Move {
         let from = std::mem::replace(&mut self.state, to);
         self.reason = Some(reason);
-        let left_out = matches!(to, State::Hung { .. } | State::Fenced { .. });
-        self.hung = to != State::Healthy && (self.hung || left_out);
-        self.fenced = to != State::Healthy && (self.fenced || to.is_fenced());
+        self.worst = match to {
+            State::Healthy => Worst::Usable,
+            State::Hung { .. } => self.worst.max(Worst::Hung),
+            State::Fenced { .. } => Worst::Fenced,
+            State::Starting | State::Straggler { .. } | State::Failed { .. } | State::Probation { .. } => self.worst,
+        };
         self.broken = !to.is_usable() && (self.broken || reason.is_of_process());
         if to.is_usable() {
             self.replacements = 0;
@@ -166,11 +177,8 @@ impl LaneHealth {
 
     /// Another thread has opened the device; a canary decides, at once.
     pub fn replaced(&mut self, now: Time) -> Option<Move> {
-        match self.state {
-            State::Hung { .. } => Some(self.go(State::Failed { canary_at: now }, Reason::Replaced)),
-            // A fence is kept up; its canaries have a thread to run on now.
-            _ => None,
-        }
+        // A fence is kept up; its canaries have a thread to run on now.
+        matches!(self.state, State::Hung { .. }).then(|| self.go(State::Failed { canary_at: now }, Reason::Replaced))
     }
 
     /// The job that hung came back; a canary decides, at once.
@@ -242,7 +250,11 @@ impl LaneHealth {
         match self.state {
             State::Probation { .. } => {}
             State::Hung { .. } => return self.returned(rules, now),
-            _ => return None,
+            State::Starting
+            | State::Healthy
+            | State::Straggler { .. }
+            | State::Failed { .. }
+            | State::Fenced { .. } => return None,
         }
         let fenced = self.canaries > 1;
         Some(match outcome {
@@ -250,11 +262,11 @@ impl LaneHealth {
                 self.canaries -= 1;
                 self.go(State::Fenced { canary_at: now + rules.canary_first }, Reason::CanariesLeft(self.canaries))
             }
-            Ok(()) if self.hung && rules.stragglers => {
+            Ok(()) if self.worst >= Worst::Hung && rules.stragglers => {
                 self.go(State::Straggler { probe_at: now + rules.probe }, Reason::OnTrial)
             }
             Ok(()) => self.go(State::Healthy, Reason::CanaryPassed),
-            Err(loss) if self.fenced => {
+            Err(loss) if self.worst == Worst::Fenced => {
                 self.canaries = FENCE_CANARIES;
                 self.count_fence(rules, now);
                 self.go(State::Fenced { canary_at: now + rules.fence * self.fences }, Reason::CanaryFailed(loss))
