@@ -11,6 +11,7 @@ mod confidence;
 mod learned;
 mod matrix;
 mod replica;
+pub mod residual;
 mod spec;
 mod stacked;
 mod sum;

@@ -12,6 +12,7 @@ pub mod device;
 pub mod drift;
 mod lane;
 pub mod pace;
+pub mod residual;
 
 use std::time::Duration;
 

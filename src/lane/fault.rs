@@ -122,7 +122,7 @@ impl FaultSwitch {
 }
 
 /// Makes outputs wrong in a way that a check for finite values cannot see.
-fn spoil(outputs: &mut [Vec<f32>], how: Garbage) {
+pub fn spoil(outputs: &mut [Vec<f32>], how: Garbage) {
     match how {
         Garbage::Wrong => outputs.iter_mut().flatten().for_each(|value| *value = 1.0 - *value),
         Garbage::Scaled => outputs.iter_mut().flatten().for_each(|value| *value *= 1.25),

@@ -23,7 +23,7 @@ use std::{
 
 pub use emulation::{EmulatedLoss, Emulation, Meanwhile};
 pub use executor::{OpenError, RunError, gpu_uuid};
-pub use fault::FaultSwitch;
+pub use fault::{FaultSwitch, spoil};
 
 use executor::Executor;
 use progress::Progress;
