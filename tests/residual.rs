@@ -2,7 +2,6 @@
 //! a canary for nothing. `cargo test --release --test residual -- --nocapture` prints the table of docs/codes.md.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, reason = "the table is what it is for")]
 
 use std::{path::Path, sync::Arc};
 
@@ -90,8 +89,10 @@ impl Stripes {
     }
 }
 
-/// Codes with the code whose models they run.
-fn codes() -> Vec<(&'static str, Arc<dyn Code>, Arc<dyn Code>)> {
+/// A code's name, itself, and the code whose models it runs.
+type Named = (&'static str, Arc<dyn Code>, Arc<dyn Code>);
+
+fn codes() -> Vec<Named> {
     let build = |kind, r| Spec::of(kind, 2, r).build(&[1, 28, 28], None).unwrap();
     let own = |name, code: Arc<dyn Code>| (name, Arc::clone(&code), code);
     vec![

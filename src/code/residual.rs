@@ -7,7 +7,7 @@
 //! *Which slot.* Leave one out: without the slot that is wrong, the rest fits. That needs a second check: r = 2, or a code that decodes each member from
 //! parity alone (`mux`, `compact`), where the residuals of the other members do not contain it. With one additive parity all slots look alike.
 //! The idea is that of syndrome decoding (a single error in a distance-3 code); the papers on coded inference use r for erasures, and speak of errors for
-//! interpolation alone (ApproxIFER), which decodes around them.
+//! interpolation alone (`ApproxIFER`), which decodes around them.
 
 use super::{Code, SlotSet};
 

@@ -214,6 +214,7 @@ fn what_the_driver_tells_of_a_gpu_fences_its_lane_at_once() {
         ("GPU lost", "0.ret = 15", "lost"),
         ("reset required", "0.ret = 16", "must be reset"),
         ("recovery action", "0.recovery = 1", "recovery action 1"),
+        ("row of memory lost", "0.field145 = 1", "could not be replaced"),
     ] {
         // Events keep their numbers, or they would be told again.
         let kept = if what == "Xid 79" { "" } else { "0.xid = 1:79\n" };
@@ -223,6 +224,15 @@ fn what_the_driver_tells_of_a_gpu_fences_its_lane_at_once() {
     }
     assert_eq!(daemon.metric("parityd_gpu_xid_total", "xid=\"79\""), Some(1.0));
     assert!(daemon.metric("parityd_gpu_temperature_celsius", "000000000000").is_some());
+    // Counters are what the driver says, and absent where it says nothing; a row that waits for a reset is told alone.
+    assert_eq!(daemon.metric("parityd_gpu_ecc_uncorrected", "000000000000"), None);
+    driver.says("0.xid = 1:79\n0.field4 = 7\n0.field94 = 3\n0.field144 = 1");
+    daemon.wait_until("told of errors", |daemon| {
+        daemon.metric("parityd_gpu_ecc_uncorrected", "000000000000") == Some(7.0)
+    });
+    assert_eq!(daemon.metric("parityd_gpu_pcie_replays", "000000000000"), Some(3.0));
+    assert_eq!(daemon.metric("parityd_gpu_pcie_generation", "000000000000"), Some(5.0));
+    assert_eq!(daemon.lane_states(), ["healthy"; LANES]);
 }
 
 /// Xid 31 is a broken program, perhaps another tenant's: the lane proves that it is well, and loses nothing.
