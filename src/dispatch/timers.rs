@@ -1,25 +1,28 @@
 //! Timers of the core: deadlines and graces, in order.
 //!
-//! Adding one is a push to a bounded queue, so that the path of a query takes no lock; the timer thread moves them to a heap. Long ones hold
-//! weak references: a query that has been answered is freed at once and its timer finds nothing. If nobody ticks for so long that the
-//! queue fills, whoever adds the next timer moves them.
+//! Adding one is a push to a bounded queue, so that the path of a query takes no lock; the timer thread moves them to a heap. If nobody ticks for
+//! so long that the queue fills, whoever adds the next timer moves them.
+//!
+//! Timers hold what they are for. Most are moot long before they are due, so they are swept out: whenever there are twice as many as the last sweep
+//! left, which costs each timer little, and keeps no more queries that are over than are open. (Weak references would hold nothing, but
+//! who is held weakly is not held alone, and could not be used again.)
 
-use std::{cmp::Ordering, collections::BinaryHeap, sync::Weak};
+use std::{cmp::Ordering, collections::BinaryHeap};
 
 use parking_lot::Mutex;
 
 use super::Exact;
-use crate::{clock::Time, queue::Bounded, reply::Admitted, stripe::Stripe};
+use crate::{clock::Time, pool::Shared, queue::Bounded, reply::Admitted, stripe::Stripe};
 
 /// What is due. At one and the same time graces come before deadlines, so that a last reconstruction is not missed.
 #[derive(Debug)]
 pub(super) enum Due {
     /// A reconstruction of this data slot may be served.
-    Grace(Weak<Stripe>, usize),
-    /// The stripe has not brought this query back; run it again. Holds it strongly: between a loss and this, nobody else may.
+    Grace(Shared<Stripe>, usize),
+    /// The stripe has not brought this query back; run it again.
     Patience(Exact),
     /// The query must be answered.
-    Deadline(Weak<Admitted>),
+    Deadline(Shared<Admitted>),
 }
 
 #[derive(Debug)]
@@ -36,9 +39,10 @@ impl Timer {
 
     fn is_moot(&self) -> bool {
         match &self.due {
-            Due::Grace(stripe, _) => stripe.strong_count() == 0,
+            Due::Grace(stripe, slot) => stripe.waiting(*slot).is_none(),
             Due::Patience(exact) => !exact.query.is_open(),
-            Due::Deadline(query) => query.strong_count() == 0,
+            // Its client has left, and everybody has passed it over.
+            Due::Deadline(query) => query.answered().is_some() || query.is_sole(),
         }
     }
 }
@@ -63,45 +67,57 @@ impl Ord for Timer {
     }
 }
 
+/// Timers in order.
+#[derive(Debug, Default)]
+struct Heap {
+    timers: BinaryHeap<Timer>,
+    /// So many are swept.
+    sweep: usize,
+}
+
 /// All timers that are set.
 #[derive(Debug)]
 pub(super) struct Timers {
     added: Bounded<Timer>,
-    heap: Mutex<BinaryHeap<Timer>>,
-    heap_max: usize,
+    heap: Mutex<Heap>,
 }
 
 impl Timers {
-    /// No timers. `expected` is how many live ones there may be at once; moot ones are swept out beyond twice that.
+    /// No timers. `expected` is how many may be added between two ticks.
     pub(super) fn new(expected: usize) -> Self {
-        Timers { added: Bounded::new(expected), heap: Mutex::new(BinaryHeap::new()), heap_max: 2 * expected }
+        Timers { added: Bounded::new(expected), heap: Mutex::default() }
     }
 
     pub(super) fn add(&self, at: Time, due: Due) {
         if let Err(timer) = self.added.push(Timer { at, due }) {
-            let mut heap = self.heap.lock();
-            self.collect(&mut heap);
-            heap.push(timer);
+            self.collect();
+            self.heap.lock().timers.push(timer);
         }
     }
 
-    fn collect(&self, heap: &mut BinaryHeap<Timer>) {
-        while let Some(timer) = self.added.pop() {
-            heap.push(timer);
-        }
-        if heap.len() > self.heap_max {
-            heap.retain(|timer| !timer.is_moot());
-        }
-    }
-
-    /// Takes out everything that is due by `now`, earliest first.
-    pub(super) fn due(&self, now: Time) -> Vec<Due> {
+    /// Puts those that were added in order.
+    pub(super) fn collect(&self) {
         let mut heap = self.heap.lock();
-        self.collect(&mut heap);
-        let mut due = Vec::new();
-        while heap.peek().is_some_and(|timer| timer.at <= now) {
-            due.extend(heap.pop().map(|timer| timer.due));
+        while let Some(timer) = self.added.pop() {
+            if !timer.is_moot() {
+                heap.timers.push(timer);
+            }
         }
-        due
+        if heap.timers.len() >= heap.sweep {
+            heap.timers.retain(|timer| !timer.is_moot());
+            heap.sweep = 2 * heap.timers.len();
+        }
+    }
+
+    /// Takes out the earliest that is due by `now`.
+    pub(super) fn due(&self, now: Time) -> Option<Due> {
+        let mut heap = self.heap.lock();
+        while heap.timers.peek().is_some_and(|timer| timer.at <= now) {
+            let timer = heap.timers.pop()?;
+            if !timer.is_moot() {
+                return Some(timer.due);
+            }
+        }
+        None
     }
 }

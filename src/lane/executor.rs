@@ -7,10 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use candle_core::Device;
 
-use super::{EmulatedLoss, Spec, fatal::is_fatal};
+use super::{EmulatedLoss, Spec, fatal::is_fatal, outputs::Outputs};
 use crate::{
     clock::Clock,
-    code::{Code, RunsOn},
+    code::{Code, DATA_MAX, RunsOn},
     config,
     job::{BaseInput, Batch, Loss, ParityInput},
     model::{Net, TensorError},
@@ -130,12 +130,13 @@ impl Executor {
     fn warm_up(&mut self, batch_max: usize, clock: &Clock) -> Result<Duration, OpenError> {
         self.canary(|_| ()).map_err(OpenError::Canary)?;
         // Both ends of the batch sizes, so that neither a kernel nor an allocation is new to the first queries.
-        self.run(&self.canary_batch(batch_max), &|_| ()).map_err(OpenError::WarmUp)?;
+        let mut outputs = Outputs::default();
+        self.run(&self.canary_batch(batch_max), &mut outputs, &|_| ()).map_err(OpenError::WarmUp)?;
         let one = self.canary_batch(1);
         let mut expected = Duration::MAX;
         for _ in 0..WARM_UP_RUNS {
             let started = clock.now();
-            self.run(&one, &|_| ()).map_err(OpenError::WarmUp)?;
+            self.run(&one, &mut outputs, &|_| ()).map_err(OpenError::WarmUp)?;
             expected = expected.min(clock.now().since(started));
         }
         Ok(expected)
@@ -158,8 +159,13 @@ impl Executor {
         ParityInput { row, rows: self.canary.rows.clone() }
     }
 
-    /// Runs a batch; one output row a job, in order. `told` hears which shares of the work are over.
-    pub(super) fn run(&mut self, batch: &Batch, told: &(dyn Fn(f32) + Sync)) -> Result<Vec<Vec<f32>>, RunError> {
+    /// Runs a batch; one output row a job, in order, instead of what `outputs` held. `told` hears which shares of the work are over.
+    pub(super) fn run(
+        &mut self,
+        batch: &Batch,
+        outputs: &mut Outputs,
+        told: &(dyn Fn(f32) + Sync),
+    ) -> Result<(), RunError> {
         self.rows.clear();
         let net = match batch {
             Batch::Base(inputs) => {
@@ -177,22 +183,24 @@ impl Executor {
             }
         };
         let net = net.expect("dispatch gives jobs to lanes that hold their model");
+        net.run_into(&self.rows, &mut outputs.values, told)?;
         // A parity model may make several output rows of one job.
-        let outputs = net.run_told(&self.rows, told)?;
-        Ok(outputs.chunks_exact(outputs.len() / batch.jobs()).map(<[f32]>::to_vec).collect())
+        outputs.width = outputs.values.len() / batch.jobs();
+        Ok(())
     }
 
     /// Runs known inputs through every model; `fault` may spoil the outputs before they are checked: against the manifest, and against what they
     /// were when the device was opened.
-    pub(super) fn canary(&mut self, fault: impl Fn(&mut [Vec<f32>])) -> Result<(), Loss> {
+    pub(super) fn canary(&mut self, fault: impl Fn(&mut Outputs)) -> Result<(), Loss> {
         let mut found = Vec::new();
         for (batch, expected) in self.checks() {
-            let mut outputs = self.run(&batch, &|_| ()).map_err(|error| error.loss())?;
+            let mut outputs = Outputs::default();
+            self.run(&batch, &mut outputs, &|_| ()).map_err(|error| error.loss())?;
             fault(&mut outputs);
-            if !canary::agrees(&expected, &outputs[0]) {
+            if !canary::agrees(&expected, &outputs.values[..outputs.width]) {
                 return Err(Loss::Canary);
             }
-            found.push(outputs.concat());
+            found.push(outputs.values);
         }
         let same = |(known, found): (&Vec<f32>, &Vec<f32>)| {
             let same_bits = || known.iter().zip(found).all(|(known, found)| known.to_bits() == found.to_bits());
@@ -224,10 +232,13 @@ impl Executor {
 
 /// Appends a parity query to `rows`.
 fn encode(code: &dyn Code, input: &ParityInput, rows: &mut Vec<f32>) {
-    let slices: Vec<&[f32]> = input.rows.iter().map(|row| &**row).collect();
+    let mut slices: [&[f32]; DATA_MAX] = [&[]; DATA_MAX];
+    for (slice, row) in slices.iter_mut().zip(&input.rows) {
+        *slice = row;
+    }
     let start = rows.len();
     rows.resize(start + code.query_width(slices[0].len()), 0.0);
-    code.encode(input.row, &slices, &mut rows[start..]);
+    code.encode(input.row, &slices[..input.rows.len()], &mut rows[start..]);
 }
 
 fn open_device(device: &config::Device) -> Result<Device, OpenError> {

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{RunError, STRETCH_STEP};
+use super::{RunError, STRETCH_STEP, outputs::Outputs};
 use crate::job::{Fault, Garbage};
 
 /// What a slow lane's factor is cut to: longer than any deadline, short enough to be a duration.
@@ -70,9 +70,9 @@ impl FaultSwitch {
     }
 
     /// What happens to the outputs of a batch.
-    pub(super) fn after(&self, outputs: &mut [Vec<f32>]) {
+    pub(super) fn after(&self, outputs: &mut Outputs) {
         match self.get() {
-            Some(Fault::Nan) => outputs.iter_mut().for_each(|output| output.fill(f32::NAN)),
+            Some(Fault::Nan) => outputs.values.fill(f32::NAN),
             Some(Fault::Garbage(how)) => spoil(outputs, how),
             None | Some(Fault::Slow { .. } | Fault::Hang | Fault::Panic | Fault::Error | Fault::Fatal) => {}
         }
@@ -97,17 +97,17 @@ impl FaultSwitch {
 }
 
 /// Makes outputs wrong in a way that a check for finite values cannot see.
-fn spoil(outputs: &mut [Vec<f32>], how: Garbage) {
+fn spoil(outputs: &mut Outputs, how: Garbage) {
     match how {
-        Garbage::Wrong => outputs.iter_mut().flatten().for_each(|value| *value = 1.0 - *value),
-        Garbage::Scaled => outputs.iter_mut().flatten().for_each(|value| *value *= 1.25),
+        Garbage::Wrong => outputs.values.iter_mut().for_each(|value| *value = 1.0 - *value),
+        Garbage::Scaled => outputs.values.iter_mut().for_each(|value| *value *= 1.25),
         Garbage::BitFlip(place) => {
-            for output in outputs {
+            for output in outputs.rows_mut() {
                 let at = place as usize / 32 % output.len();
                 output[at] = f32::from_bits(output[at].to_bits() ^ (1 << (place % 32)));
             }
         }
         Garbage::Swapped => outputs.reverse(),
-        Garbage::Layer => outputs.iter_mut().for_each(|output| output.rotate_left(1)),
+        Garbage::Layer => outputs.rows_mut().for_each(|output| output.rotate_left(1)),
     }
 }

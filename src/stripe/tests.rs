@@ -1,13 +1,11 @@
 //! Every order in which slots can arrive or be lost, against a naive re-computation and the linear oracle.
 
-use std::sync::atomic::AtomicUsize;
-
 use super::*;
 use crate::{
     clock::Time,
     code::Sum,
     query::{Confidence, Query},
-    reply::{Pending, Permit},
+    reply::{Pending, Requests},
 };
 
 fn rows(k: usize) -> Vec<Vec<f32>> {
@@ -21,11 +19,11 @@ fn linear(row: &[f32]) -> Values {
 }
 
 /// A full stripe of open queries, the outputs of all its slots, and who waits for them.
-fn full_stripe(code: &Arc<dyn Code>, accepts: Accepts) -> (Arc<Stripe>, Vec<Values>, Vec<Pending>) {
+fn full_stripe(code: &Arc<dyn Code>, accepts: Accepts) -> (Shared<Stripe>, Vec<Values>, Vec<Pending>) {
     let metrics = Arc::new(Metrics::new("m", 1));
-    let taken = Arc::new(AtomicUsize::new(0));
+    let (stripes, requests) = (Stripes::new(Arc::clone(code), metrics, 1), Requests::new(99));
     let rows = rows(code.k());
-    let (mut pendings, mut joined) = (Vec::new(), Joined::Short(Filling::new(code, &metrics)));
+    let (mut pendings, mut joined) = (Vec::new(), Joined::Short(stripes.open()));
     for (i, row) in rows.iter().enumerate() {
         let row = Row::whole(row.clone());
         let query = Query {
@@ -36,12 +34,11 @@ fn full_stripe(code: &Arc<dyn Code>, accepts: Accepts) -> (Arc<Stripe>, Vec<Valu
             min_confidence: Confidence::NONE,
             in_range: true,
         };
-        let permits = Permit::acquire(&taken, 99, 1).unwrap();
-        let (admitted, pending) = Admitted::request(vec![query], permits);
+        let (mut admitted, pending) = requests.admit([query]).unwrap();
         pendings.push(pending);
         let Joined::Short(filling) = joined else { unreachable!("k members make it full") };
         let domain = Some(FaultDomain(u16::try_from(i).unwrap()));
-        joined = filling.join(Member { row, query: Some(Arc::clone(&admitted[0])), domain }).1;
+        joined = filling.join(Member { row, query: admitted.next(), domain }).1;
     }
     let Joined::Full(stripe) = joined else { unreachable!("k members make it full") };
     let slices: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
