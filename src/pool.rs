@@ -2,7 +2,8 @@
 //!
 //! A [`Shared`] is an `Arc` whose last holder does not free its value but empties it and gives it back to the pool that it came from. Nobody
 //! else can see that: a value is emptied and filled only by whoever holds it *alone*, which `Arc::get_mut` proves at both ends, so whoever
-//! still holds one, however late, finds what it left there. There are no generation numbers and no weak references.
+//! still holds one, however late, finds what it left there. It takes no generation numbers; and no weak reference to one can be made, since it
+//! would keep it from ever being held alone.
 //!
 //! Pools are bounded queues. They start empty, grow to what is in use at once, and let go of what is more than they may hold. If the last two
 //! holders let go at the same moment neither may find itself alone; then the value is freed like any other, and the pool makes a new one.

@@ -4,8 +4,8 @@
 //! so long that the queue fills, whoever adds the next timer moves them.
 //!
 //! Timers hold what they are for. Most are moot long before they are due, so they are swept out: whenever there are twice as many as the last sweep
-//! left, which costs each timer little, and keeps no more queries that are over than are open. (Weak references would hold nothing, but
-//! who is held weakly is not held alone, and could not be used again.)
+//! left, which costs each timer little and keeps few queries that are over; and now and then in any case, so that a burst does not keep its own for
+//! long. (Weak references would hold nothing, but who is held weakly is not held alone, and could not be used again.)
 
 use std::{cmp::Ordering, collections::BinaryHeap};
 
@@ -67,12 +67,26 @@ impl Ord for Timer {
     }
 }
 
+/// Ticks after which timers are swept, however many there are.
+const SWEEP: u32 = 50;
+
 /// Timers in order.
 #[derive(Debug, Default)]
 struct Heap {
     timers: BinaryHeap<Timer>,
-    /// So many are swept.
-    sweep: usize,
+    /// What the last sweep left, and how many ticks ago it was.
+    left: usize,
+    ticks: u32,
+}
+
+impl Heap {
+    fn sweep(&mut self) {
+        self.ticks += 1;
+        if self.timers.len() >= 2 * self.left || self.ticks >= SWEEP {
+            self.timers.retain(|timer| !timer.is_moot());
+            (self.left, self.ticks) = (self.timers.len(), 0);
+        }
+    }
 }
 
 /// All timers that are set.
@@ -103,10 +117,7 @@ impl Timers {
                 heap.timers.push(timer);
             }
         }
-        if heap.timers.len() >= heap.sweep {
-            heap.timers.retain(|timer| !timer.is_moot());
-            heap.sweep = 2 * heap.timers.len();
-        }
+        heap.sweep();
     }
 
     /// Takes out the earliest that is due by `now`.
@@ -119,5 +130,55 @@ impl Timers {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        query::{Accepts, Confidence, Failure, Query, Row},
+        reply::{Pending, Requests},
+    };
+
+    fn ms(ms: u64) -> Time {
+        Time::from_nanos(ms * 1_000_000)
+    }
+
+    fn admit(requests: &Requests, timers: &Timers, deadline: Time) -> (Shared<Admitted>, Pending) {
+        let (row, accepts, min_confidence) = (Row::whole(vec![0.0]), Accepts::Any, Confidence::NONE);
+        let query = Query { row, admitted: Time::ZERO, deadline, accepts, min_confidence, in_range: true };
+        let (mut entering, pending) = requests.admit([query]).unwrap();
+        let query = entering.next().unwrap();
+        timers.add(deadline, Due::Deadline(query.clone()));
+        (query, pending)
+    }
+
+    #[test]
+    fn queries_that_are_over_are_not_kept_until_their_deadline() {
+        let (requests, timers) = (Requests::new(100), Timers::new(4));
+        let open: Vec<_> = (0..20).map(|_| admit(&requests, &timers, ms(2_000))).collect();
+        timers.collect();
+        for (query, _pending) in &open[..15] {
+            query.answer(Err(Failure::Deadline)).unwrap();
+        }
+        for _ in 0..SWEEP {
+            timers.collect();
+        }
+        assert!(open[..15].iter().all(|(query, _)| query.is_sole()), "their timers have let go of them");
+        assert!(open[15..].iter().all(|(query, _)| !query.is_sole()));
+        assert!(timers.due(ms(1_999)).is_none());
+        let due = std::iter::from_fn(|| timers.due(ms(2_000)));
+        assert_eq!(due.filter(|due| matches!(due, Due::Deadline(_))).count(), 5);
+    }
+
+    #[test]
+    fn a_query_that_everybody_has_passed_over_is_not_due() {
+        let (requests, timers) = (Requests::new(1), Timers::new(4));
+        let (query, pending) = admit(&requests, &timers, ms(1));
+        timers.collect();
+        drop((query, pending));
+        assert!(timers.due(ms(1)).is_none());
+        assert_eq!(requests.admitted(), 0);
     }
 }

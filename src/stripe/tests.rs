@@ -111,6 +111,30 @@ fn every_arrival_order_and_every_loss_set_up_to_k_4_r_2() {
 }
 
 #[test]
+fn a_completion_that_comes_late_finds_its_own_stripe() {
+    let code: Arc<dyn Code> = Arc::new(Sum::with_defaults(2, 1).unwrap());
+    let metrics = Arc::new(Metrics::new("m", 1));
+    let stripes = Stripes::new(code, Arc::clone(&metrics), 4);
+    let member = |domain| Member { row: Row::whole(vec![1.0]), query: None, domain: Some(FaultDomain(domain)) };
+    let (late, joined) = stripes.open().join(member(0));
+    let place = std::ptr::from_ref(&*late.stripe);
+    drop(joined);
+    let (_, other) = stripes.open().join(member(1));
+    let Joined::Short(other) = other else { unreachable!("one of two members") };
+    assert!(!other.stripe().is_same(&late.stripe), "it is still held, so it is not used again");
+    assert!(late.stripe.settle(0, [1.0].into()));
+    assert!(!other.stripe().recoverable().has(0) && other.stripe().in_flight_in(FaultDomain(1)));
+    drop(late);
+    assert_eq!(metrics.stripes_open.get(), 1);
+    let again = stripes.open();
+    assert!(std::ptr::eq(place, &raw const **again.stripe()), "now it is");
+    assert!(again.stripe().member(0).is_none() && !again.stripe().in_flight_in(FaultDomain(0)));
+    assert!(again.stripe().settle(0, [2.0].into()), "it knows nothing of the one before");
+    drop((other, again));
+    assert_eq!(metrics.stripes_open.get(), 0);
+}
+
+#[test]
 fn parity_is_wanted_while_somebody_who_takes_reconstructions_waits() {
     let code: Arc<dyn Code> = Arc::new(Sum::with_defaults(2, 1).unwrap());
     let (stripe, outputs, mut pendings) = full_stripe(&code, Accepts::Any);
