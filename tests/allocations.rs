@@ -151,10 +151,7 @@ impl Core {
     }
 }
 
-/// Without canaries, which allocate: they are no queries.
 const PLAIN: &str = r#"
-[health]
-canary_every = 0
 [[lane]]
 device = "cpu"
 role = "base"

@@ -89,12 +89,14 @@ pub(super) struct Executor {
     parities: Vec<Net>,
     code: Option<Arc<dyn Code>>,
     canary: Canary,
-    /// What the canaries gave when the device had just been opened and found right; a device gives the same bits for the same batch, or
-    /// something is wrong with it. On other devices than CPUs rounding may differ.
-    proof: Option<Vec<Vec<f32>>>,
+    /// The canaries' batches, and what the manifest says of the first output of each.
+    checks: Vec<(Batch, Vec<f32>)>,
+    /// What the canaries gave when the device had just been opened and found right, or nothing yet; a device gives the same bits for the same
+    /// batch, or something is wrong with it. On other devices than CPUs rounding may differ.
+    proof: Vec<Vec<f32>>,
     exact: bool,
-    /// Whether batches may hold two rows, so that their order is checked, too.
-    pairs: bool,
+    /// What they give.
+    checked: Outputs,
     /// Rows of a batch, one after the other; kept, so that a batch allocates nothing here.
     rows: Vec<f32>,
 }
@@ -118,11 +120,14 @@ impl Executor {
             parities: parities.map_err(OpenError::Weights)?,
             code: spec.code.clone(),
             canary: spec.bundle.canary(spec.code.as_deref()),
-            proof: None,
+            checks: Vec::new(),
+            proof: Vec::new(),
             exact: device.is_cpu(),
-            pairs: spec.batch_max > 1,
+            checked: Outputs::default(),
             rows: Vec::new(),
         };
+        // Where batches may hold two rows, their order is checked, too.
+        executor.checks = executor.canaries(spec.batch_max > 1);
         let expected = executor.warm_up(spec.batch_max, &spec.clock)?;
         Ok((executor, expected))
     }
@@ -192,35 +197,48 @@ impl Executor {
     /// Runs known inputs through every model; `fault` may spoil the outputs before they are checked: against the manifest, and against what they
     /// were when the device was opened.
     pub(super) fn canary(&mut self, fault: impl Fn(&mut Outputs)) -> Result<(), Loss> {
-        let mut found = Vec::new();
-        for (batch, expected) in self.checks() {
-            let mut outputs = Outputs::default();
-            self.run(&batch, &mut outputs, &|_| ()).map_err(|error| error.loss())?;
-            fault(&mut outputs);
-            if !canary::agrees(&expected, &outputs.values[..outputs.width]) {
+        let (checks, mut outputs) = (std::mem::take(&mut self.checks), std::mem::take(&mut self.checked));
+        let outcome = self.check(&checks, &mut outputs, fault);
+        (self.checks, self.checked) = (checks, outputs);
+        outcome
+    }
+
+    fn check(
+        &mut self,
+        checks: &[(Batch, Vec<f32>)],
+        outputs: &mut Outputs,
+        fault: impl Fn(&mut Outputs),
+    ) -> Result<(), Loss> {
+        let (is_first, mut found) = (self.proof.is_empty(), Vec::new());
+        for (number, (batch, expected)) in checks.iter().enumerate() {
+            self.run(batch, outputs, &|_| ()).map_err(|error| error.loss())?;
+            fault(outputs);
+            if !canary::agrees(expected, &outputs.values[..outputs.width]) {
                 return Err(Loss::Canary);
             }
-            found.push(outputs.values);
+            if is_first {
+                found.push(outputs.values.clone());
+            } else if !self.is_same(&self.proof[number], &outputs.values) {
+                return Err(Loss::Canary);
+            }
         }
-        let same = |(known, found): (&Vec<f32>, &Vec<f32>)| {
-            let same_bits = || known.iter().zip(found).all(|(known, found)| known.to_bits() == found.to_bits());
-            if self.exact { same_bits() } else { canary::agrees(known, found) }
-        };
-        match &self.proof {
-            Some(proof) if !proof.iter().zip(&found).all(same) => return Err(Loss::Canary),
-            Some(_) => {}
-            None => self.proof = Some(found),
+        if is_first {
+            self.proof = found;
         }
         Ok(())
     }
 
-    /// The canaries, and what the manifest says of the first output of each.
-    fn checks(&self) -> Vec<(Batch, Vec<f32>)> {
+    fn is_same(&self, known: &[f32], found: &[f32]) -> bool {
+        let same_bits = || known.iter().zip(found).all(|(known, found)| known.to_bits() == found.to_bits());
+        if self.exact { same_bits() } else { canary::agrees(known, found) }
+    }
+
+    fn canaries(&self, pairs: bool) -> Vec<(Batch, Vec<f32>)> {
         let second = BaseInput { row: self.canary.second.clone(), must_be_finite: true };
         let mut checks = Vec::new();
         if self.base.is_some() {
             checks.push((Batch::Base(vec![self.canary_row()]), self.canary.base.clone()));
-            if self.pairs {
+            if pairs {
                 checks.push((Batch::Base(vec![self.canary_row(), second]), self.canary.base.clone()));
             }
         }
