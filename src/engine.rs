@@ -5,10 +5,11 @@
 //! It decides nothing; every rule is in `dispatch`.
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,12 +25,12 @@ use crate::{
         device::Told,
         drift::{Standing, Turn},
     },
-    job::{AbortOnPanic, Completion, Feed, LaneEvent, Loss, Work},
+    job::{AbortOnPanic, Batch, Completion, Feed, LaneEvent, Loss, Work},
     metrics::Metrics,
-    query::{Confidence, LaneId, Query, Rows},
+    query::{Confidence, LaneId, Query, Row, Rows},
     queue::Bells,
     repeat::{Line, Repeats},
-    reply::{Admitted, Pending, Permit},
+    reply::{Pending, Requests},
 };
 
 /// How often the timer thread applies the passage of time: the slack of every deadline.
@@ -54,6 +55,11 @@ pub struct Limits {
     pub ready_lanes_min: usize,
 }
 
+thread_local! {
+    /// Room for what the core asks for, one list a thread.
+    static EFFECTS: RefCell<Vec<Effect>> = const { RefCell::new(Vec::new()) };
+}
+
 /// The core and what it needs of the world.
 #[derive(Debug)]
 pub struct Engine {
@@ -61,7 +67,7 @@ pub struct Engine {
     limits: Limits,
     clock: Clock,
     bells: Bells,
-    admitted: Arc<AtomicUsize>,
+    requests: Requests,
     draining: AtomicBool,
     stopped: AtomicBool,
     /// Times that the timer has applied the passage of time.
@@ -85,7 +91,7 @@ impl Engine {
             dispatch: Dispatch::new(settings, metrics),
             limits,
             clock,
-            admitted: Arc::new(AtomicUsize::new(0)),
+            requests: Requests::new(limits.queue_max),
             draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             ticks: AtomicU64::new(0),
@@ -102,9 +108,7 @@ impl Engine {
         let _abort = AbortOnPanic;
         while !self.stopped.load(Ordering::Acquire) {
             self.clock.pause(TICK);
-            let mut effects = Vec::new();
-            self.dispatch.tick(self.clock.now(), &mut effects);
-            self.carry_out(&effects);
+            self.event(|effects| self.dispatch.tick(self.clock.now(), effects));
             if self.ticks.fetch_add(1, Ordering::Relaxed).is_multiple_of(TICKS_A_SECOND) {
                 self.tell_left_out();
             }
@@ -182,22 +186,32 @@ impl Engine {
 
     /// Admitted queries that are not over.
     pub fn admitted(&self) -> usize {
-        self.admitted.load(Ordering::Acquire)
+        self.requests.admitted()
     }
 
     /// The driver tells something of the device of these lanes.
     pub fn told(&self, lanes: &[LaneId], told: Told) {
-        let _abort = AbortOnPanic;
-        let mut effects = Vec::new();
-        for &lane in lanes {
-            self.dispatch.told(lane, told, self.clock.now(), &mut effects);
-        }
-        self.carry_out(&effects);
+        self.event(|effects| {
+            for &lane in lanes {
+                self.dispatch.told(lane, told, self.clock.now(), effects);
+            }
+        });
     }
 
     /// State and reason of a lane, in words.
     pub fn describe(&self, lane: LaneId) -> (&'static str, String) {
         self.dispatch.describe(lane)
+    }
+
+    /// Something happens to the core; then what it asks for is carried out.
+    fn event<R>(&self, happen: impl FnOnce(&mut Vec<Effect>) -> R) -> R {
+        let _abort = AbortOnPanic;
+        EFFECTS.with_borrow_mut(|effects| {
+            let outcome = happen(effects);
+            self.carry_out(effects);
+            effects.clear();
+            outcome
+        })
     }
 
     fn carry_out(&self, effects: &[Effect]) {
@@ -257,18 +271,20 @@ impl Engine {
         }
     }
 
-    fn queries(&self, rows: &Rows, terms: Terms) -> Vec<Query> {
+    fn queries(&self, rows: &Rows, terms: Terms) -> impl ExactSizeIterator<Item = Query> {
         let admitted = self.clock.now();
         let (lowest, highest) = self.limits.input_range;
-        let query = |row: crate::query::Row| Query {
+        let min_confidence = terms.min_confidence.unwrap_or(self.dispatch.min_confidence());
+        let deadline = admitted + self.limits.deadline;
+        let query = move |row: Row| Query {
             in_range: row.iter().all(|value| (lowest..=highest).contains(value)),
             row,
             admitted,
-            deadline: admitted + self.limits.deadline,
+            deadline,
             accepts: terms.accepts,
-            min_confidence: terms.min_confidence.unwrap_or(self.dispatch.min_confidence()),
+            min_confidence,
         };
-        rows.iter().map(query).collect()
+        rows.iter().map(query)
     }
 }
 
@@ -296,11 +312,8 @@ impl Admission for Engine {
         if terms.min_confidence.is_some_and(|least| least > Confidence::NONE) && !self.dispatch.can_judge() {
             return Err(Refusal::NotCalibrated);
         }
-        let permits = Permit::acquire(&self.admitted, queue_max, rows.count()).ok_or(Refusal::Full)?;
-        let (admitted, pending) = Admitted::request(self.queries(rows, terms), permits);
-        let mut effects = Vec::new();
-        self.dispatch.submit(admitted, &mut effects);
-        self.carry_out(&effects);
+        let (queries, pending) = self.requests.admit(self.queries(rows, terms)).ok_or(Refusal::Full)?;
+        self.event(|effects| self.dispatch.submit(queries, effects));
         Ok(pending)
     }
 
@@ -317,10 +330,7 @@ impl Admission for Engine {
 
 impl Feed for Engine {
     fn ready(&self, lane: LaneId, expected: Duration) {
-        let _abort = AbortOnPanic;
-        let mut effects = Vec::new();
-        self.dispatch.ready(lane, expected, &mut effects);
-        self.carry_out(&effects);
+        self.event(|effects| self.dispatch.ready(lane, expected, effects));
     }
 
     fn left_out(&self, lane: LaneId) {
@@ -342,29 +352,20 @@ impl Feed for Engine {
     }
 
     fn pull(&self, lane: LaneId) -> Option<Work> {
-        let _abort = AbortOnPanic;
-        let mut effects = Vec::new();
-        let work = self.dispatch.pull(lane, self.clock.now(), &mut effects);
-        self.carry_out(&effects);
-        work
+        self.event(|effects| self.dispatch.pull(lane, self.clock.now(), effects))
     }
 
     fn progress(&self, lane: LaneId, parts: usize) {
         self.dispatch.progress(lane, parts, self.clock.now());
     }
 
-    fn complete(&self, lane: LaneId, completions: Vec<Completion>, service: Duration) {
-        let _abort = AbortOnPanic;
-        let mut effects = Vec::new();
-        self.dispatch.complete(Completed { lane, completions, service }, self.clock.now(), &mut effects);
-        self.carry_out(&effects);
+    fn complete(&self, lane: LaneId, batch: Batch, completions: &mut Vec<Completion>, service: Duration) {
+        let completed = Completed { lane, batch, completions, service };
+        self.event(|effects| self.dispatch.complete(completed, self.clock.now(), effects));
     }
 
     fn canary(&self, lane: LaneId, outcome: Result<(), Loss>) {
-        let _abort = AbortOnPanic;
-        let mut effects = Vec::new();
-        self.dispatch.canary(lane, outcome, self.clock.now(), &mut effects);
-        self.carry_out(&effects);
+        self.event(|effects| self.dispatch.canary(lane, outcome, self.clock.now(), effects));
     }
 
     fn park(&self, lane: LaneId) -> bool {

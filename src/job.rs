@@ -187,8 +187,9 @@ pub trait Feed: Send + Sync {
     /// some; a lane that cannot tell says nothing.
     fn progress(&self, lane: LaneId, parts: usize);
 
-    /// One completion for each job of the lane's current batch, in order; `service` is the time they took, without queueing.
-    fn complete(&self, lane: LaneId, completions: Vec<Completion>, service: Duration);
+    /// The lane's current batch comes back, with one completion for each of its jobs, in order, which are taken out of `completions`; `service`
+    /// is the time they took, without queueing.
+    fn complete(&self, lane: LaneId, batch: Batch, completions: &mut Vec<Completion>, service: Duration);
 
     /// The canary's outcome.
     fn canary(&self, lane: LaneId, outcome: Result<(), Loss>);

@@ -10,7 +10,7 @@ use parityd::{
     data,
     health::residual::Residuals,
     job::Garbage,
-    lane::spoil,
+    lane::spoil_row,
     model::Device,
     query::LaneId,
     weights::Bundle,
@@ -74,7 +74,7 @@ impl Stripes {
             let spoilt = part.iter().position(|&lane| lane == WRONG).filter(|_| number >= 200);
             if let (Some(slot), Some(how)) = (spoilt, how) {
                 of_wrong += 1;
-                spoil(&mut outputs[slot..=slot], how);
+                spoil_row(&mut outputs[slot], how);
             }
             let slices: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
             let check = residual::check(&*self.code, &slices).unwrap();

@@ -27,13 +27,14 @@ const LAYERS: &Layers = &[
     ("code", &["query"]),
     ("job", &["query"]),
     ("queue", &["query"]),
-    ("reply", &["query", "clock"]),
+    ("pool", &["queue"]),
+    ("reply", &["pool", "query", "clock"]),
     // Checked settings are plain data, too: the core takes its policy as it was written.
     ("config", &["code", "job", "query"]),
     // The core: told the time, never asks for it; no thread, device or socket.
     ("health", &["job", "query", "metrics", "clock"]),
-    ("stripe", &["code", "job", "queue", "reply", "query", "metrics", "clock"]),
-    ("dispatch", &["stripe", "health", "config", "code", "job", "queue", "reply", "query", "metrics", "clock"]),
+    ("stripe", &["code", "job", "pool", "queue", "reply", "query", "metrics", "clock"]),
+    ("dispatch", &["stripe", "health", "config", "code", "job", "pool", "queue", "reply", "query", "metrics", "clock"]),
     // The rim towards clients.
     ("admission", &["reply", "query"]),
     ("http", &["admission", "reply", "query", "metrics", "job", "repeat", "clock"]),

@@ -19,6 +19,7 @@ mod lanes;
 mod occupancy;
 mod pull;
 mod settle;
+mod spare;
 mod straggler;
 mod tick;
 mod timers;
@@ -38,6 +39,7 @@ use occupancy::Occupancy;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 pub use settle::Completed;
+use spare::Spare;
 use timers::{Due, Timers};
 
 use crate::{
@@ -51,6 +53,7 @@ use crate::{
     },
     job::{JobKind, Role},
     metrics::Metrics,
+    pool::Shared,
     query::{Confidence, FaultDomain, LaneId, Provenance, Values},
     queue::{Bounded, Call, IdleLanes},
     reply::Admitted,
@@ -103,14 +106,14 @@ pub enum Effect {
 /// A parity job that waits: row `row` of a full stripe.
 #[derive(Debug)]
 struct ParityJob {
-    stripe: Arc<Stripe>,
+    stripe: Shared<Stripe>,
     row: usize,
 }
 
 /// An exact second run that waits. It knows its place, so that a stripe may use what comes out.
 #[derive(Debug)]
 struct Exact {
-    query: Arc<Admitted>,
+    query: Shared<Admitted>,
     place: Option<Place>,
 }
 
@@ -120,7 +123,7 @@ pub struct Dispatch {
     settings: Settings,
     lanes: Box<[LaneSeat]>,
     /// First runs, in order of admission.
-    data: Bounded<Arc<Admitted>>,
+    data: Bounded<Shared<Admitted>>,
     /// Exact second runs of lost jobs, before everything else.
     rescue: Bounded<Exact>,
     /// Exact second runs of late jobs, before data jobs while those hardly wait.
@@ -143,13 +146,14 @@ pub struct Dispatch {
     budget: AtomicUsize,
     urgent: AtomicBool,
     /// A query that ran of late, for probes. Empty unless there are stragglers.
-    recent: Mutex<Option<Arc<Admitted>>>,
+    recent: Mutex<Option<Shared<Admitted>>>,
     /// Lanes that are stragglers.
     stragglers: AtomicUsize,
     timers: Timers,
     /// Lanes that are still loading their models.
     loading: AtomicUsize,
     jobs: [IntCounter; JobKind::ALL.len()],
+    spare: Spare,
     /// Locked only when a direct answer comes late.
     drift: Option<Mutex<Drift>>,
     metrics: Arc<Metrics>,
@@ -202,6 +206,7 @@ impl Dispatch {
             timers: Timers::new(4 * settings.queue_max),
             loading: AtomicUsize::new(lanes),
             jobs: JobKind::ALL.map(|kind| metrics.jobs(kind.as_str())),
+            spare: Spare::new(lanes, in_flight_max),
             drift: settings.calibration.map(watch),
             settings,
             metrics,
@@ -209,14 +214,14 @@ impl Dispatch {
     }
 
     /// Queries were admitted.
-    pub fn submit(&self, queries: Vec<Arc<Admitted>>, effects: &mut Vec<Effect>) {
+    pub fn submit(&self, queries: impl IntoIterator<Item = Shared<Admitted>>, effects: &mut Vec<Effect>) {
         for query in queries {
-            self.timers.add(query.query.deadline, Due::Deadline(Arc::downgrade(&query)));
+            self.timers.add(query.query.deadline, Due::Deadline(query.clone()));
             if self.join_only(&query, effects) {
                 continue;
             }
             if self.settings.policy.kind == PolicyKind::Replicated {
-                self.push_data(Arc::clone(&query));
+                self.push_data(query.clone());
                 self.call(Call::Base, effects);
             }
             self.push_data(query);

@@ -49,10 +49,10 @@ pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, E
     drop(call.rows);
     let answers = tokio::select! {
         biased;
-        answers = pending => answers,
+        answers = pending => all(answers.iter())?,
         () = shared.drain.over() => return Err(Error::Failed { row: 0, failure: Failure::Stopped }),
     };
-    Ok(reply(site, call.id.as_deref(), &all(answers)?))
+    Ok(reply(site, call.id.as_deref(), &answers))
 }
 
 /// Absent or JSON; binary is a type of the protocol whose body may still be all JSON.
@@ -87,8 +87,8 @@ fn check_json_length(headers: &HeaderMap, length: usize) -> Result<(), ClientErr
 }
 
 /// The predictions, or the first row's failure.
-fn all(answers: Vec<Answer>) -> Result<Vec<Prediction>, Error> {
-    let numbered = answers.into_iter().enumerate();
+fn all<'a>(answers: impl Iterator<Item = &'a Answer>) -> Result<Vec<Prediction>, Error> {
+    let numbered = answers.cloned().enumerate();
     numbered.map(|(row, answer)| answer.map_err(|failure| Error::Failed { row, failure })).collect()
 }
 
@@ -190,8 +190,8 @@ mod tests {
 
     #[test]
     fn the_first_failed_row_fails_the_request() {
-        let answers = vec![Ok(prediction(&[1.0])), Err(Failure::QueryFault), Err(Failure::Deadline)];
-        let error = all(answers).expect_err("two rows failed");
+        let answers = [Ok(prediction(&[1.0])), Err(Failure::QueryFault), Err(Failure::Deadline)];
+        let error = all(answers.iter()).expect_err("two rows failed");
         assert_eq!(error, Error::Failed { row: 1, failure: Failure::QueryFault });
     }
 }

@@ -10,6 +10,7 @@ mod emulation;
 mod executor;
 mod fatal;
 mod fault;
+mod outputs;
 mod progress;
 mod tenure;
 
@@ -23,9 +24,10 @@ use std::{
 
 pub use emulation::{EmulatedLoss, Emulation, Meanwhile};
 pub use executor::{OpenError, RunError, gpu_uuid};
-pub use fault::{FaultSwitch, spoil};
+pub use fault::{FaultSwitch, spoil_row};
 
 use executor::Executor;
+use outputs::{Given, Outputs};
 use progress::Progress;
 use tenure::Tenure;
 
@@ -136,7 +138,7 @@ fn on_thread(
         if let Some(core) = core {
             affinity::pin(core);
         }
-        let mut lane = Lane { spec, feed, tenure, pool_fault: None, executor: None, failures: Repeats::default() };
+        let mut lane = Lane::new(spec, feed, tenure);
         let pool = pool.map_err(|error| lane.pool_fault = Some(error)).ok();
         if begin(&mut lane) {
             lane.run();
@@ -156,12 +158,6 @@ fn own_pool(spec: &Spec) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildErro
         .build()
 }
 
-/// What an attempt at a batch gave: one completion a job, and whether it panicked.
-struct Attempt {
-    completions: Vec<Completion>,
-    panicked: bool,
-}
-
 struct Lane {
     spec: Spec,
     feed: Arc<dyn Feed>,
@@ -173,9 +169,28 @@ struct Lane {
     executor: Option<Executor>,
     /// Which of its failures are logged.
     failures: Repeats,
+    /// Of the batch in hand; kept, like the rows given away, so that a batch allocates nothing here.
+    outputs: Outputs,
+    completions: Vec<Completion>,
+    given: Given,
 }
 
 impl Lane {
+    /// A lane that has not opened its device.
+    fn new(spec: Spec, feed: Arc<dyn Feed>, tenure: Arc<Tenure>) -> Self {
+        Lane {
+            spec,
+            feed,
+            tenure,
+            pool_fault: None,
+            executor: None,
+            failures: Repeats::default(),
+            outputs: Outputs::default(),
+            completions: Vec::new(),
+            given: Given::default(),
+        }
+    }
+
     fn id(&self) -> LaneId {
         self.spec.lane.id
     }
@@ -194,7 +209,7 @@ impl Lane {
     fn run(&mut self) {
         loop {
             let goes_on = match self.feed.pull(self.id()) {
-                Some(Work::Batch(batch)) => self.run_batch(&batch),
+                Some(Work::Batch(batch)) => self.run_batch(batch),
                 Some(Work::Canary) => {
                     self.tenure.enter();
                     let outcome = self.run_canary();
@@ -231,32 +246,40 @@ impl Lane {
     }
 
     /// `false` if the thread must end.
-    fn run_batch(&mut self, batch: &Batch) -> bool {
+    fn run_batch(&mut self, batch: Batch) -> bool {
         let started = self.spec.clock.now();
         self.tenure.enter();
-        let attempt = self.attempt(batch, started);
-        if attempt.panicked {
-            self.close();
+        match self.attempt(&batch, started) {
+            Ok(()) => {
+                let (outputs, given) = (&self.outputs, &mut self.given);
+                let completions = outputs.rows().enumerate().map(|(job, output)| checked(&batch, job, output, given));
+                self.completions.extend(completions);
+            }
+            Err(loss) => {
+                if loss == Loss::Panic {
+                    self.close();
+                }
+                self.completions.resize(batch.jobs(), Completion::Lost(loss));
+            }
         }
         let goes_on = self.is_back();
         if goes_on {
             let service = self.spec.clock.now().since(started);
-            self.feed.complete(self.id(), attempt.completions, service);
+            self.feed.complete(self.spec.lane.id, batch, &mut self.completions, service);
         }
         goes_on
     }
 
-    fn attempt(&mut self, batch: &Batch, started: Time) -> Attempt {
-        let all_lost = |loss| vec![Completion::Lost(loss); batch.jobs()];
-        let Some(executor) = &mut self.executor else {
-            return Attempt { completions: all_lost(Loss::Device), panicked: false };
-        };
+    /// Fills the outputs, or says to what all jobs of the batch are lost.
+    fn attempt(&mut self, batch: &Batch, started: Time) -> Result<(), Loss> {
+        let executor = self.executor.as_mut().ok_or(Loss::Device)?;
+        let outputs = &mut self.outputs;
         let Spec { lane, faults, emulation, clock, .. } = &self.spec;
         let reports = emulation.as_ref().is_none_or(|device| !device.reports());
         let run = || {
             faults.before()?;
             let progress = Progress::start(lane.id, (&*self.feed, &self.tenure), faults, *clock);
-            let outputs = executor.run(batch, &|share| {
+            executor.run(batch, outputs, &|share| {
                 if reports {
                     progress.told(share);
                 }
@@ -272,15 +295,12 @@ impl Lane {
                     &Meanwhile { feed: &self.feed, stretch: &|| progress.stretch() },
                 )?;
             }
-            Ok::<_, RunError>(outputs)
+            faults.after(outputs);
+            Ok::<_, RunError>(())
         };
         // A panic leaves the executor in an unknown state; it is dropped then, so nobody sees that state.
         match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(mut outputs)) => {
-                faults.after(&mut outputs);
-                let completions = outputs.into_iter().enumerate().map(|(job, output)| checked(batch, job, output));
-                Attempt { completions: completions.collect(), panicked: false }
-            }
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 if let Line::Told { left_out } = self.failures.next(self.spec.clock.now()) {
                     tracing::warn!(lane = %self.spec.lane.id, %error, left_out, "job failed");
@@ -290,9 +310,9 @@ impl Lane {
                     // Buffers of a device that is of no use any more may panic or wait for ever when they are dropped.
                     std::mem::forget(self.executor.take());
                 }
-                Attempt { completions: all_lost(loss), panicked: false }
+                Err(loss)
             }
-            Err(_) => Attempt { completions: all_lost(Loss::Panic), panicked: true },
+            Err(_) => Err(Loss::Panic),
         }
     }
 
@@ -332,7 +352,7 @@ impl Lane {
 }
 
 /// An output that may be used, unless it had to be finite and is not.
-fn checked(batch: &Batch, job: usize, output: Vec<f32>) -> Completion {
+fn checked(batch: &Batch, job: usize, output: &[f32], given: &mut Given) -> Completion {
     let must_be_finite = match batch {
         Batch::Base(inputs) => inputs[job].must_be_finite,
         Batch::Parity(_) => true,
@@ -340,7 +360,7 @@ fn checked(batch: &Batch, job: usize, output: Vec<f32>) -> Completion {
     if must_be_finite && !output.iter().all(|value| value.is_finite()) {
         return Completion::Lost(Loss::NonFinite);
     }
-    Completion::Output(output.into())
+    Completion::Output(given.give(output))
 }
 
 /// The cores to pin lanes to: the configured one, or one each where there are enough for all lanes and one more for the rest.

@@ -82,7 +82,7 @@ fn parts(done: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Completion, Loss, Work};
+    use crate::job::{Batch, Completion, Loss, Work};
 
     #[derive(Default)]
     struct Heard(Mutex<Vec<usize>>);
@@ -98,7 +98,7 @@ mod tests {
         fn progress(&self, _: LaneId, parts: usize) {
             self.0.lock().push(parts);
         }
-        fn complete(&self, _: LaneId, _: Vec<Completion>, _: Duration) {}
+        fn complete(&self, _: LaneId, _: Batch, _: &mut Vec<Completion>, _: Duration) {}
         fn canary(&self, _: LaneId, _: Result<(), Loss>) {}
         fn park(&self, _: LaneId) -> bool {
             false

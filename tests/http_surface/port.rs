@@ -3,10 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
 };
@@ -17,8 +14,9 @@ use parityd::{
     http::{self, Lanes, Limits, Site, UnknownLane},
     job::{Fault, LaneEvent, LaneReport, Role},
     metrics::Metrics,
+    pool::Shared,
     query::{Accepts, Answer, Confidence, Failure, LaneId, Prediction, Provenance, Query, Rows, Signature, TensorSpec},
-    reply::{Admitted, Pending, Permit},
+    reply::{Admitted, Pending, Requests},
 };
 use serde_json::{Value, json};
 
@@ -26,15 +24,18 @@ pub(crate) const QUEUE_MAX: usize = 64;
 pub(crate) const INFER: &str = "/v2/models/adder/infer";
 
 /// An engine that adds each row up. A row whose first value is negative fails by number; odd rows come back reconstructed.
-#[derive(Default)]
 pub(crate) struct Adder {
-    taken: Arc<AtomicUsize>,
+    requests: Requests,
     pub(crate) refusal: Mutex<Option<Refusal>>,
     /// Admitted and not answered, while the engine holds its answers back.
-    held: Mutex<Option<Vec<Arc<Admitted>>>>,
+    held: Mutex<Option<Vec<Shared<Admitted>>>>,
 }
 
 impl Adder {
+    fn new() -> Self {
+        Adder { requests: Requests::new(QUEUE_MAX), refusal: Mutex::default(), held: Mutex::default() }
+    }
+
     fn answer(admitted: &Admitted, index: usize) {
         let row = &admitted.query.row;
         let failure = [(-1.0, Failure::Deadline), (-2.0, Failure::QueryFault), (-3.0, Failure::Stopped)];
@@ -57,7 +58,7 @@ impl Adder {
         *self.held.lock().unwrap() = Some(Vec::new());
     }
 
-    pub(crate) fn held(&self) -> Vec<Arc<Admitted>> {
+    pub(crate) fn held(&self) -> Vec<Shared<Admitted>> {
         self.held.lock().unwrap().clone().unwrap_or_default()
     }
 
@@ -73,7 +74,7 @@ impl Adder {
     }
 
     pub(crate) fn taken(&self) -> usize {
-        self.taken.load(Ordering::Acquire)
+        self.requests.admitted()
     }
 }
 
@@ -82,7 +83,6 @@ impl Admission for Adder {
         if let Some(refusal) = *self.refusal.lock().unwrap() {
             return Err(refusal);
         }
-        let permits = Permit::acquire(&self.taken, QUEUE_MAX, rows.count()).ok_or(Refusal::Full)?;
         let query = |row| Query {
             row,
             admitted: Time::ZERO,
@@ -91,7 +91,8 @@ impl Admission for Adder {
             min_confidence: terms.min_confidence.unwrap_or(Confidence::NONE),
             in_range: true,
         };
-        let (admitted, pending) = Admitted::request(rows.iter().map(query).collect(), permits);
+        let (entering, pending) = self.requests.admit(rows.iter().map(query)).ok_or(Refusal::Full)?;
+        let admitted: Vec<_> = entering.collect();
         if let Some(held) = self.held.lock().unwrap().as_mut() {
             held.extend(admitted);
         } else {
@@ -153,7 +154,7 @@ impl Port {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut Site)) -> Port {
-        let engine = Arc::new(Adder::default());
+        let engine = Arc::new(Adder::new());
         let mut site = Site {
             signature: Signature {
                 name: "adder".into(),

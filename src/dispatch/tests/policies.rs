@@ -53,8 +53,8 @@ impl Pool {
     }
 
     fn all_done(&mut self, lane: LaneId, jobs: usize, ms: u64) {
-        let completions = vec![Completion::Output(vec![0.0].into()); jobs];
-        let completed = Completed { lane, completions, service: Duration::from_millis(ms) };
+        let mut completions = vec![Completion::Output(vec![0.0].into()); jobs];
+        let completed = completed(lane, &mut completions, ms);
         self.hand.core.complete(completed, self.hand.now, &mut self.hand.effects);
     }
 
