@@ -219,6 +219,9 @@ impl Engine {
             match *effect {
                 Effect::Wake(lane) => self.bells.ring(lane),
                 Effect::Replace(lane) => self.tell_stuck(lane),
+                Effect::Doubted(lane) => {
+                    tracing::warn!(%lane, "answers do not fit together with parity: a canary decides");
+                }
                 Effect::Moved(lane, change) => self.tell_move(lane, change),
                 Effect::Drift(turn) => tell_drift(turn),
             }

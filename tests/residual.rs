@@ -12,7 +12,7 @@ use parityd::{
     job::Garbage,
     lane::spoil_row,
     model::Device,
-    query::LaneId,
+    query::FaultDomain,
     weights::Bundle,
 };
 use rand::RngExt;
@@ -23,8 +23,8 @@ const STRIPES: usize = 2_000;
 /// Lanes that hold the base model, and those that hold parity models.
 const BASE: u16 = 4;
 const PARITY: u16 = 2;
-/// The lane that goes wrong.
-const WRONG: LaneId = LaneId(0);
+/// The device that goes wrong.
+const WRONG: FaultDomain = FaultDomain(0);
 
 /// Outputs of one stripe, by slot.
 type Outputs = Vec<Vec<f32>>;
@@ -67,18 +67,20 @@ impl Stripes {
         for number in 0..stripes {
             let mut outputs = self.outputs[random.random_range(0..self.outputs.len())].clone();
             let mut free: Vec<u16> = (0..BASE).collect();
-            let mut part: Vec<LaneId> =
-                (0..self.code.k()).map(|_| LaneId(free.swap_remove(random.random_range(0..free.len())))).collect();
+            let mut part: Vec<FaultDomain> =
+                (0..self.code.k()).map(|_| FaultDomain(free.swap_remove(random.random_range(0..free.len())))).collect();
             let mut free: Vec<u16> = (BASE..BASE + PARITY).collect();
-            part.extend((0..self.code.r()).map(|_| LaneId(free.swap_remove(random.random_range(0..free.len())))));
+            part.extend((0..self.code.r()).map(|_| FaultDomain(free.swap_remove(random.random_range(0..free.len())))));
             let spoilt = part.iter().position(|&lane| lane == WRONG).filter(|_| number >= 200);
             if let (Some(slot), Some(how)) = (spoilt, how) {
                 of_wrong += 1;
                 spoil_row(&mut outputs[slot], how);
             }
             let slices: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
-            let check = residual::check(&*self.code, &slices).unwrap();
-            for lane in residuals.seen(check.residual, &part, check.odd.map(|slot| part[slot])) {
+            let mut decoded = Vec::new();
+            let residual = residual::residual(&*self.code, &slices, &mut decoded).unwrap();
+            let odd = || residual::odd(&*self.code, &slices, residual, &mut decoded).map(|slot| part[slot]);
+            for lane in residuals.seen(residual, part.iter().copied(), odd) {
                 if lane == WRONG && spoilt.is_some() && how.is_some() {
                     return (Some(of_wrong), others);
                 }

@@ -9,61 +9,59 @@
 //! The idea is that of syndrome decoding (a single error in a distance-3 code); the papers on coded inference use r for erasures, and speak of errors for
 //! interpolation alone (`ApproxIFER`), which decodes around them.
 
-use super::{Code, SlotSet};
+use super::{Code, SLOTS_MAX, SlotSet};
 
 /// A slot is named only if what is left without it fits so many times better.
 const BETTER: f64 = 2.0;
-/// Residuals below this are rounding.
-const ROUNDING: f64 = 1e-4;
 
-/// What a complete stripe says of itself.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Check {
-    /// The mean distance between what came and what would have been decoded, over the mean length of the two: 0 is equal, 2 opposite.
-    pub residual: f64,
-    /// The slot without which the others fit; `None` if that cannot be told.
-    pub odd: Option<usize>,
+/// The outputs of a complete stripe, by slot.
+pub type Outputs<'o> = [&'o [f32]];
+
+/// The mean distance between what came and what would have been decoded, over the mean length of the two: 0 is equal, 2 opposite. `None` if the code cannot
+/// decode any data slot from the others. `decoded` is memory at hand.
+pub fn residual(code: &dyn Code, outputs: &Outputs<'_>, decoded: &mut Vec<f32>) -> Option<f64> {
+    mismatch(code, outputs, SlotSet::below(outputs.len()), decoded)
 }
 
-/// Checks outputs of which none is missing; `None` if the code cannot decode any of its data slots from the others.
-pub fn check(code: &dyn Code, outputs: &[&[f32]]) -> Option<Check> {
+/// The slot without which the others fit, in a stripe of this residual; `None` if that cannot be told.
+pub fn odd(code: &dyn Code, outputs: &Outputs<'_>, residual: f64, decoded: &mut Vec<f32>) -> Option<usize> {
     let all = SlotSet::below(outputs.len());
-    let residual = mismatch(code, outputs, all)?;
-    let without = |slot: usize| Some((slot, mismatch(code, outputs, all.without(SlotSet::only(slot)))?));
-    let odd = || {
-        let (slot, rest) = (0..outputs.len()).filter_map(without).min_by(|a, b| a.1.total_cmp(&b.1))?;
-        (rest * BETTER < residual).then_some(slot)
-    };
-    Some(Check { residual, odd: if residual > ROUNDING { odd() } else { None } })
+    let mut without = |slot: usize| Some((slot, mismatch(code, outputs, all.without(SlotSet::only(slot)), decoded)?));
+    let rests = (0..outputs.len()).filter_map(&mut without);
+    let (slot, rest) = rests.min_by(|a, b| a.1.total_cmp(&b.1))?;
+    (rest * BETTER < residual).then_some(slot)
 }
 
 /// The mean distance over those present data slots that can be decoded from the other present ones.
-fn mismatch(code: &dyn Code, outputs: &[&[f32]], present: SlotSet) -> Option<f64> {
-    let mut held: Vec<Option<&[f32]>> =
-        outputs.iter().enumerate().map(|(slot, output)| present.has(slot).then_some(*output)).collect();
+fn mismatch(code: &dyn Code, outputs: &Outputs<'_>, present: SlotSet, decoded: &mut Vec<f32>) -> Option<f64> {
+    let mut held = [None; SLOTS_MAX];
+    for slot in present.iter() {
+        held[slot] = Some(outputs[slot]);
+    }
     let (mut sum, mut count) = (0.0, 0.0);
     for slot in present.and(SlotSet::below(code.k())).iter() {
-        if !code.recoverable(present.without(SlotSet::only(slot))).has(slot) {
-            continue;
-        }
         let own = held[slot].take();
-        let decoded = code.decode(slot, &held);
+        let others = &held[..outputs.len()];
+        if code.recoverable(present.without(SlotSet::only(slot))).has(slot) && code.decode_into(slot, others, decoded) {
+            sum += distance(outputs[slot], decoded);
+            count += 1.0;
+        }
         held[slot] = own;
-        sum += distance(outputs[slot], &decoded?);
-        count += 1.0;
     }
     (count > 0.0).then(|| sum / count)
 }
 
 /// |a - b| over the mean of |a| and |b|.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
-    let length = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
-    let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
-    let (a, b) = (wide(a), wide(b));
-    let apart = length(&mut a.iter().zip(&b).map(|(a, b)| a - b));
-    let mean = f64::midpoint(length(&mut a.iter().copied()), length(&mut b.iter().copied()));
+    let (mut apart, mut of_a, mut of_b) = (0.0, 0.0, 0.0);
+    for (&a, &b) in a.iter().zip(b) {
+        let (a, b) = (f64::from(a), f64::from(b));
+        apart += (a - b) * (a - b);
+        of_a += a * a;
+        of_b += b * b;
+    }
     // Two rows of zeros are equal. What is not finite is as far off as can be.
-    let distance = if apart.abs() <= 0.0 { 0.0 } else { apart / mean };
+    let distance = if apart == 0.0 { 0.0 } else { apart.sqrt() / f64::midpoint(of_a.sqrt(), of_b.sqrt()) };
     if distance.is_finite() { distance.min(2.0) } else { 2.0 }
 }
 
@@ -72,18 +70,23 @@ mod tests {
     use super::*;
     use crate::code::{Stacked, Sum};
 
+    fn check(code: &dyn Code, outputs: &Outputs<'_>) -> (f64, Option<usize>) {
+        let residual = residual(code, outputs, &mut Vec::new()).unwrap();
+        (residual, odd(code, outputs, residual, &mut Vec::new()))
+    }
+
     #[test]
     fn rows_that_fit_have_no_residual_and_no_odd_slot() {
         let sum = Sum::with_defaults(2, 1).unwrap();
-        let check = check(&sum, &[&[1.0, 2.0], &[3.0, -1.0], &[4.0, 1.0]]).unwrap();
-        assert!(check.residual < 1e-6 && check.odd.is_none(), "{check:?}");
+        let (residual, odd) = check(&sum, &[&[1.0, 2.0], &[3.0, -1.0], &[4.0, 1.0]]);
+        assert!(residual < 1e-6 && odd.is_none(), "{residual} {odd:?}");
     }
 
     #[test]
     fn with_one_parity_a_wrong_row_is_seen_and_not_located() {
         let sum = Sum::with_defaults(2, 1).unwrap();
-        let check = check(&sum, &[&[1.0, 2.0], &[0.0, 2.0], &[4.0, 1.0]]).unwrap();
-        assert!(check.residual > 0.5 && check.odd.is_none(), "{check:?}");
+        let (residual, odd) = check(&sum, &[&[1.0, 2.0], &[0.0, 2.0], &[4.0, 1.0]]);
+        assert!(residual > 0.5 && odd.is_none(), "{residual} {odd:?}");
     }
 
     #[test]
@@ -94,7 +97,7 @@ mod tests {
         for slot in 0..4 {
             let mut rows = right;
             rows[slot] = &[-5.0, 0.5];
-            assert_eq!(check(&sum, &rows).unwrap().odd, Some(slot));
+            assert_eq!(check(&sum, &rows).1, Some(slot));
         }
     }
 
@@ -102,8 +105,7 @@ mod tests {
     fn where_parity_alone_decodes_each_member_a_wrong_member_is_located() {
         let compact = Stacked::compact(2).unwrap();
         // The parity slot holds a row for each member.
-        let rows: [&[f32]; 3] = [&[-5.0, 0.5], &[3.0, -1.0], &[1.0, 2.0, 3.0, -1.0]];
-        assert_eq!(check(&compact, &rows).unwrap().odd, Some(0));
+        assert_eq!(check(&compact, &[&[-5.0, 0.5], &[3.0, -1.0], &[1.0, 2.0, 3.0, -1.0]]).1, Some(0));
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Unchecked {
     }
 
     /// A canary is due at once.
-    fn ask(&self) {
+    pub(super) fn ask(&self) {
         self.0.store(u32::MAX / 2, Ordering::Relaxed);
     }
 

@@ -13,6 +13,7 @@
 
 mod answer;
 mod device;
+mod doubt;
 mod hedge;
 mod ladder;
 mod lanes;
@@ -32,6 +33,7 @@ use std::{
     time::Duration,
 };
 
+use doubt::Doubts;
 use hedge::Credit;
 use ladder::{Ladder, Step};
 use lanes::{LaneSeat, Seat};
@@ -97,6 +99,8 @@ pub enum Effect {
     Wake(LaneId),
     /// The lane's thread is stuck: another should open the device, and run the lane if it can.
     Replace(LaneId),
+    /// The lane's answers do not fit together with those of others, and it is asked for a canary: log it.
+    Doubted(LaneId),
     /// A lane changed its state: log it.
     Moved(LaneId, Move),
     /// Reconstructions agree with direct answers less often than expected, or do so no more: log it.
@@ -156,6 +160,8 @@ pub struct Dispatch {
     spare: Spare,
     /// Locked only when a direct answer comes late.
     drift: Option<Mutex<Drift>>,
+    /// Tried when a stripe is complete, and never waited for.
+    doubts: Mutex<Doubts>,
     metrics: Arc<Metrics>,
 }
 
@@ -208,6 +214,7 @@ impl Dispatch {
             jobs: JobKind::ALL.map(|kind| metrics.jobs(kind.as_str())),
             spare: Spare::new(lanes, in_flight_max),
             drift: settings.calibration.map(watch),
+            doubts: Mutex::new(Doubts::new(&settings.lanes)),
             settings,
             metrics,
         }

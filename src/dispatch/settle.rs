@@ -20,7 +20,7 @@ use crate::{
     query::{Accepts, Failure, LaneId, Values},
     queue::Call,
     reply::Admitted,
-    stripe::{Place, Stripe},
+    stripe::{Place, Settled, Stripe},
 };
 
 /// A batch came back from a lane.
@@ -126,14 +126,20 @@ impl Dispatch {
                     stripes.remember(&query.query.row, &output);
                 }
                 if let Some(Place { stripe, slot }) = place {
-                    stripe.settle(slot, output);
-                    self.decode_ready(&stripe, now, effects);
+                    self.settle(&stripe, (slot, output), now, effects);
                 }
             }
             Seat::Parity { stripe, row } => {
-                stripe.settle(stripe.k() + row, output);
-                self.decode_ready(&stripe, now, effects);
+                self.settle(&stripe, (stripe.k() + row, output), now, effects);
             }
+        }
+    }
+
+    fn settle(&self, stripe: &Shared<Stripe>, (slot, output): (usize, Values), now: Time, effects: &mut Vec<Effect>) {
+        let settled = stripe.settle(slot, output);
+        self.decode_ready(stripe, now, effects);
+        if settled == Settled::Complete {
+            self.check_residual(stripe, effects);
         }
     }
 

@@ -1,18 +1,18 @@
 //! Devices whose answers do not fit together with the others' in complete stripes.
 //!
 //! *Intuition.* A device that returns finite, wrong values takes part in stripe after stripe, each of which has a larger residual than stripes usually have.
-//! So each lane is held against what is usual, and evidence is added up (Page: Continuous inspection schemes, Biometrika 41, 1954): a stripe adds to the
-//! lanes that it may blame, and takes from a lane that it clears, and the sum never falls below 0.
+//! So each is held against what is usual, and evidence is added up (Page: Continuous inspection schemes, Biometrika 41, 1954): a stripe adds to the
+//! devices that it may blame, and takes from one that it clears, and the sum never falls below 0.
 //!
 //! *What is usual* differs from code to code by three orders of magnitude and is skewed, so the logarithm of the residual is judged, by its mean and deviation so
 //! far. The first [`LEARN`] stripes only teach; after that each stripe moves the two by a thousandth, by no more than [`CLIP`] deviations, so that a device that goes wrong slowly is not
 //! learned as usual before it is found.
 //!
-//! *What follows* is a canary, no more: it is exact where a residual is not, and costs a job. So a false alarm costs next to nothing, and this never takes a lane
-//! out by itself. A lane that passes needs twice the evidence next time. *Rejected*: judging single stripes (parity models are that far off now and then),
+//! *What follows* is a canary, no more: it is exact where a residual is not, and costs a job. So a false alarm costs next to nothing, and this never takes a device
+//! out by itself. One that passes needs twice the evidence next time. *Rejected*: judging single stripes (parity models are that far off now and then),
 //! and blaming the slot whose answer is the least sure (that is what hard inputs look like).
 
-use crate::query::LaneId;
+use crate::query::FaultDomain;
 
 /// Stripes that teach what is usual.
 const LEARN: u32 = 64;
@@ -31,14 +31,14 @@ const DEVIATION_MIN: f64 = 0.25;
 /// Residuals below this are rounding.
 const ROUNDING: f64 = 1e-4;
 
-/// What residuals say of each lane.
+/// What residuals say of each device.
 #[derive(Debug)]
 pub struct Residuals {
     seen: u32,
     mean: f64,
     /// The sum of squares while it learns, the variance afterwards.
     spread: f64,
-    lanes: Vec<Evidence>,
+    devices: Vec<Evidence>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,25 +48,32 @@ struct Evidence {
 }
 
 impl Residuals {
-    /// Nothing was seen yet.
-    pub fn new(lanes: usize) -> Self {
+    /// Nothing was seen yet, of so many devices.
+    pub fn new(devices: usize) -> Self {
         let none = Evidence { sum: 0.0, alarm: ALARM };
-        Residuals { seen: 0, mean: 0.0, spread: 0.0, lanes: vec![none; lanes] }
+        Residuals { seen: 0, mean: 0.0, spread: 0.0, devices: vec![none; devices] }
     }
 
-    /// A complete stripe has this residual, and these lanes took part; `odd` is the one that it blames alone. Gives those that should prove themselves now.
-    pub fn seen(&mut self, residual: f64, part: &[LaneId], odd: Option<LaneId>) -> Vec<LaneId> {
+    /// A complete stripe has this residual, and these devices took part; `odd`, asked if it is large, is the one that it blames alone. Gives those that should
+    /// prove themselves now.
+    pub fn seen(
+        &mut self,
+        residual: f64,
+        part: impl IntoIterator<Item = FaultDomain>,
+        odd: impl FnOnce() -> Option<FaultDomain>,
+    ) -> Vec<FaultDomain> {
         let log = residual.max(ROUNDING).ln();
         let Some(off) = self.learn(log) else { return Vec::new() };
+        let odd = if off > ALLOWED { odd() } else { None };
         let mut doubtful = Vec::new();
-        for &lane in part {
-            let Some(evidence) = self.lanes.get_mut(usize::from(lane.0)) else { continue };
-            let is_blamed = odd.is_none_or(|odd| odd == lane);
+        for device in part {
+            let Some(evidence) = self.devices.get_mut(usize::from(device.0)) else { continue };
+            let is_blamed = odd.is_none_or(|odd| odd == device);
             let step = if is_blamed { off - ALLOWED } else { -off.abs() };
             evidence.sum = (evidence.sum + step).max(0.0);
             if evidence.sum >= evidence.alarm {
                 *evidence = Evidence { sum: 0.0, alarm: (evidence.alarm * 2.0).min(ALARM_MAX) };
-                doubtful.push(lane);
+                doubtful.push(device);
             }
         }
         doubtful
@@ -100,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    const LANES: [LaneId; 3] = [LaneId(0), LaneId(1), LaneId(2)];
+    const DEVICES: [FaultDomain; 3] = [FaultDomain(0), FaultDomain(1), FaultDomain(2)];
 
     /// A skewed residual around 0.3.
     fn usual(random: &mut ChaCha8Rng) -> f64 {
@@ -109,49 +116,51 @@ mod tests {
     }
 
     fn taught(random: &mut ChaCha8Rng) -> Residuals {
-        let mut residuals = Residuals::new(LANES.len());
+        let mut residuals = Residuals::new(DEVICES.len());
         for _ in 0..LEARN {
-            assert!(residuals.seen(usual(random), &LANES, None).is_empty());
+            assert!(residuals.seen(usual(random), DEVICES, || None).is_empty());
         }
         residuals
     }
 
     #[test]
-    fn a_lane_that_is_blamed_again_and_again_is_to_prove_itself_and_the_others_are_not() {
+    fn a_device_that_is_blamed_again_and_again_is_to_prove_itself_and_the_others_are_not() {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let mut residuals = taught(&mut random);
         let mut stripes = 0;
         let doubtful = loop {
             stripes += 1;
-            let doubtful = residuals.seen(1.4, &LANES, Some(LaneId(1)));
+            let doubtful = residuals.seen(1.4, DEVICES, || Some(FaultDomain(1)));
             if !doubtful.is_empty() {
                 break doubtful;
             }
         };
-        assert_eq!(doubtful, [LaneId(1)]);
+        assert_eq!(doubtful, [FaultDomain(1)]);
         assert!((4..=10).contains(&stripes), "{stripes}");
-        assert!(residuals.seen(1.4, &LANES, Some(LaneId(1))).is_empty(), "the evidence begins anew");
+        assert!(residuals.seen(1.4, DEVICES, || Some(FaultDomain(1))).is_empty(), "the evidence begins anew");
     }
 
     #[test]
     fn where_nothing_can_be_told_apart_all_that_took_part_are_asked() {
         let mut residuals = taught(&mut ChaCha8Rng::seed_from_u64(2));
-        let asked = (0..20).map(|_| residuals.seen(1.4, &LANES[..2], None)).find(|asked| !asked.is_empty());
-        assert_eq!(asked.unwrap(), LANES[..2]);
+        let asked =
+            (0..20).map(|_| residuals.seen(1.4, DEVICES[..2].iter().copied(), || None)).find(|asked| !asked.is_empty());
+        assert_eq!(asked.unwrap(), DEVICES[..2]);
     }
 
     #[test]
     fn usual_stripes_ask_nobody() {
         let mut random = ChaCha8Rng::seed_from_u64(3);
         let mut residuals = taught(&mut random);
-        let asked: usize = (0..1_000_000).map(|_| residuals.seen(usual(&mut random), &LANES, None).len()).sum();
+        let asked: usize = (0..1_000_000).map(|_| residuals.seen(usual(&mut random), DEVICES, || None).len()).sum();
         assert!(asked <= 3, "{asked} canaries for nothing in a million stripes");
     }
 
     #[test]
-    fn a_lane_that_proved_itself_needs_twice_the_evidence() {
+    fn a_device_that_proved_itself_needs_twice_the_evidence() {
         let mut residuals = taught(&mut ChaCha8Rng::seed_from_u64(4));
-        let mut until = || (1..100).find(|_| !residuals.seen(1.4, &LANES, Some(LaneId(0))).is_empty()).unwrap();
+        let mut until =
+            || (1..100).find(|_| !residuals.seen(1.4, DEVICES, || Some(FaultDomain(0))).is_empty()).unwrap();
         let (first, second) = (until(), until());
         assert!((2 * first - 2..=2 * first + 2).contains(&second), "{first}, {second}");
     }

@@ -246,7 +246,7 @@ impl World<'_> {
                     }
                 }
                 // Drawn lanes come back by themselves.
-                Effect::Replace(_) | Effect::Drift(_) => {}
+                Effect::Replace(_) | Effect::Doubted(_) | Effect::Drift(_) => {}
             }
         }
     }

@@ -68,6 +68,17 @@ pub struct Place {
     pub slot: usize,
 }
 
+/// What an output was to its stripe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Settled {
+    /// The slot had one already.
+    Late,
+    /// Others are missing.
+    Open,
+    /// The last that was missing.
+    Complete,
+}
+
 /// The right to add members to a stripe that is not full. One a stripe; not clonable.
 #[derive(Debug)]
 pub struct Filling(Shared<Stripe>);
@@ -188,13 +199,30 @@ impl Stripe {
         self.parity_domains[row].set(domain).expect("each parity row of a stripe is queued once, so it starts once");
     }
 
-    /// An output arrived; `false` if the slot had one.
-    pub fn settle(&self, slot: usize, output: Values) -> bool {
-        let first = self.outputs[slot].set(output).is_ok();
-        if first {
-            self.word.present(SlotSet::only(slot));
+    /// An output arrived.
+    pub fn settle(&self, slot: usize, output: Values) -> Settled {
+        if self.outputs[slot].set(output).is_err() {
+            return Settled::Late;
         }
-        first
+        let present = self.word.present(SlotSet::only(slot)).present().with(SlotSet::only(slot));
+        if present == SlotSet::below(self.outputs.len()) { Settled::Complete } else { Settled::Open }
+    }
+
+    /// How well the outputs of a complete stripe fit together, with the code and with them; `None` while some are missing.
+    pub fn checked<T>(&self, check: impl FnOnce(&dyn Code, &[&[f32]]) -> T) -> Option<T> {
+        let mut outputs: [&[f32]; SLOTS_MAX] = [&[]; SLOTS_MAX];
+        for (place, output) in outputs.iter_mut().zip(&self.outputs) {
+            *place = output.get()?;
+        }
+        Some(check(&*self.code, &outputs[..self.outputs.len()]))
+    }
+
+    /// Where `slot` runs or ran first; `None` for what was known before.
+    pub fn domain(&self, slot: usize) -> Option<FaultDomain> {
+        match slot.checked_sub(self.k()) {
+            None => self.member(slot)?.domain,
+            Some(row) => self.parity_domains[row].get().copied(),
+        }
     }
 
     /// Slots are lost or will not come in time; an output that comes all the same is still taken.

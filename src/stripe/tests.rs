@@ -75,8 +75,8 @@ fn check_order(code: &Arc<dyn Code>, order: &[usize], lost: SlotSet) {
             stripe.give_up(SlotSet::only(slot));
             erased = erased.with(SlotSet::only(slot));
         } else {
-            assert!(stripe.settle(slot, Arc::clone(&outputs[slot])));
-            assert!(!stripe.settle(slot, Arc::clone(&outputs[slot])), "a second output is not taken");
+            assert_ne!(stripe.settle(slot, Arc::clone(&outputs[slot])), Settled::Late);
+            assert_eq!(stripe.settle(slot, Arc::clone(&outputs[slot])), Settled::Late, "a second output is not taken");
             present = present.with(SlotSet::only(slot));
         }
         let enough = present.count() >= code.k();
@@ -122,14 +122,14 @@ fn a_completion_that_comes_late_finds_its_own_stripe() {
     let (_, other) = stripes.open().join(member(1));
     let Joined::Short(other) = other else { unreachable!("one of two members") };
     assert!(!other.stripe().is_same(&late.stripe), "it is still held, so it is not used again");
-    assert!(late.stripe.settle(0, [1.0].into()));
+    assert_eq!(late.stripe.settle(0, [1.0].into()), Settled::Open);
     assert!(!other.stripe().recoverable().has(0) && other.stripe().in_flight_in(FaultDomain(1)));
     drop(late);
     assert_eq!(metrics.stripes_open.get(), 1);
     let again = stripes.open();
     assert!(std::ptr::eq(place, &raw const **again.stripe()), "now it is");
     assert!(again.stripe().member(0).is_none() && !again.stripe().in_flight_in(FaultDomain(0)));
-    assert!(again.stripe().settle(0, [2.0].into()), "it knows nothing of the one before");
+    assert_eq!(again.stripe().settle(0, [2.0].into()), Settled::Open, "it knows nothing of the one before");
     drop((other, again));
     assert_eq!(metrics.stripes_open.get(), 0);
 }
