@@ -208,11 +208,13 @@ impl Engine {
     fn queries(&self, rows: &Rows, terms: Terms) -> Vec<Query> {
         let admitted = self.clock.now();
         let (lowest, highest) = self.limits.input_range;
+        let longest = self.limits.deadline;
+        let deadline = admitted + terms.timeout.map_or(longest, |timeout| timeout.min(longest));
         let query = |row: crate::query::Row| Query {
             in_range: row.iter().all(|value| (lowest..=highest).contains(value)),
             row,
             admitted,
-            deadline: admitted + self.limits.deadline,
+            deadline,
             accepts: terms.accepts,
             min_confidence: terms.min_confidence.unwrap_or(self.dispatch.min_confidence()),
         };
