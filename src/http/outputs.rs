@@ -79,9 +79,7 @@ impl Contents<'_> {
     fn append(&self, body: &mut Vec<u8>) {
         match self {
             Contents::Values(rows) => {
-                for row in *rows {
-                    body.extend(row.values.iter().flat_map(|value| value.to_le_bytes()));
-                }
+                values(rows).for_each(|value| body.extend_from_slice(&value.to_le_bytes()));
             }
             Contents::Classes(words) => {
                 for word in words {

@@ -1,8 +1,8 @@
 //! The protocol's datatypes, and how a value of each becomes the FP32 that models take.
 //!
 //! Conversion never changes an integer: one that FP32 cannot hold exactly is refused, because whoever sends integers means just these.
-//! FP64 is rounded to the nearest, as decimal text is, unless it overflows. Values that are not finite have no place in JSON; as binary
-//! data they pass, and their rows run unprotected like all that lie outside the model's range.
+//! FP64 is rounded to the nearest, as decimal text is, unless it overflows. Values that are not finite pass, and their rows run unprotected
+//! like all that lie outside the model's range.
 
 use std::sync::Arc;
 

@@ -14,6 +14,7 @@
 //! `tensor` reads the input, `values` and `datatype` its numbers, `wanted` the parameters and the requested outputs.
 
 mod datatype;
+mod not_finite;
 mod scalars;
 mod tensor;
 #[cfg(test)]
@@ -76,16 +77,26 @@ pub fn parse(
         ClientError::field(JSON_LENGTH, format!("{told}, and the body has {sent} bytes"))
     };
     let (json, tail) = split.ok_or_else(beyond)?;
-    let expected = Expected {
+    let expected = |json_bytes, words| Expected {
         input: &signature.input,
         output: &signature.output,
         queue_max,
-        json_bytes: json.len(),
+        json_bytes,
+        words,
         tail,
         used: Cell::new(0),
         verdict: RefCell::default(),
     };
-    if json_bytes == Some(0) { expected.raw() } else { expected.parse(json) }
+    if json_bytes == Some(0) {
+        return expected(0, false).raw();
+    }
+    match expected(json.len(), false).parse(json) {
+        Err(ClientError::Json(error)) => match not_finite::quoted(json) {
+            Some(json) => expected(json.len(), true).parse(&json),
+            None => Err(ClientError::Json(error)),
+        },
+        read => read,
+    }
 }
 
 /// What the request is held against.
@@ -94,6 +105,8 @@ struct Expected<'a> {
     output: &'a TensorSpec,
     queue_max: usize,
     json_bytes: usize,
+    /// Whether strings may stand for values that are not finite.
+    words: bool,
     /// The bytes after the JSON.
     tail: &'a [u8],
     /// How many of them are a tensor's.

@@ -1,15 +1,16 @@
 //! The numbers of a tensor: `data`, flat or nested, from the text into one `Vec<f32>`.
 //!
-//! Never holds more values than the shape allows, and never nests deeper than the shape has dimensions. Every value is finite: JSON cannot
-//! say otherwise, and one that its datatype or FP32 does not hold is refused by its index.
+//! Never holds more values than the shape allows, and never nests deeper than the shape has dimensions. A value that its datatype or FP32 does
+//! not hold is refused by its index.
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Unexpected, Visitor};
 
 use super::{
     Expected,
     datatype::{Datatype, Number},
+    not_finite,
 };
 
 /// Reads `data` into one vector.
@@ -80,6 +81,13 @@ impl<'de> Visitor<'de> for Level<'_, '_> {
         };
         while list.next_element_seed(Level { expected, into: &mut *into, limit, datatype, levels })?.is_some() {}
         Ok(())
+    }
+
+    fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<(), E> {
+        match not_finite::value(word).filter(|_| self.expected.words) {
+            Some(value) => self.push(Number::Real(value)),
+            None => Err(E::invalid_type(Unexpected::Str(word), &self)),
+        }
     }
 
     fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {

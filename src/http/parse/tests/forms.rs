@@ -108,6 +108,24 @@ fn datatypes_bound_what_json_may_say() {
 }
 
 #[test]
+fn values_that_are_not_finite_are_taken_as_tritons_clients_write_them() {
+    let call = read(&ordered("FP32", "[NaN, -Infinity,[Infinity],1]")).expect("not JSON, and understood");
+    let found = values(&call);
+    assert!(found[0].is_nan());
+    assert_eq!(found[1..], [f32::NEG_INFINITY, f32::INFINITY, 1.0]);
+    let first = r#"{"inputs":[{"data":[0,0,0,NaN],"name":"input","shape":[1,1,2,2],"datatype":"FP64"}]}"#;
+    assert!(values(&read(first).expect("data first"))[3].is_nan());
+    let (body, json_bytes) = (ordered("FP32", "[NaN,0,0,0]").into_bytes(), ordered("FP32", "[NaN,0,0,0]").len());
+    parse(&body, Some(json_bytes), &signature(), QUEUE_MAX).expect("perf_analyzer tells the length of all of it");
+    refused(&ordered("INT8", "[0,NaN,0,0]"), 400, "inputs[0].data: value 1 is NaN, and INT8 takes integers");
+    refused(&ordered("BOOL", "[NaN,true,true,true]"), 400, "inputs[0].data: value 0 is NaN");
+    refused(&ordered("FP32", r#"["NaN",0,0,0]"#), 400, "inputs[0].data: invalid type: string");
+    refused(&ordered("FP32", "[nan,0,0,0]"), 400, "inputs[0].data");
+    refused(&ordered("FP32", "[NaN,0,0]"), 400, "3 values");
+    refused(r#"{"id":NaN,"inputs":[]}"#, 400, "id");
+}
+
+#[test]
 fn parameters_are_typed_and_unknown_ones_are_skipped() {
     let asked = |parameters: Value| json!({"parameters": parameters, "inputs": [tensor()]}).to_string();
     let timeout = |value: Value| read(&asked(json!({"timeout": value}))).expect("micros").terms.timeout;
