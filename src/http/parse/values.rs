@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Unexpected, Visitor};
 
 use super::{
-    Expected,
+    Expected, Strings,
     datatype::{Datatype, Number},
     not_finite,
 };
@@ -84,7 +84,7 @@ impl<'de> Visitor<'de> for Level<'_, '_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<(), E> {
-        match not_finite::value(word).filter(|_| self.expected.words) {
+        match not_finite::value(word).filter(|_| self.expected.strings == Strings::NotFinite) {
             Some(value) => self.push(Number::Real(value)),
             None => Err(E::invalid_type(Unexpected::Str(word), &self)),
         }
