@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     let images = data::test(&root.join("tests/data"))?;
     let width = signature.input.width();
     let rows = Rows::new(&images.pixels[..3 * width], width).context("whole rows")?;
-    let terms = Terms { accepts: Accepts::Any, min_confidence: None };
+    let terms = Terms { accepts: Accepts::Any, min_confidence: None, timeout: None };
     let pending = running.engine.admit(&rows, terms)?;
 
     // `Pending` is a future, too; `wait` is for a thread without an executor. Each row has its own answer by the deadline.

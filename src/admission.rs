@@ -14,6 +14,8 @@ pub struct Terms {
     pub accepts: Accepts,
     /// The least confidence of a reconstruction that it takes; `None` leaves it to the policy.
     pub min_confidence: Option<Confidence>,
+    /// The longest wait for an answer; `None`, or one that is longer, leaves it to the deployment's deadline.
+    pub timeout: Option<Duration>,
 }
 
 /// Why a request was refused before any of its rows was admitted.

@@ -1,12 +1,13 @@
 //! The daemon's clock: monotonic nanoseconds since the process began.
 //!
 //! Owns the only call to `Instant::now` in the crate. Everything below the rim (dispatch, stripes, health) is told the time as an
-//! argument, so that a simulator can run the same code under a virtual clock. Wall-clock time is never used: it can jump.
+//! argument, so that a simulator can run the same code under a virtual clock. Wall-clock time can jump: it is told to clients that ask when
+//! something was, and nothing is decided by it.
 
 use std::{
     fmt,
     ops::Add,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// A point on the monotonic clock, in nanoseconds since the clock was made.
@@ -46,6 +47,13 @@ impl fmt::Debug for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.6}s", Duration::from_nanos(self.0).as_secs_f64())
     }
+}
+
+/// Milliseconds since 1970, as the system's clock has it; 0 if that stands before.
+#[expect(clippy::disallowed_methods, reason = "told, never reckoned with")]
+pub fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Reads the monotonic clock. Copies share one origin.

@@ -278,7 +278,8 @@ impl Engine {
         let admitted = self.clock.now();
         let (lowest, highest) = self.limits.input_range;
         let min_confidence = terms.min_confidence.unwrap_or(self.dispatch.min_confidence());
-        let deadline = admitted + self.limits.deadline;
+        let longest = self.limits.deadline;
+        let deadline = admitted + terms.timeout.map_or(longest, |timeout| timeout.min(longest));
         let query = move |row: Row| Query {
             in_range: row.iter().all(|value| (lowest..=highest).contains(value)),
             row,

@@ -3,12 +3,16 @@
 //! Handles are resolved once at start, so counting on the path of a query is one atomic addition. A value that does not exist is absent
 //! from the text, never 0. Labels are plain words: this module knows no type of the layers above it.
 
+mod requests;
+
 use std::time::Duration;
 
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
+
+pub use requests::{Answered, Requests, Total, Totals};
 
 use crate::query::{LaneId, Provenance};
 
@@ -52,6 +56,8 @@ pub struct Metrics {
     /// `parityd_late_total`: outputs that came after their query was answered.
     pub late: IntCounter,
     jobs: IntCounterVec,
+    /// What the protocol's statistics tell; in no metric.
+    pub requests: Requests,
 }
 
 impl Metrics {
@@ -100,6 +106,7 @@ impl Metrics {
                 .expect(NAMES_ARE_VALID),
             late: counter(&registry, "parityd_late_total", "Outputs that came after the answer."),
             jobs,
+            requests: Requests::default(),
             registry,
         }
     }
@@ -135,6 +142,14 @@ impl Metrics {
     /// A lane ran a batch in `service`.
     pub fn served(&self, lane: LaneId, service: Duration) {
         self.lane_service[usize::from(lane.0)].observe(service.as_secs_f64());
+    }
+
+    /// Batches that lanes have run, of every kind, and how long they took.
+    pub fn batches(&self) -> Total {
+        let count = self.lane_service.iter().map(Histogram::get_sample_count).sum();
+        let seconds: f64 = self.lane_service.iter().map(Histogram::get_sample_sum).sum();
+        let nanos = u64::try_from(Duration::from_secs_f64(seconds).as_nanos()).unwrap_or(u64::MAX);
+        Total { count, nanos }
     }
 
     /// The counter of jobs of one kind, to be kept.

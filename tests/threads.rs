@@ -149,7 +149,7 @@ fn run_client(engine: &Engine, seed: u64) -> usize {
         let rows = Rows::new(values, WIDTH).unwrap();
         let accepts = if random.random_bool(0.1) { Accepts::DirectOnly } else { Accepts::Any };
         let min_confidence = random.random_bool(0.3).then(|| Confidence::new(0.8).unwrap());
-        let pending = match engine.admit(&rows, Terms { accepts, min_confidence }) {
+        let pending = match engine.admit(&rows, Terms { accepts, min_confidence, timeout: None }) {
             Ok(pending) => pending,
             Err(Refusal::Full) => {
                 thread::yield_now();
@@ -209,4 +209,32 @@ fn every_query_is_answered_once_whatever_the_threads_do() {
     assert!(metrics.gated.get() > 0, "some of them were not sure enough");
     drop(engine);
     assert_eq!(metrics.stripes_open.get(), 0, "every stripe is over");
+}
+
+/// A client may wait for less than the deployment's deadline, and never for more.
+#[test]
+fn a_timeout_shortens_the_deadline_and_never_lengthens_it() {
+    let code: Arc<dyn Code> = Arc::new(Sum::with_defaults(2, 1).unwrap());
+    let metrics = Arc::new(Metrics::new("threads", ROLES.len()));
+    let deadline = Duration::from_secs(1);
+    let limits = Limits { queue_max: 64, deadline, input_range: (0.0, 1.0), ready_lanes_min: 1 };
+    let clock = Clock::start();
+    let engine = Engine::new(settings(code), limits, clock, metrics);
+    thread::scope(|scope| {
+        scope.spawn(|| engine.run_timer());
+        let _stop = Stop(&engine);
+        // Loaded, and then nobody pulls.
+        for lane in 0..ROLES.len() {
+            engine.ready(LaneId(u16::try_from(lane).unwrap()), Duration::from_micros(50));
+        }
+        for (timeout, least, most) in [(50, 50, 900), (60_000, 1_000, 15_000)] {
+            let rows = Rows::new(vec![0.5; WIDTH], WIDTH).unwrap();
+            let timeout = Some(Duration::from_millis(timeout));
+            let before = clock.now();
+            let pending = engine.admit(&rows, Terms { accepts: Accepts::Any, min_confidence: None, timeout }).unwrap();
+            assert_eq!(wait(pending)[0].as_ref().unwrap_err(), &Failure::Deadline);
+            let took = clock.now().since(before);
+            assert!((Duration::from_millis(least)..Duration::from_millis(most)).contains(&took), "{took:?}");
+        }
+    });
 }

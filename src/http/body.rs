@@ -2,9 +2,11 @@
 //!
 //! A declared length over the limit is refused before a byte is read. Bytes are claimed from one [`Budget`] as they arrive, not as they
 //! are declared: otherwise a few clients that declare much and send nothing would shut everyone else out. The body is held whole and not
-//! parsed as it comes, because admission is all or none and nothing is gained by half a request.
+//! parsed as it comes, because admission is all or none and nothing is gained by half a request. A compressed one is inflated as it comes,
+//! and the limits hold for what it becomes.
 
 use std::{
+    io, mem,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{
     HeaderMap,
@@ -19,7 +22,10 @@ use hyper::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 
-use super::error::{ClientError, Error};
+use super::{
+    coding::{Coding, Inflater},
+    error::{ClientError, Error},
+};
 
 /// Bytes of request bodies that may be in memory, all connections together.
 #[derive(Clone, Debug)]
@@ -75,13 +81,73 @@ pub(super) struct Allowance<'a> {
 /// A whole body and its claim on the budget.
 #[derive(Debug)]
 pub(super) struct Held {
+    /// What came first; all of it, as a rule, and then nothing is copied.
+    first: Bytes,
+    /// Everything, once there is more than that.
     bytes: Vec<u8>,
+    bytes_max: usize,
     claim: Claim,
+    /// Why it takes no more; told apart from it by whoever writes through a decoder, which knows only of failed writes.
+    refusal: Option<Error>,
+}
+
+impl Held {
+    /// Nothing yet.
+    pub(super) fn new(allowance: Allowance<'_>) -> Self {
+        let Allowance { bytes_max, budget, .. } = allowance;
+        Held { first: Bytes::new(), bytes: Vec::new(), bytes_max, claim: budget.claim(), refusal: None }
+    }
+
+    /// Takes a part as it arrived, if it fits.
+    pub(super) fn take(&mut self, data: Bytes) -> Result<(), Error> {
+        if !self.as_ref().is_empty() {
+            return self.push(&data);
+        }
+        self.claim(data.len())?;
+        self.first = data;
+        Ok(())
+    }
+
+    /// Takes a copy of more, if it fits.
+    pub(super) fn push(&mut self, data: &[u8]) -> Result<(), Error> {
+        self.claim(data.len())?;
+        self.bytes.extend_from_slice(&mem::take(&mut self.first));
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn claim(&mut self, bytes: usize) -> Result<(), Error> {
+        if bytes > self.bytes_max - self.as_ref().len() {
+            return Err(ClientError::BodyTooLong { bytes_max: self.bytes_max }.into());
+        }
+        self.claim.grow(bytes)
+    }
+
+    /// Why a write failed.
+    pub(super) fn take_refusal(&mut self) -> Option<Error> {
+        self.refusal.take()
+    }
+}
+
+impl io::Write for Held {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match self.push(data) {
+            Ok(()) => Ok(data.len()),
+            Err(error) => {
+                self.refusal = Some(error);
+                Err(io::ErrorKind::StorageFull.into())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        if self.bytes.is_empty() { &self.first } else { &self.bytes }
     }
 }
 
@@ -106,32 +172,40 @@ impl Inbound {
 
     /// Reads it to its end.
     pub(super) async fn read(&mut self, headers: &HeaderMap, allowance: Allowance<'_>) -> Result<Held, Error> {
-        if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
+        if !has_body(headers) {
             return Err(ClientError::NoLength.into());
         }
+        let coding = Coding::of_request(headers)?;
         let declared = self.incoming.size_hint().lower();
         if usize::try_from(declared).map_or(true, |declared| declared > allowance.bytes_max) {
             return Err(ClientError::BodyTooLong { bytes_max: allowance.bytes_max }.into());
         }
         let timeout = allowance.timeout;
-        let read = tokio::time::timeout(timeout, self.collect(allowance)).await;
+        let read = tokio::time::timeout(timeout, self.collect(allowance, coding)).await;
         read.unwrap_or_else(|_| Err(ClientError::Timeout(timeout).into()))
     }
 
-    async fn collect(&mut self, allowance: Allowance<'_>) -> Result<Held, Error> {
-        let mut held = Held { bytes: Vec::new(), claim: allowance.budget.claim() };
+    async fn collect(&mut self, allowance: Allowance<'_>, coding: Coding) -> Result<Held, Error> {
+        let mut inflater = Inflater::new(coding, Held::new(allowance));
+        let mut arrived = 0_usize;
         while let Some(frame) = self.incoming.frame().await {
             let frame = frame.map_err(|_| ClientError::BrokenBody)?;
             let Ok(data) = frame.into_data() else { continue };
-            if held.bytes.len() + data.len() > allowance.bytes_max {
+            // Compressed bytes may become nothing at all, and are still read.
+            arrived = arrived.saturating_add(data.len());
+            if arrived > allowance.bytes_max {
                 return Err(ClientError::BodyTooLong { bytes_max: allowance.bytes_max }.into());
             }
-            held.claim.grow(data.len())?;
-            held.bytes.extend_from_slice(&data);
+            inflater.push(data)?;
         }
         self.spent = true;
-        Ok(held)
+        inflater.finish()
     }
+}
+
+/// Whether a request says that it has a body.
+pub(super) fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
 }
 
 #[cfg(test)]

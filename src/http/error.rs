@@ -3,7 +3,7 @@
 //! Each error knows its status, its `reason` word and whether the same request may succeed later. There is no variant for a bug and none
 //! that becomes a 500: what a client sends is refused by name, and what we cannot do now is one of admission's refusals.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use hyper::StatusCode;
 
@@ -56,7 +56,7 @@ pub enum ClientError {
     #[error("{field}: {problem}")]
     Field {
         /// Its path in the body, or a header's name.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// What is wrong, and what would be right.
         problem: String,
     },
@@ -92,9 +92,18 @@ pub enum ClientError {
         /// What it must be.
         expected: &'static str,
     },
-    /// The binary tensor extension.
-    #[error("binary tensors are not served: send `data` as JSON numbers")]
-    BinaryTensors,
+    /// A compression that is not known.
+    #[error("Content-Encoding: {told:?} is none of gzip, deflate")]
+    WrongEncoding {
+        /// As the client told it.
+        told: String,
+    },
+    /// A part of Triton's protocol that has no place here.
+    #[error("{what} not served here: docs/compat.md tells what is")]
+    NotServed {
+        /// With its verb: "trace settings are".
+        what: &'static str,
+    },
 }
 
 impl ClientError {
@@ -104,8 +113,8 @@ impl ClientError {
     }
 
     /// A field with a wrong value.
-    pub(super) fn field(field: &'static str, problem: impl Into<String>) -> Self {
-        ClientError::Field { field, problem: cut(problem.into()) }
+    pub(super) fn field(field: impl Into<Cow<'static, str>>, problem: impl Into<String>) -> Self {
+        ClientError::Field { field: field.into(), problem: cut(problem.into()) }
     }
 
     /// The status on the wire; always a 4xx.
@@ -114,14 +123,15 @@ impl ClientError {
             ClientError::UnknownRoute { .. }
             | ClientError::UnknownModel { .. }
             | ClientError::UnknownVersion { .. }
-            | ClientError::UnknownLane(_) => StatusCode::NOT_FOUND,
+            | ClientError::UnknownLane(_)
+            | ClientError::NotServed { .. } => StatusCode::NOT_FOUND,
             ClientError::WrongVerb { .. } => StatusCode::METHOD_NOT_ALLOWED,
             ClientError::Json(_) | ClientError::Field { .. } | ClientError::BrokenBody => StatusCode::BAD_REQUEST,
             ClientError::ForeignOrigin => StatusCode::FORBIDDEN,
             ClientError::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
             ClientError::NoLength => StatusCode::LENGTH_REQUIRED,
             ClientError::BodyTooLong { .. } | ClientError::TooManyRows { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            ClientError::WrongType { .. } | ClientError::BinaryTensors => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ClientError::WrongType { .. } | ClientError::WrongEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         }
     }
 
@@ -142,7 +152,8 @@ impl ClientError {
             ClientError::BodyTooLong { .. } => "body_too_long",
             ClientError::TooManyRows { .. } => "too_many_rows",
             ClientError::WrongType { .. } => "wrong_content_type",
-            ClientError::BinaryTensors => "binary_tensors",
+            ClientError::WrongEncoding { .. } => "wrong_content_encoding",
+            ClientError::NotServed { .. } => "not_served",
         }
     }
 }

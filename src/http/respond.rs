@@ -7,11 +7,16 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
 use serde::Serialize;
 
-use super::error::{ClientError, Error};
+use super::{
+    coding::Coding,
+    error::{ClientError, Error},
+    outputs::Written,
+    parse::JSON_LENGTH,
+};
 
 /// What a handler gives back.
 pub(super) type Reply = Response<Full<Bytes>>;
@@ -34,6 +39,20 @@ impl From<&Error> for Problem {
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     let body = serde_json::to_vec(value).expect("replies have string keys, and writing to memory cannot fail");
     typed(status, "application/json", body)
+}
+
+/// The reply of an infer request, compressed as its client asks. The length of its JSON is told as it is before that.
+pub(super) fn outputs(Written { body, json_bytes }: Written, coding: Coding) -> Reply {
+    let (body, coding) = coding.compress(body);
+    let content_type = if json_bytes.is_some() { "application/octet-stream" } else { "application/json" };
+    let mut reply = typed(StatusCode::OK, content_type, body);
+    if let Some(bytes) = json_bytes {
+        reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(bytes));
+    }
+    if let Some(word) = coding.as_str() {
+        reply.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(word));
+    }
+    reply
 }
 
 /// Prometheus' text.
@@ -61,6 +80,9 @@ pub(super) fn refused(error: &Error, body: &impl Serialize) -> Reply {
     }
     if let Error::Client(ClientError::WrongVerb { allow }) = error {
         reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if let Error::Client(ClientError::WrongEncoding { .. }) = error {
+        reply.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
     }
     reply
 }

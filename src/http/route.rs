@@ -7,18 +7,21 @@
 use std::sync::Arc;
 
 use hyper::{Method, Request, StatusCode, body::Incoming, header, http::request::Parts};
-use serde::Serialize;
 use serde_json::json;
 
 use super::{
     Site, admin,
-    body::{Budget, Inbound},
+    body::{Allowance, Budget, Inbound, has_body},
+    describe,
     drain::Drain,
     error::{ClientError, Error, cut},
     infer, respond,
-    respond::{Problem, Reply},
+    respond::Reply,
 };
-use crate::query::TensorSpec;
+use crate::admission::Refusal;
+
+/// The longest body of a question, in bytes.
+const QUESTION_BYTES_MAX: usize = 4096;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -43,7 +46,14 @@ enum Target {
     Ready,
     Model(Model),
     ModelReady(Model),
+    Config(Model),
+    Statistics(Model),
+    /// Of all models.
+    AllStatistics,
     Infer(Model),
+    Index,
+    /// A route of Triton's that has no place here: which.
+    NotServed(&'static str),
     Metrics,
     Lanes,
     Events,
@@ -97,13 +107,23 @@ async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
     let reads = || verb(&asked.parts.method, &[Method::GET, Method::HEAD], "GET, HEAD");
     let posts = || verb(&asked.parts.method, &[Method::POST], "POST");
     match target {
-        Target::Root => reads().map(|()| root(site)),
-        Target::Server => reads().map(|()| server()),
+        Target::Root => reads().map(|()| describe::root(site)),
+        Target::Server => reads().map(|()| describe::server()),
         Target::Live => reads().map(|()| respond::json(StatusCode::OK, &json!({"live": true}))),
-        Target::Ready => reads().map(|()| ready(site, None)),
+        Target::Ready => reads().map(|()| describe::ready(site, None)),
         Target::Metrics => reads().map(|()| respond::text(site.metrics.text())),
-        Target::Model(model) => reads().and(served(site, &model)).map(|()| metadata(site)),
-        Target::ModelReady(model) => reads().and(served(site, &model)).map(|()| ready(site, Some(&model.name))),
+        Target::Model(model) => reads().and(served(site, &model)).map(|()| describe::model(site)),
+        Target::ModelReady(model) => {
+            reads().and(served(site, &model)).map(|()| describe::ready(site, Some(&model.name)))
+        }
+        Target::Config(model) => reads().and(served(site, &model)).map(|()| describe::config(site)),
+        Target::Statistics(model) => reads().and(served(site, &model)).map(|()| describe::statistics(site)),
+        Target::AllStatistics => reads().map(|()| describe::statistics(site)),
+        Target::Index => {
+            posts()?;
+            index(shared, asked).await
+        }
+        Target::NotServed(what) => Err(ClientError::NotServed { what }.into()),
         Target::Infer(model) => {
             posts().and(served(site, &model))?;
             infer::infer(shared, asked).await
@@ -134,18 +154,51 @@ fn target(path: &str) -> Option<Target> {
         ["v2"] => Target::Server,
         ["v2", "health", "live"] => Target::Live,
         ["v2", "health", "ready"] => Target::Ready,
+        ["v2", "models", "stats"] => Target::AllStatistics,
         ["v2", "models", name] => Target::Model(model(name)),
-        ["v2", "models", name, "ready"] => Target::ModelReady(model(name)),
-        ["v2", "models", name, "infer"] => Target::Infer(model(name)),
         ["v2", "models", name, "versions", version] => Target::Model(at(name, version)),
-        ["v2", "models", name, "versions", version, "ready"] => Target::ModelReady(at(name, version)),
-        ["v2", "models", name, "versions", version, "infer"] => Target::Infer(at(name, version)),
+        ["v2", "models", name, word] => of_model(model(name), word)?,
+        ["v2", "models", name, "versions", version, word] => of_model(at(name, version), word)?,
+        ["v2", "models", _, "trace", "setting"] | ["v2", "trace", "setting"] => Target::NotServed("trace settings are"),
+        ["v2", "logging"] => Target::NotServed("log settings are"),
+        ["v2", "repository", "index"] => Target::Index,
+        ["v2", "repository", "models", _, "load" | "unload"] => Target::NotServed("loading and unloading models is"),
+        ["v2", "systemsharedmemory" | "cudasharedmemory", ..] => Target::NotServed("shared memory is"),
         ["metrics"] => Target::Metrics,
         ["admin", "lanes"] => Target::Lanes,
         ["admin", "events"] => Target::Events,
         ["admin", "lanes", lane, "fault"] => Target::Fault(lane.to_owned()),
         _ => return None,
     })
+}
+
+/// What stands behind a model's name.
+fn of_model(model: Model, word: &str) -> Option<Target> {
+    Some(match word {
+        "ready" => Target::ModelReady(model),
+        "infer" => Target::Infer(model),
+        "config" => Target::Config(model),
+        "stats" => Target::Statistics(model),
+        "generate" | "generate_stream" => Target::NotServed("generating text is"),
+        _ => return None,
+    })
+}
+
+/// Answers `POST /v2/repository/index`; its body may be absent.
+async fn index(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
+    let site = &*shared.site;
+    let headers = &asked.parts.headers;
+    if !has_body(headers) {
+        return Ok(describe::index(site, &[])?);
+    }
+    let allowance =
+        Allowance { bytes_max: QUESTION_BYTES_MAX, timeout: site.limits.body_timeout, budget: &shared.budget };
+    let body = tokio::select! {
+        biased;
+        read = asked.body.read(headers, allowance) => read?,
+        () = shared.drain.begun() => return Err(Refusal::Draining.into()),
+    };
+    Ok(describe::index(site, body.as_ref())?)
 }
 
 /// `segment` with its `%xx` decoded; `None` if that is not text.
@@ -181,59 +234,6 @@ fn served(site: &Site, model: &Model) -> Result<(), Error> {
         }
         Some(_) | None => Ok(()),
     }
-}
-
-/// What a person sees who opens the port in a browser.
-fn root(site: &Site) -> Reply {
-    let model = format!("/v2/models/{}", site.signature.name);
-    let body = json!({
-        "name": "parityd",
-        "routes": ["/v2", "/v2/health/live", "/v2/health/ready", model, format!("{model}/infer"), "/metrics"],
-    });
-    respond::json(StatusCode::OK, &body)
-}
-
-fn server() -> Reply {
-    // Clients act on an extension's name: none is listed that is not served.
-    let extensions: [&str; 0] = [];
-    let body = json!({"name": "parityd", "version": env!("CARGO_PKG_VERSION"), "extensions": extensions});
-    respond::json(StatusCode::OK, &body)
-}
-
-#[derive(Serialize)]
-struct Readiness<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    ready: bool,
-    #[serde(flatten)]
-    problem: Option<Problem>,
-}
-
-/// Readiness is a question and no refusal, so it counts nothing.
-fn ready(site: &Site, name: Option<&str>) -> Reply {
-    let Err(refusal) = site.admission.readiness() else {
-        return respond::json(StatusCode::OK, &Readiness { name, ready: true, problem: None });
-    };
-    let error = Error::from(refusal);
-    let problem = Some(Problem::from(&error));
-    respond::refused(&error, &Readiness { name, ready: false, problem })
-}
-
-fn metadata(site: &Site) -> Reply {
-    let tensor = |spec: &TensorSpec| {
-        let rows = std::iter::once(-1);
-        let shape = rows.chain(spec.shape.iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)));
-        json!({"name": spec.name, "datatype": "FP32", "shape": shape.collect::<Vec<_>>()})
-    };
-    let signature = &site.signature;
-    let body = json!({
-        "name": signature.name,
-        "versions": [signature.version],
-        "platform": signature.platform,
-        "inputs": [tensor(&signature.input)],
-        "outputs": [tensor(&signature.output)],
-    });
-    respond::json(StatusCode::OK, &body)
 }
 
 #[cfg(test)]

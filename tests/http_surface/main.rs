@@ -8,5 +8,8 @@
 mod port;
 
 mod clients;
+mod coding;
 mod drain;
+mod extensions;
 mod requests;
+mod tensors;

@@ -27,6 +27,8 @@ pub(crate) const INFER: &str = "/v2/models/adder/infer";
 pub(crate) struct Adder {
     requests: Requests,
     pub(crate) refusal: Mutex<Option<Refusal>>,
+    /// What the last request asked of its answers.
+    asked: Mutex<Option<Terms>>,
     /// Admitted and not answered, while the engine holds its answers back.
     held: Mutex<Option<Vec<Shared<Admitted>>>>,
 }
@@ -73,6 +75,11 @@ impl Adder {
         *self.refusal.lock().unwrap() = Some(refusal);
     }
 
+    /// What the last request asked of its answers.
+    pub(crate) fn terms(&self) -> Terms {
+        self.asked.lock().unwrap().expect("something was admitted")
+    }
+
     pub(crate) fn taken(&self) -> usize {
         self.requests.admitted()
     }
@@ -83,6 +90,7 @@ impl Admission for Adder {
         if let Some(refusal) = *self.refusal.lock().unwrap() {
             return Err(refusal);
         }
+        *self.asked.lock().unwrap() = Some(terms);
         let query = |row| Query {
             row,
             admitted: Time::ZERO,
@@ -163,7 +171,7 @@ impl Port {
                 input: TensorSpec { name: "input".into(), shape: vec![1, 2, 2] },
                 input_range: (0.0, 1.0),
                 output: TensorSpec { name: "logits".into(), shape: vec![2] },
-                labels: vec![],
+                labels: vec!["cat".into(), "dog".into()],
             },
             admission: Arc::clone(&engine) as Arc<dyn Admission>,
             metrics: Arc::new(Metrics::new("adder", 1)),
@@ -226,6 +234,8 @@ pub(crate) struct Client {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) head: String,
+    pub(crate) bytes: Vec<u8>,
+    /// The bytes as text.
     pub(crate) body: String,
 }
 
@@ -238,6 +248,15 @@ impl Reply {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
         lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
+    /// The JSON and the binary data behind it.
+    #[track_caller]
+    pub(crate) fn split(&self) -> (Value, &[u8]) {
+        assert_eq!((self.status, self.header("content-type")), (200, Some("application/octet-stream")), "{self:?}");
+        let length = self.header("inference-header-content-length").expect("the JSON's length");
+        let (json, data) = self.bytes.split_at(length.parse().expect("a number"));
+        (serde_json::from_slice(json).expect("JSON"), data)
     }
 
     /// Checks the JSON that every error has.
@@ -279,12 +298,13 @@ impl Client {
         };
         let head = String::from_utf8(self.ahead.drain(..end).collect()).expect("a head is text");
         let status = head[9..12].parse().expect("a status");
-        let mut reply = Reply { status, head, body: String::new() };
+        let mut reply = Reply { status, head, bytes: Vec::new(), body: String::new() };
         let length = reply.header("content-length").filter(|_| has_body).map_or(0, |text| text.parse().unwrap());
         while self.ahead.len() < length {
             assert!(self.more(), "the body ended early: {reply:?}");
         }
-        reply.body = String::from_utf8(self.ahead.drain(..length).collect()).expect("bodies are text");
+        reply.bytes = self.ahead.drain(..length).collect();
+        reply.body = String::from_utf8_lossy(&reply.bytes).into_owned();
         reply
     }
 
@@ -298,6 +318,16 @@ impl Client {
 pub(crate) fn request(verb: &str, path: &str, headers: &str, body: &str) -> String {
     let length = if verb == "POST" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
     format!("{verb} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}{length}\r\n{body}")
+}
+
+/// An infer request whose body is any bytes; a header of `json_bytes`, if given, tells how many of them are JSON.
+pub(crate) fn post(headers: &str, json_bytes: Option<usize>, body: &[u8]) -> Vec<u8> {
+    let json_bytes =
+        json_bytes.map(|bytes| format!("Inference-Header-Content-Length: {bytes}\r\n")).unwrap_or_default();
+    let length = body.len();
+    let head =
+        format!("POST {INFER} HTTP/1.1\r\nHost: localhost\r\n{headers}{json_bytes}Content-Length: {length}\r\n\r\n");
+    [head.as_bytes(), body].concat()
 }
 
 /// An infer body of the given rows.

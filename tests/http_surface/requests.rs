@@ -9,7 +9,8 @@ fn metadata_and_health_are_told() {
     let port = Port::open();
     let server = port.get("/v2").json();
     assert_eq!(server["name"], "parityd");
-    assert_eq!(server["extensions"], json!([]), "nothing is advertised that is not served");
+    let extensions = json!(["classification", "model_configuration", "binary_tensor_data", "statistics"]);
+    assert_eq!(server["extensions"], extensions, "nothing is advertised that is not served whole");
     assert_eq!(port.get("/v2/health/live").json(), json!({"live": true}));
     assert_eq!(port.get("/v2/health/ready").json(), json!({"ready": true}));
     let model = json!({
@@ -123,8 +124,10 @@ fn verbs_and_paths_that_are_not_served_are_told_apart() {
         ("//", "unknown_route"),
         ("/v1/models/adder", "unknown_route"),
         ("/v2/", "unknown_route"),
-        ("/v2/models/adder/config", "unknown_route"),
-        ("/v2/models/adder/versions/1/stats", "unknown_route"),
+        ("/v2/models/adder/configs", "unknown_route"),
+        ("/v2/models/adder/config/", "unknown_route"),
+        ("/v2/models/adder/versions/1/stats/1", "unknown_route"),
+        ("/v2/models", "unknown_route"),
         ("/v2/models/%zz", "unknown_route"),
         ("/v2/models/%ff", "unknown_route"),
         ("/v2/models/other", "unknown_model"),
@@ -153,7 +156,7 @@ fn head_is_get_without_the_body() {
 }
 
 #[test]
-fn content_types_and_encodings_are_checked() {
+fn content_types_are_checked() {
     let port = Port::open();
     let body = rows(&[ROW]);
     let ask = |headers: &str| port.ask(request("POST", INFER, headers, &body).as_bytes());
@@ -165,13 +168,6 @@ fn content_types_and_encodings_are_checked() {
     {
         ask(&format!("Content-Type: {kind}\r\n")).refused(415, "wrong_content_type");
     }
-    ask("Content-Encoding: gzip\r\n").refused(415, "wrong_content_type");
-    let length = |length: &str| ask(&format!("Inference-Header-Content-Length: {length}\r\n"));
-    assert_eq!(length(&body.len().to_string()).status, 200, "all of it is JSON");
-    length("0").refused(415, "binary_tensors");
-    length("10").refused(415, "binary_tensors");
-    length("999999").refused(400, "bad_field");
-    length("many").refused(400, "bad_field");
 }
 
 #[test]
@@ -186,7 +182,7 @@ fn wrong_bodies_are_a_400_that_names_the_field() {
     }
     for (field, value) in [
         ("name", json!("image")),
-        ("datatype", json!("INT8")),
+        ("datatype", json!("BYTES")),
         ("shape", json!([1, 4])),
         ("shape", json!([0, 1, 2, 2])),
         ("data", json!([1, 2, 3])),

@@ -90,7 +90,7 @@ pub(super) fn send(
 impl Sent {
     fn new(daemon: &Engine, clock: Clock, (intended, row, label): (Time, &Rows, Option<u8>)) -> Self {
         let stamp = Arc::new(Stamp { clock, at: AtomicU64::new(0) });
-        let terms = Terms { accepts: Accepts::Any, min_confidence: None };
+        let terms = Terms { accepts: Accepts::Any, min_confidence: None, timeout: None };
         let mut pending = daemon.admit(row, terms).ok();
         if let Some(pending) = &mut pending {
             let waker = Waker::from(Arc::clone(&stamp));

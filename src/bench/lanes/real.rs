@@ -147,7 +147,7 @@ impl Bench<'_> {
     fn capacity(&self, plain: &Contender) -> Result<Duration, BenchError> {
         let lanes = self.site.lanes();
         let daemon = Daemon::start(&self.site.plan(plain, 2 * lanes)?, self.clock, None)?;
-        let terms = Terms { accepts: Accepts::Any, min_confidence: None };
+        let terms = Terms { accepts: Accepts::Any, min_confidence: None, timeout: None };
         let begin = self.clock.now();
         thread::scope(|scope| {
             for first in 0..2 * lanes {

@@ -89,7 +89,7 @@ fn queries(clock: Clock, parks: bool) -> Result<Vec<f64>, BenchError> {
 }
 
 fn ask(engine: &Engine, row: &Rows, parks: bool) {
-    let terms = Terms { accepts: Accepts::Any, min_confidence: None };
+    let terms = Terms { accepts: Accepts::Any, min_confidence: None, timeout: None };
     let mut pending = engine.admit(row, terms).expect("there is room for the one query");
     let answers = if parks {
         pending.wait()

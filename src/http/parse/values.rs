@@ -1,31 +1,36 @@
 //! The numbers of a tensor: `data`, flat or nested, from the text into one `Vec<f32>`.
 //!
-//! Never holds more values than the shape (or, before the shape is known, `queue_max` rows) allows, and never nests deeper than the shape
-//! has dimensions. Every value is finite: JSON cannot say otherwise, and a number that overflows FP32 is refused by its index.
+//! Never holds more values than the shape allows, and never nests deeper than the shape has dimensions. A value that its datatype or FP32 does
+//! not hold is refused by its index.
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Unexpected, Visitor};
 
-use super::Expected;
-use crate::http::error::ClientError;
+use super::{
+    Expected, Strings,
+    datatype::{Datatype, Number},
+    not_finite,
+};
 
 /// Reads `data` into one vector.
 pub(super) struct Data<'a> {
     pub(super) expected: &'a Expected<'a>,
-    /// How many rows the shape holds, if it has been read.
-    pub(super) rows: Option<usize>,
+    /// How many rows the shape holds.
+    pub(super) rows: usize,
+    pub(super) datatype: Datatype,
 }
 
 impl<'de> DeserializeSeed<'de> for Data<'_> {
     type Value = Vec<f32>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Vec<f32>, D::Error> {
-        let Data { expected, rows } = self;
-        let limit = rows.unwrap_or(expected.queue_max).saturating_mul(expected.input.width());
-        let mut into = Vec::with_capacity(if rows.is_some() { limit.min(expected.values_max) } else { 0 });
+        let Data { expected, rows, datatype } = self;
+        let limit = rows.saturating_mul(expected.input.width());
+        // A value and its comma are two bytes: no declared shape makes us reserve more than the body can fill.
+        let mut into = Vec::with_capacity(limit.min(expected.json_bytes / 2 + 1));
         let levels = expected.input.shape.len() + 1;
-        json.deserialize_seq(Level { expected, into: &mut into, limit, known: rows.is_some(), levels })?;
+        json.deserialize_seq(Level { expected, into: &mut into, limit, datatype, levels })?;
         Ok(into)
     }
 }
@@ -35,29 +40,22 @@ struct Level<'a, 'v> {
     expected: &'a Expected<'a>,
     into: &'v mut Vec<f32>,
     limit: usize,
-    /// Whether the limit is the shape's, and not that of the longest request.
-    known: bool,
+    datatype: Datatype,
     /// How many lists may still open, one inside the other.
     levels: usize,
 }
 
 impl Level<'_, '_> {
-    fn push<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
-        #[expect(clippy::cast_possible_truncation, reason = "tensors are f32; what does not fit is refused below")]
-        let narrow = value as f32;
-        if !narrow.is_finite() {
-            let problem = format!("value {} is {value:e}, too large for FP32", self.into.len());
+    fn push<E: serde::de::Error>(self, number: Number) -> Result<(), E> {
+        let index = self.into.len();
+        if index == self.limit {
+            let problem = format!("more values than the {} of the shape", self.limit);
             return Err(self.expected.refuse_field("inputs[0].data", problem));
         }
-        if self.into.len() < self.limit {
-            self.into.push(narrow);
-            return Ok(());
-        }
-        Err(if self.known {
-            self.expected.refuse_field("inputs[0].data", format!("more values than the {} of the shape", self.limit))
-        } else {
-            self.expected.refuse(ClientError::TooManyRows { queue_max: self.expected.queue_max })
-        })
+        let value = self.datatype.value(number);
+        let misfit = |misfit| self.expected.refuse_field("inputs[0].data", format!("value {index} {misfit}"));
+        self.into.push(value.map_err(misfit)?);
+        Ok(())
     }
 }
 
@@ -73,27 +71,38 @@ impl<'de> Visitor<'de> for Level<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("numbers, flat or nested")
+        write!(f, "numbers, flat or nested (value {})", self.into.len())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let Level { expected, into, limit, known, levels } = self;
+        let Level { expected, into, limit, datatype, levels } = self;
         let Some(levels) = levels.checked_sub(1) else {
             return Err(expected.refuse_field("inputs[0].data", "nested deeper than the shape has dimensions"));
         };
-        while list.next_element_seed(Level { expected, into: &mut *into, limit, known, levels })?.is_some() {}
+        while list.next_element_seed(Level { expected, into: &mut *into, limit, datatype, levels })?.is_some() {}
         Ok(())
     }
 
+    fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<(), E> {
+        match not_finite::value(word).filter(|_| self.expected.strings == Strings::NotFinite) {
+            Some(value) => self.push(Number::Real(value)),
+            None => Err(E::invalid_type(Unexpected::Str(word), &self)),
+        }
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
+        self.push(Number::Bool(value))
+    }
+
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
-        self.push(value)
+        self.push(Number::Real(value))
     }
 
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
-        self.push(value as f64)
+        self.push(Number::Integer(value.into()))
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
-        self.push(value as f64)
+        self.push(Number::Integer(value.into()))
     }
 }

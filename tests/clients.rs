@@ -1,0 +1,48 @@
+//! Clients of other makes against the real daemon: what they call works, or fails as docs/compat.md says.
+//!
+//! `tests/clients/*.py` are the clients. They need a Python with their library, named by `PARITYD_CLIENTS_PYTHON`; without one there is
+//! nothing to run, and the test says so and why.
+
+#![expect(clippy::unwrap_used, reason = "a harness ends the test when the unexpected happens")]
+#![expect(clippy::print_stdout, reason = "what the client says, and what was skipped, is the test's report")]
+#![expect(clippy::disallowed_methods, reason = "a client outside the daemon has its own clock")]
+
+#[path = "story/daemon.rs"]
+#[expect(dead_code, reason = "the stories ask more of a daemon than the clients need")]
+mod daemon;
+
+use std::{env, path::Path, process::Command};
+
+use daemon::{Daemon, config};
+
+/// A Python that has `library`, or why there is none.
+fn python(library: &str) -> Result<String, String> {
+    let python = env::var("PARITYD_CLIENTS_PYTHON")
+        .map_err(|_| "PARITYD_CLIENTS_PYTHON names no Python with tritonclient[http]".to_owned())?;
+    let found = Command::new(&python).args(["-c", &format!("import {library}")]).output();
+    match found {
+        Ok(output) if output.status.success() => Ok(python),
+        Ok(output) => Err(format!("{python} has no {library}: {}", String::from_utf8_lossy(&output.stderr).trim_end())),
+        Err(error) => Err(format!("{python}: {error}")),
+    }
+}
+
+#[test]
+fn every_http_method_of_tritonclient_works_or_fails_as_documented() {
+    let python = match python("tritonclient.http") {
+        Ok(python) => python,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    let daemon = Daemon::start(&config("config.toml", &[]));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/triton_http.py");
+    let url = daemon.url.trim_start_matches("http://");
+    let output = Command::new(python)
+        .arg(script)
+        .args(["--url", url])
+        .env("NO_PROXY", "*")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "the lines above say which methods failed");
+}
