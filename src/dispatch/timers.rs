@@ -1,7 +1,7 @@
 //! Timers of the core: deadlines and graces, in order.
 //!
 //! Adding one is a push to a bounded queue, so that the path of a query takes no lock; the timer thread moves them to a heap. If nobody ticks for
-//! so long that the queue fills, whoever adds the next timer moves them.
+//! so long that the queue fills, whoever adds the next timer moves some.
 //!
 //! Timers hold what they are for. Most are moot long before they are due, so they are swept out: whenever there are twice as many as the last sweep
 //! left, which costs each timer little and keeps few queries that are over; and now and then in any case, so that a burst does not keep its own for
@@ -67,6 +67,9 @@ impl Ord for Timer {
     }
 }
 
+/// Timers that one who adds to a full queue moves: it waits for them, and they make room for as many.
+const MOVED: usize = 8;
+
 /// Ticks after which timers are swept, however many there are.
 const SWEEP: u32 = 50;
 
@@ -80,8 +83,12 @@ struct Heap {
 }
 
 impl Heap {
+    /// Puts these in order, but for those that are moot already.
+    fn extend(&mut self, timers: impl Iterator<Item = Timer>) {
+        self.timers.extend(timers.filter(|timer| !timer.is_moot()));
+    }
+
     fn sweep(&mut self) {
-        self.ticks += 1;
         if self.timers.len() >= 2 * self.left || self.ticks >= SWEEP {
             self.timers.retain(|timer| !timer.is_moot());
             (self.left, self.ticks) = (self.timers.len(), 0);
@@ -104,19 +111,18 @@ impl Timers {
 
     pub(super) fn add(&self, at: Time, due: Due) {
         if let Err(timer) = self.added.push(Timer { at, due }) {
-            self.collect();
-            self.heap.lock().timers.push(timer);
+            let mut heap = self.heap.lock();
+            heap.extend((0..MOVED).map_while(|_| self.added.pop()));
+            heap.timers.push(timer);
+            heap.sweep();
         }
     }
 
     /// Puts those that were added in order.
     pub(super) fn collect(&self) {
         let mut heap = self.heap.lock();
-        while let Some(timer) = self.added.pop() {
-            if !timer.is_moot() {
-                heap.timers.push(timer);
-            }
-        }
+        heap.extend(std::iter::from_fn(|| self.added.pop()));
+        heap.ticks += 1;
         heap.sweep();
     }
 
