@@ -52,7 +52,7 @@ fn a_query_allocates_nothing_once_pools_are_warm() {
         let running = Running::start(&Plan::check(config).unwrap()).unwrap();
         let rows = Rows::new(vec![0.5; 2 * 784], 784).unwrap();
         let ask = || {
-            let terms = Terms { accepts: Accepts::Any, min_confidence: None };
+            let terms = Terms { accepts: Accepts::Any, min_confidence: None, timeout: None };
             let answers = running.engine.admit(&rows, terms).unwrap().wait();
             assert!(answers.iter().all(Result::is_ok));
         };

@@ -35,7 +35,8 @@ pub(crate) struct Adder {
 
 impl Adder {
     fn new() -> Self {
-        Adder { requests: Requests::new(QUEUE_MAX), refusal: Mutex::default(), held: Mutex::default() }
+        let requests = Requests::new(QUEUE_MAX);
+        Adder { requests, refusal: Mutex::default(), asked: Mutex::default(), held: Mutex::default() }
     }
 
     fn answer(admitted: &Admitted, index: usize) {
