@@ -15,8 +15,8 @@
 //! twice.
 //!
 //! *Rejected.* Backups on the stragglers themselves, which idle otherwise: at k = 2 a lane three times slower takes one and a half service
-//! times for a backup, and fast lanes still had to run all queries (A at 38 %: p99.9 of 58 ms instead of 39). A hedge besides the backup: a job
-//! more for each late one, which is nearly always in vain (F at 67 %: 64 ms instead of 54).
+//! times for a backup, and holds up others (A at 38 %, three runs: p99.9 of 45 ± 7 ms instead of 39 ± 1). A hedge besides the backup: a job more for each
+//! late one, nearly always in vain (two runs of E at 83 %: 81 ms instead of 72).
 
 use std::sync::Arc;
 
