@@ -2,7 +2,7 @@
 //!
 //! A job is late when a report that it should have made has not come ([`crate::health::pace`]), or, where it makes none, some time after its start. Then a
 //! reconstruction of its slot may be served at once, its parity job is queued if the policy waited for this, and its query is run a second
-//! time, exactly, on the next healthy lane.
+//! time, exactly, on the next healthy lane; or its backup is run, where it has one of its own ([`super::backup`]).
 //!
 //! Two limits keep hedges from doing harm. When half of the jobs are late that have run for long enough to be so, all lanes are slow, and a second run
 //! would only be another late job (and, being young, would make the others look fewer). And hedges are paid for: each data job earns a tenth of one ([`Credit`]), so that whatever fools the detector costs at
@@ -96,8 +96,13 @@ impl Dispatch {
     pub(super) fn treat_as_late(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
         let seats = self.seat(lane).look_late(now, |running| running.seats.clone());
         for seat in seats.into_iter().flatten() {
-            if let Seat::Query(run) = seat {
-                self.run_is_late(run, now, effects);
+            match seat {
+                Seat::Query(run) => self.run_is_late(run, now, effects),
+                // Whoever is late himself and hoped for this backup is run again.
+                Seat::Parity { stripe, row } if self.has_backups() => {
+                    self.erase(&stripe, stripe.k() + row, now, effects);
+                }
+                Seat::Parity { .. } => {}
             }
         }
     }
@@ -113,7 +118,7 @@ impl Dispatch {
         if let Some(Place { stripe, slot }) = &place {
             self.release(stripe, *slot, now, effects);
         }
-        if query.is_open() && self.credit.spend() {
+        if query.is_open() && self.credit.spend() && !self.back_up_at(place.as_ref(), effects) {
             self.hedge(query, place, effects);
         }
     }
@@ -140,7 +145,7 @@ impl Dispatch {
         }
     }
 
-    fn hedge(&self, query: Shared<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
+    pub(super) fn hedge(&self, query: Shared<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
         if !query.begin_hedge() {
             return;
         }

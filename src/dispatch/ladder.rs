@@ -6,8 +6,8 @@
 //! hardly ever exceeds m + z √m. What is left of the n healthy lanes beyond that is the *budget* of redundancy: n − m − z √m.
 //!
 //! *Steps.* Exact copies protect every query and cost no accuracy, but as much work as the queries themselves; parity costs 1/k of that. So:
-//! copies while the budget holds them all, parity while there is any budget, neither beyond. In-job hedges and rescue stay, since they run
-//! only for jobs that are late already; but near saturation, when queries wait for longer than a job takes, they queue behind data instead of before
+//! copies while the budget holds them all, parity while there is any budget, neither beyond. Hedges, backups of late queries ([`super::backup`]) and
+//! rescue stay, since they run only for jobs that are late already; but near saturation, when queries wait for longer than a job takes, they queue behind data instead of before
 //! it.
 //!
 //! *Why not queue delay alone.* It is the outcome that is to be protected; while lanes are idle it is zero, whatever redundancy costs, and by the time it

@@ -12,6 +12,7 @@
 //! channel would be simpler, but costs two thread hops a query; `docs/decisions/0002` weighs the two.
 
 mod answer;
+mod backup;
 mod device;
 mod doubt;
 mod hedge;
@@ -132,6 +133,8 @@ pub struct Dispatch {
     rescue: Bounded<Exact>,
     /// Exact second runs of late jobs, before data jobs while those hardly wait.
     hedge: Bounded<Exact>,
+    /// Backups of late queries, before data jobs while those hardly wait.
+    backup: Bounded<ParityJob>,
     /// Parity jobs, after data.
     parity: Bounded<ParityJob>,
     /// Exact second runs for stripes that stay short, after everything else.
@@ -196,6 +199,7 @@ impl Dispatch {
             data: Bounded::new(2 * settings.queue_max),
             rescue: Bounded::new(settings.queue_max),
             hedge: Bounded::new(redundancy_max),
+            backup: Bounded::new(redundancy_max),
             parity: Bounded::new(parity_max),
             idle_copy: Bounded::new(redundancy_max),
             stripes: settings.code.as_ref().map(open),
@@ -266,9 +270,10 @@ impl Dispatch {
         // Redundancy that may not run now is looked at again by the timer.
         let copies_wait = || !self.idle_copy.is_empty() && self.redundancy_may_run();
         let base_waits = !self.data.is_empty() || !self.rescue.is_empty() || !self.hedge.is_empty() || copies_wait();
-        let parity_waits = !self.parity.is_empty()
-            && !seat.parity_blocked.load(Ordering::Relaxed)
-            && (!self.parity_is_reserved(role) || self.redundancy_may_run());
+        let redundancy_waits =
+            || !self.parity.is_empty() && (!self.parity_is_reserved(role) || self.redundancy_may_run());
+        let parity_waits =
+            (!self.backup.is_empty() || redundancy_waits()) && !seat.parity_blocked.load(Ordering::Relaxed);
         !(role.runs_base() && base_waits || role.runs_parity() && parity_waits)
     }
 

@@ -1,4 +1,4 @@
-//! What a lane takes next: rescue, hedge and data, parity, idle copy, in this order; or a canary, if it must prove itself first.
+//! What a lane takes next: rescue, backup of a late query, hedge and data, parity, idle copy, in this order; or a canary, if it must prove itself first.
 
 use std::sync::atomic::Ordering;
 
@@ -59,17 +59,26 @@ impl Dispatch {
     /// What a healthy lane takes.
     fn take(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) -> Option<Taken> {
         let LaneSettings { role, domain } = self.seat(lane).settings;
-        let first = role.runs_base().then(|| self.take_base(domain, now, effects)).flatten();
+        let is_urgent = self.urgent.load(Ordering::Relaxed) && self.rescue.is_empty();
+        let backup = if is_urgent { self.take_backup(lane, effects) } else { None };
+        let base = || role.runs_base().then(|| self.take_base(domain, now, effects)).flatten();
+        let first = backup.or_else(base).or_else(|| self.take_backup(lane, effects));
         if let Some((batch, seats)) = first {
             return Some(Taken { batch, seats, reserved: false });
         }
         if role.runs_parity() && !self.parity_is_reserved(role) {
-            let parity = self.take_parity(lane, effects);
+            let parity = self.take_parity(&self.parity, lane, effects);
             if let Some((batch, seats)) = parity {
                 return Some(Taken { batch, seats, reserved: false });
             }
         }
         if role.runs_base() { self.take_redundancy(lane, effects) } else { None }
+    }
+
+    /// The backup of a late query.
+    fn take_backup(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
+        let waits = self.seat(lane).settings.role.runs_parity() && !self.backup.is_empty();
+        if waits { self.take_parity(&self.backup, lane, effects) } else { None }
     }
 
     /// What queries wait for: rescues, then late jobs and data; late ones first while queries hardly wait.
@@ -101,7 +110,7 @@ impl Dispatch {
         if !self.occupancy.reserve(self.settings.policy.reserve, self.budget()) {
             return None;
         }
-        let parity = if parity_waits { self.take_parity(lane, effects) } else { None };
+        let parity = if parity_waits { self.take_parity(&self.parity, lane, effects) } else { None };
         let taken = parity.or_else(|| self.take_exact(&self.idle_copy, JobKind::IdleCopy, domain));
         if taken.is_none() {
             self.occupancy.give_back();
@@ -123,7 +132,12 @@ impl Dispatch {
         Some((Batch::Base(inputs), seats))
     }
 
-    fn take_data(&self, domain: FaultDomain, now: Time, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
+    pub(super) fn take_data(
+        &self,
+        domain: FaultDomain,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(Batch, Vec<Seat>)> {
         if self.data.is_empty() {
             return None;
         }
@@ -222,7 +236,8 @@ impl Dispatch {
         true
     }
 
-    /// A stripe is full: its parity jobs are queued, unless the policy waits for a late member, or has no lane to spare.
+    /// A stripe is full: its parity jobs are queued, unless the policy waits for a late member, or has no lane to spare. A query's own backup
+    /// is then left for the case that its run is late; other parity is dropped.
     pub(super) fn full(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
         let policy = &self.settings.policy;
         let dedicated = policy.placement == Placement::Dedicated;
@@ -231,7 +246,7 @@ impl Dispatch {
         }
         if dedicated || policy.parity == ParityWhen::Late || self.step() == Step::Parity {
             self.queue_parity(stripe, effects);
-        } else {
+        } else if self.step() == Step::Copies || !self.has_backups() {
             for row in 0..stripe.r() {
                 stripe.drop_parity(row);
             }
@@ -254,34 +269,41 @@ impl Dispatch {
     }
 
     /// Parity jobs of one model, as many as fit a batch; those that nobody needs any more are passed over.
-    fn take_parity(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
+    fn take_parity(
+        &self,
+        from: &Bounded<ParityJob>,
+        lane: LaneId,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(Batch, Vec<Seat>)> {
         let domain = self.seat(lane).settings.domain;
         let one_model = self.settings.code.as_ref().is_some_and(|code| code.runs_on() == RunsOn::Base);
-        if self.parity.is_empty() {
+        if from.is_empty() {
             self.seat(lane).parity_blocked.store(false, Ordering::Relaxed);
             return None;
         }
         let (mut inputs, mut seats, mut blocked) = (self.spare.parity.take(), self.spare.seats.take(), false);
-        for _ in 0..self.parity.len() {
-            let Some(job) = self.parity.pop() else { break };
-            if !job.stripe.wants_parity() {
+        for _ in 0..from.len() {
+            let Some(job) = from.pop() else { break };
+            if !job.stripe.wants_parity() || job.stripe.parity_has_started(job.row) {
                 continue;
             }
             if !one_model && inputs.first().is_some_and(|first| first.row != job.row) {
-                self.put_parity_back(job, effects);
+                self.put_parity_back(from, job, effects);
                 self.call(Call::Parity, effects);
                 continue;
             }
             if job.stripe.in_flight_in(domain) {
                 if self.parity_could_run_outside(domain) {
                     blocked = true;
-                    self.put_parity_back(job, effects);
+                    self.put_parity_back(from, job, effects);
                 } else {
                     self.drop_parity(&job, effects);
                 }
                 continue;
             }
-            job.stripe.parity_starts(job.row, domain);
+            if !job.stripe.parity_starts(job.row, domain) {
+                continue;
+            }
             let mut rows = self.spare.rows.take();
             rows.extend(job.stripe.rows().cloned());
             inputs.push(ParityInput { row: job.row, rows });
@@ -294,8 +316,8 @@ impl Dispatch {
         self.unless_empty(Batch::Parity(inputs), seats)
     }
 
-    fn put_parity_back(&self, job: ParityJob, effects: &mut Vec<Effect>) {
-        if let Err(job) = self.parity.push(job) {
+    fn put_parity_back(&self, to: &Bounded<ParityJob>, job: ParityJob, effects: &mut Vec<Effect>) {
+        if let Err(job) = to.push(job) {
             self.drop_parity(&job, effects);
         }
     }

@@ -164,6 +164,9 @@ impl Dispatch {
     pub(super) fn erase(&self, stripe: &Shared<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
         stripe.give_up(SlotSet::only(slot));
         self.ask_late_parity(stripe, effects);
+        if slot < stripe.k() {
+            self.back_up(stripe, slot, effects);
+        }
         self.decode_ready(stripe, now, effects);
         self.rescue_hopeless(stripe, effects);
     }

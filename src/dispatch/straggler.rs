@@ -2,7 +2,7 @@
 //!
 //! A straggler is not thrown out. It takes a data job when a query that waits would otherwise wait for longer than the straggler is slower: near
 //! saturation a slow lane is worth more than none. And it runs a copy of a recent query now and then (a *probe*), on which nothing depends,
-//! to show whether it is still slow.
+//! to show whether it is still slow. Where a query has a backup of its own ([`super::backup`]), a straggler takes one as soon as no lane is free.
 //!
 //! At most a third of the lanes (under a code: r of k + r, what it can spare), but at least one of two, are stragglers at once; when more are slow,
 //! slow is normal.
@@ -25,6 +25,9 @@ use crate::{
 /// How much the length of the queue counts against a straggler's slowness.
 const SLOPE: f64 = 2.0;
 
+/// A query that has a backup may wait for so many service times, its own included: until about its grace is over.
+const PATIENCE: f64 = 1.15;
+
 /// So many lanes at work stand for all.
 const ENOUGH: usize = 3;
 
@@ -36,6 +39,17 @@ pub(super) struct Sample<'b> {
     pub(super) marks: [Duration; PARTS],
     /// One of the queries that it ran.
     pub(super) query: Option<&'b Shared<Admitted>>,
+}
+
+/// What a straggler can do for the queries that wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Help {
+    /// They are served sooner by its peers.
+    None,
+    /// It can run one that is answered by its backup.
+    BackedUp,
+    /// What it runs itself is done sooner than by its peers.
+    Alone,
 }
 
 impl Dispatch {
@@ -125,8 +139,15 @@ impl Dispatch {
     /// What a straggler takes: its probe if it is due, data if that waits for long enough.
     pub(super) fn take_slow(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
         let seat = self.seat(lane);
-        if self.is_worth_a_straggler(seat) {
-            return self.take_base(seat.settings.domain, now, effects);
+        match self.help_of(seat) {
+            Help::Alone => return self.take_base(seat.settings.domain, now, effects),
+            Help::BackedUp => {
+                if let Some((batch, seats)) = self.take_data(seat.settings.domain, now, effects) {
+                    self.late_from_the_start(&seats, effects);
+                    return Some((batch, seats));
+                }
+            }
+            Help::None => {}
         }
         if !seat.health().probe_due(now) {
             return None;
@@ -144,15 +165,25 @@ impl Dispatch {
 
     /// Whether what waits would wait for longer than this lane is slower: with q jobs for h healthy lanes, the last one is served after about
     /// q / h + 1 service times by them, and after `ratio` of them here. The queue counts twice: it grows while lanes that could work wait for it to.
-    pub(super) fn is_worth_a_straggler(&self, seat: &LaneSeat) -> bool {
+    pub(super) fn help_of(&self, seat: &LaneSeat) -> Help {
         let waiting = self.data.len() + self.rescue.len() + self.hedge.len();
         if waiting == 0 {
-            return false;
+            return Help::None;
         }
         let healthy = self.occupancy.healthy();
         if healthy == 0 {
-            return true;
+            return Help::Alone;
         }
-        self.occupancy.free() == 0 && SLOPE * waiting as f64 / healthy as f64 + 1.0 > seat.pace.ratio()
+        if self.occupancy.free() > 0 {
+            return Help::None;
+        }
+        let by_peers = SLOPE * waiting as f64 / healthy as f64 + 1.0;
+        if by_peers > seat.pace.ratio() {
+            Help::Alone
+        } else if by_peers > PATIENCE && self.has_backups() && self.urgent.load(Ordering::Relaxed) {
+            Help::BackedUp
+        } else {
+            Help::None
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Single rules of the core, step by step. What holds over long runs is in `sim`.
 
+mod backup;
 mod doubt;
 mod gate;
 mod policies;

@@ -10,6 +10,7 @@ use super::{
     ladder::{Seen, Step},
     lane_id,
     pull::is_wanted,
+    straggler::Help,
     timers::Due,
 };
 use crate::{
@@ -43,6 +44,9 @@ impl Dispatch {
         // to rest although there is work, and neither calls it back.
         let may = self.redundancy_may_run();
         if !self.parity.is_empty() && (may || !self.parity_is_reserved(self.parity_role())) {
+            self.call(Call::Parity, effects);
+        }
+        if !self.backup.is_empty() {
             self.call(Call::Parity, effects);
         }
         let waits = !self.rescue.is_empty() || !self.data.is_empty() || !self.hedge.is_empty();
@@ -93,7 +97,7 @@ impl Dispatch {
         if !seat.is_healthy() {
             let health = seat.health();
             let idle = seat.in_flight(now).is_none();
-            let worth = || seat.is_straggler() && (health.probe_due(now) || self.is_worth_a_straggler(seat));
+            let worth = || seat.is_straggler() && (health.probe_due(now) || self.help_of(seat) != Help::None);
             if health.canary_due(now) || idle && worth() {
                 effects.push(Effect::Wake(lane));
             }
@@ -134,6 +138,9 @@ impl Dispatch {
         drop(self.idle_copy.retain(|exact| is_wanted(&exact.query)));
         for displaced in self.hedge.retain(|exact| is_wanted(&exact.query)) {
             displaced.query.end_hedge();
+        }
+        for job in self.backup.retain(|job| job.stripe.wants_parity() && !job.stripe.parity_has_started(job.row)) {
+            self.drop_parity(&job, effects);
         }
         for job in self.parity.retain(|job| job.stripe.wants_parity()) {
             self.drop_parity(&job, effects);

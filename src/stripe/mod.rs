@@ -194,9 +194,15 @@ impl Stripe {
             || (0..self.r()).any(|row| !over.has(self.k() + row) && parity_there(row))
     }
 
-    /// A parity job starts in `domain`.
-    pub fn parity_starts(&self, row: usize, domain: FaultDomain) {
-        self.parity_domains[row].set(domain).expect("each parity row of a stripe is queued once, so it starts once");
+    /// A parity job starts in `domain`; `false` if it has started before: one that became urgent is queued twice.
+    #[must_use]
+    pub fn parity_starts(&self, row: usize, domain: FaultDomain) -> bool {
+        self.parity_domains[row].set(domain).is_ok()
+    }
+
+    /// Whether a parity job has started.
+    pub fn parity_has_started(&self, row: usize) -> bool {
+        self.parity_domains[row].get().is_some()
     }
 
     /// An output arrived.

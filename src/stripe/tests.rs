@@ -154,7 +154,7 @@ fn a_domain_is_free_again_once_its_member_is_over() {
     assert!(stripe.in_flight_in(FaultDomain(0)) && stripe.in_flight_in(FaultDomain(1)));
     stripe.settle(0, Arc::clone(&outputs[0]));
     assert!(!stripe.in_flight_in(FaultDomain(0)) && stripe.in_flight_in(FaultDomain(1)));
-    stripe.parity_starts(0, FaultDomain(2));
+    assert!(stripe.parity_starts(0, FaultDomain(2)));
     assert!(stripe.in_flight_in(FaultDomain(2)));
 }
 

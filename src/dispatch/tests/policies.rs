@@ -8,8 +8,8 @@ use crate::{
 };
 
 /// Some lanes that all hold everything, under a policy; jobs take 10 ms, and lanes have learned how they go.
-struct Pool {
-    hand: Hand,
+pub(super) struct Pool {
+    pub(super) hand: Hand,
 }
 
 impl Pool {
@@ -18,12 +18,16 @@ impl Pool {
     }
 
     fn with_batches(lanes: u16, batch_max: usize, policy: Policy) -> Self {
+        Pool::with_code(lanes, batch_max, policy, Arc::new(Sum::with_defaults(2, 1).unwrap()))
+    }
+
+    pub(super) fn with_code(lanes: u16, batch_max: usize, policy: Policy, code: Arc<dyn Code>) -> Self {
         let coded = policy.kind.is_coded();
         let settings = Settings {
             lanes: (0..lanes).map(|lane| LaneSettings { role: Role::Both, domain: FaultDomain(lane) }).collect(),
             batch_max,
             queue_max: 8,
-            code: coded.then(|| Arc::new(Sum::with_defaults(2, 1).unwrap()) as Arc<dyn Code>),
+            code: coded.then_some(code),
             calibration: None,
             stripe_fill: Duration::from_millis(20),
             policy,
@@ -48,7 +52,7 @@ impl Pool {
         drop(pending);
     }
 
-    fn done(&mut self, lane: LaneId, ms: u64) {
+    pub(super) fn done(&mut self, lane: LaneId, ms: u64) {
         self.all_done(lane, 1, ms);
     }
 
@@ -63,7 +67,7 @@ impl Pool {
     }
 
     /// Jobs of this kind that have come back.
-    fn ran(&self, kind: JobKind) -> u64 {
+    pub(super) fn ran(&self, kind: JobKind) -> u64 {
         self.hand.core.jobs[JobKind::ALL.iter().position(|each| *each == kind).unwrap()].get()
     }
 }
