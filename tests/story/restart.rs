@@ -21,7 +21,7 @@ fn told(daemon: &Daemon, words: &str) -> bool {
 /// The lane's next job is its last; a few queries see to it that there is one.
 fn break_lane(daemon: &Daemon, lane: usize) {
     daemon.fault(lane, FATAL);
-    assert_all_answered(&send(&daemon.url, Load::new(100, Duration::from_millis(200))), "a lane that breaks");
+    assert_all_answered(&send(&daemon.url, Load::new(100, Duration::from_millis(500))), "a lane that breaks");
 }
 
 /// 200 queries a second on connections that are kept, a fatal error, and a second one in the process that took over.
