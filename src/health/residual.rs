@@ -5,7 +5,7 @@
 //! devices that it may blame, and takes from one that it clears, and the sum never falls below 0.
 //!
 //! *What is usual* differs from code to code by three orders of magnitude and is skewed, so the logarithm of the residual is judged, by its mean and deviation so
-//! far. The first [`LEARN`] stripes only teach; after that each stripe moves the two by a thousandth, by no more than [`CLIP`] deviations, so that a device that goes wrong slowly is not
+//! far. The first `LEARN` stripes only teach; after that each stripe moves the two by a thousandth, by no more than `CLIP` deviations, so that a device that goes wrong slowly is not
 //! learned as usual before it is found.
 //!
 //! *What follows* is a canary, no more: it is exact where a residual is not, and costs a job. So a false alarm costs next to nothing, and this never takes a device
