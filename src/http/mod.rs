@@ -13,13 +13,16 @@
 
 mod admin;
 mod body;
+mod classify;
 mod coding;
 mod describe;
 mod drain;
 mod error;
+mod form;
 mod infer;
 mod outputs;
 mod parse;
+mod picture;
 mod respond;
 mod route;
 mod server;

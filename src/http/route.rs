@@ -12,6 +12,8 @@ use serde_json::json;
 use super::{
     Site, admin,
     body::{Allowance, Budget, Inbound, has_body},
+    classify,
+    classify::Places,
     describe,
     drain::Drain,
     error::{ClientError, Error, cut},
@@ -29,6 +31,15 @@ pub(super) struct Shared {
     pub(super) site: Arc<Site>,
     pub(super) budget: Budget,
     pub(super) drain: Drain,
+    pub(super) places: Places,
+}
+
+impl Shared {
+    /// Nothing has been asked.
+    pub(super) fn new(site: Arc<Site>, budget: Budget) -> Self {
+        let (drain, places) = (Drain::new(), Places::default());
+        Shared { site, budget, drain, places }
+    }
 }
 
 /// A request and the body that has not been read yet.
@@ -51,6 +62,7 @@ enum Target {
     /// Of all models.
     AllStatistics,
     Infer(Model),
+    Classify(Model),
     Index,
     /// A route of Triton's that has no place here: which.
     NotServed(&'static str),
@@ -128,6 +140,10 @@ async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
             posts().and(served(site, &model))?;
             infer::infer(shared, asked).await
         }
+        Target::Classify(model) => {
+            posts().and(served(site, &model))?;
+            classify::classify(shared, asked).await
+        }
         Target::Lanes => {
             let lanes = lanes()?;
             reads().map(|()| admin::report(lanes))
@@ -177,6 +193,7 @@ fn of_model(model: Model, word: &str) -> Option<Target> {
     Some(match word {
         "ready" => Target::ModelReady(model),
         "infer" => Target::Infer(model),
+        "classify" => Target::Classify(model),
         "config" => Target::Config(model),
         "stats" => Target::Statistics(model),
         "generate" | "generate_stream" => Target::NotServed("generating text is"),
@@ -202,7 +219,7 @@ async fn index(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
 }
 
 /// `segment` with its `%xx` decoded; `None` if that is not text.
-fn decode(segment: &str) -> Option<String> {
+pub(super) fn decode(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
     while let Some(byte) = rest.next() {

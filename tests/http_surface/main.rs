@@ -11,5 +11,6 @@ mod clients;
 mod coding;
 mod drain;
 mod extensions;
+mod pictures;
 mod requests;
 mod tensors;
