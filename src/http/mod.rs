@@ -27,6 +27,7 @@ mod respond;
 mod route;
 mod server;
 mod socket;
+mod trace;
 
 use std::{fmt, sync::Arc, time::Duration};
 

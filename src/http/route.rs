@@ -19,6 +19,7 @@ use super::{
     error::{ClientError, Error, cut},
     infer, respond,
     respond::Reply,
+    trace::{REQUEST_ID, Traces},
 };
 use crate::admission::Refusal;
 
@@ -32,13 +33,14 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     pub(super) drain: Drain,
     pub(super) places: Places,
+    pub(super) traces: Traces,
 }
 
 impl Shared {
     /// Nothing has been asked.
     pub(super) fn new(site: Arc<Site>, budget: Budget) -> Self {
-        let (drain, places) = (Drain::new(), Places::default());
-        Shared { site, budget, drain, places }
+        let (drain, places, traces) = (Drain::new(), Places::default(), Traces::new());
+        Shared { site, budget, drain, places, traces }
     }
 }
 
@@ -89,11 +91,21 @@ pub(super) struct Answered {
 pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answered {
     let (parts, incoming) = request.into_parts();
     let mut asked = Asked { parts, body: Inbound::new(incoming) };
+    let trace = shared.traces.of(&asked.parts.headers);
     let answered = handle(shared, &mut asked).await;
-    let mut reply = answered.unwrap_or_else(|error| {
-        count(&shared.site, &error);
-        respond::error(&error)
-    });
+    let Parts { method, uri, .. } = &asked.parts;
+    let mut reply = match answered {
+        Ok(reply) => {
+            Traces::answered(&trace, method, uri, reply.status());
+            reply
+        }
+        Err(error) => {
+            count(&shared.site, &error);
+            shared.traces.unanswered(&trace, method, uri, &error);
+            respond::error(&error)
+        }
+    };
+    reply.headers_mut().insert(REQUEST_ID, trace.header());
     let unread = !asked.body.is_spent();
     // Whoever stays connected while the daemon stops would have its next request cut off.
     if unread || shared.drain.closes_connections() {

@@ -14,3 +14,4 @@ mod extensions;
 mod pictures;
 mod requests;
 mod tensors;
+mod traces;
