@@ -20,6 +20,7 @@ mod drain;
 mod error;
 mod form;
 mod infer;
+mod openapi;
 mod outputs;
 mod parse;
 mod picture;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hyper::{Method, Request, StatusCode, body::Incoming, header, http::request::Parts};
 use serde_json::json;
 
@@ -17,7 +18,7 @@ use super::{
     describe,
     drain::Drain,
     error::{ClientError, Error, cut},
-    infer, respond,
+    infer, openapi, respond,
     respond::Reply,
     trace::{REQUEST_ID, Traces},
 };
@@ -34,13 +35,16 @@ pub(super) struct Shared {
     pub(super) drain: Drain,
     pub(super) places: Places,
     pub(super) traces: Traces,
+    /// What `/openapi.json` says.
+    openapi: Bytes,
 }
 
 impl Shared {
     /// Nothing has been asked.
     pub(super) fn new(site: Arc<Site>, budget: Budget) -> Self {
+        let openapi = openapi::document(&site);
         let (drain, places, traces) = (Drain::new(), Places::default(), Traces::new());
-        Shared { site, budget, drain, places, traces }
+        Shared { site, budget, drain, places, traces, openapi }
     }
 }
 
@@ -52,7 +56,7 @@ pub(super) struct Asked {
 
 /// What a path stands for.
 #[derive(PartialEq, Eq, Debug)]
-enum Target {
+pub(super) enum Target {
     Root,
     Server,
     Live,
@@ -69,6 +73,7 @@ enum Target {
     /// A route of Triton's that has no place here: which.
     NotServed(&'static str),
     Metrics,
+    OpenApi,
     Lanes,
     Events,
     Fault(String),
@@ -76,7 +81,7 @@ enum Target {
 
 /// A model as the path names it.
 #[derive(PartialEq, Eq, Debug)]
-struct Model {
+pub(super) struct Model {
     name: String,
     version: Option<String>,
 }
@@ -135,6 +140,7 @@ async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
         Target::Server => reads().map(|()| describe::server()),
         Target::Live => reads().map(|()| respond::json(StatusCode::OK, &json!({"live": true}))),
         Target::Ready => reads().map(|()| describe::ready(site, None)),
+        Target::OpenApi => reads().map(|()| respond::written(shared.openapi.clone())),
         Target::Metrics => reads().map(|()| respond::text(site.metrics.text())),
         Target::Model(model) => reads().and(served(site, &model)).map(|()| describe::model(site)),
         Target::ModelReady(model) => {
@@ -172,7 +178,7 @@ async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
     }
 }
 
-fn target(path: &str) -> Option<Target> {
+pub(super) fn target(path: &str) -> Option<Target> {
     let segments = path.strip_prefix('/')?.split('/').map(decode).collect::<Option<Vec<_>>>()?;
     let words = segments.iter().map(String::as_str).collect::<Vec<_>>();
     let model = |name: &str| Model { name: name.to_owned(), version: None };
@@ -192,6 +198,7 @@ fn target(path: &str) -> Option<Target> {
         ["v2", "repository", "index"] => Target::Index,
         ["v2", "repository", "models", _, "load" | "unload"] => Target::NotServed("loading and unloading models is"),
         ["v2", "systemsharedmemory" | "cudasharedmemory", ..] => Target::NotServed("shared memory is"),
+        ["openapi.json"] => Target::OpenApi,
         ["metrics"] => Target::Metrics,
         ["admin", "lanes"] => Target::Lanes,
         ["admin", "events"] => Target::Events,

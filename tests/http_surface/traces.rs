@@ -1,4 +1,4 @@
-//! What names a request.
+//! What names a request, and the document that tells of all: served as they should be.
 
 use parityd::admission::Refusal;
 
@@ -22,4 +22,37 @@ fn every_reply_bears_an_id_the_requests_own_or_a_new_one() {
     assert!(named(&port.infer(&rows(&[ROW]))));
     let head = port.ask(request("HEAD", "/v2", "x-request-id: h\r\n", "").as_bytes());
     assert_eq!(head.header("x-request-id"), Some("h"));
+}
+
+#[test]
+fn the_document_is_that_of_this_deployment() {
+    let document = Port::open().get("/openapi.json").json();
+    assert_eq!(
+        (&document["openapi"], &document["info"]["version"]),
+        (&"3.1.0".into(), &env!("CARGO_PKG_VERSION").into())
+    );
+    assert_eq!(document["components"]["parameters"]["Model"]["schema"]["enum"][0], "adder");
+    let paths = document["paths"].as_object().expect("paths");
+    for path in
+        ["/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/classify", "/admin/lanes/{lane}/fault"]
+    {
+        assert!(paths.contains_key(path), "{path}");
+    }
+    // Each of them is answered as what it says that it is.
+    let port = Port::open();
+    for (path, item) in paths {
+        let asked = path.replace("{model}", "adder").replace("{version}", "1").replace("{lane}", "0");
+        for (verb, operation) in item.as_object().expect("operations").iter().filter(|(verb, _)| *verb != "parameters")
+        {
+            let reply =
+                port.ask(request(&verb.to_uppercase(), &asked, "Content-Type: application/json\r\n", "").as_bytes());
+            let status = reply.status.to_string();
+            assert!(operation["responses"].get(&status).is_some(), "{verb} {path}: {status}");
+            assert_ne!(status, "404", "{verb} {path}");
+        }
+        let wrong = port.ask(request("DELETE", &asked, "", "").as_bytes());
+        wrong.refused(405, "wrong_verb");
+    }
+    let closed = Port::with(|site| site.lanes = None).get("/openapi.json").json();
+    assert!(closed["paths"].as_object().expect("paths").keys().all(|path| !path.starts_with("/admin/")));
 }
