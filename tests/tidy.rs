@@ -152,6 +152,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("plotters_backend", &["chart"]),
     ("ab_glyph", &["chart"]),
     ("png", &["chart"]),
+    // Files that strangers send are decoded in one place, which looks at their size first.
+    ("image", &["http"]),
     // An executor that the core depended on could not be replaced by the simulator. bench is a program of its own, with its own sockets.
     ("tokio", &["http", "serve", "bench", "main"]),
     ("async", &["http", "serve", "bench", "main"]),

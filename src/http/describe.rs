@@ -28,8 +28,8 @@ pub(super) fn root(site: &Site) -> Reply {
     let body = json!({
         "name": "parityd",
         "routes": [
-            "/v2", "/v2/health/live", "/v2/health/ready", model, of("infer"), of("ready"), of("config"), of("stats"),
-            "/v2/repository/index", "/metrics",
+            "/v2", "/v2/health/live", "/v2/health/ready", model, of("infer"), of("classify"), of("ready"), of("config"), of("stats"),
+            "/v2/repository/index", "/metrics", "/openapi.json",
         ],
     });
     respond::json(StatusCode::OK, &body)

@@ -98,6 +98,22 @@ pub enum ClientError {
         /// As the client told it.
         told: String,
     },
+    /// The picture cannot be read, or is none.
+    #[error("picture: {problem}")]
+    Picture {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The picture would take too much memory; it was not decoded.
+    #[error("picture: {width} x {height} pixels are more than {bytes_max} bytes; send a smaller one")]
+    PictureTooLarge {
+        /// As its header says.
+        width: u32,
+        /// As its header says.
+        height: u32,
+        /// The limit, of the picture as decoded.
+        bytes_max: u64,
+    },
     /// A part of Triton's protocol that has no place here.
     #[error("{what} not served here: docs/compat.md tells what is")]
     NotServed {
@@ -117,6 +133,11 @@ impl ClientError {
         ClientError::Field { field: field.into(), problem: cut(problem.into()) }
     }
 
+    /// A picture that cannot be read.
+    pub(super) fn picture(problem: impl Into<String>) -> Self {
+        ClientError::Picture { problem: cut(problem.into()) }
+    }
+
     /// The status on the wire; always a 4xx.
     pub const fn status(&self) -> StatusCode {
         match self {
@@ -126,11 +147,16 @@ impl ClientError {
             | ClientError::UnknownLane(_)
             | ClientError::NotServed { .. } => StatusCode::NOT_FOUND,
             ClientError::WrongVerb { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            ClientError::Json(_) | ClientError::Field { .. } | ClientError::BrokenBody => StatusCode::BAD_REQUEST,
+            ClientError::Json(_)
+            | ClientError::Field { .. }
+            | ClientError::BrokenBody
+            | ClientError::Picture { .. } => StatusCode::BAD_REQUEST,
             ClientError::ForeignOrigin => StatusCode::FORBIDDEN,
             ClientError::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
             ClientError::NoLength => StatusCode::LENGTH_REQUIRED,
-            ClientError::BodyTooLong { .. } | ClientError::TooManyRows { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            ClientError::BodyTooLong { .. } | ClientError::TooManyRows { .. } | ClientError::PictureTooLarge { .. } => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             ClientError::WrongType { .. } | ClientError::WrongEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         }
     }
@@ -153,6 +179,8 @@ impl ClientError {
             ClientError::TooManyRows { .. } => "too_many_rows",
             ClientError::WrongType { .. } => "wrong_content_type",
             ClientError::WrongEncoding { .. } => "wrong_content_encoding",
+            ClientError::Picture { .. } => "bad_picture",
+            ClientError::PictureTooLarge { .. } => "picture_too_large",
             ClientError::NotServed { .. } => "not_served",
         }
     }

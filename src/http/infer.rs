@@ -58,7 +58,7 @@ pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, E
 }
 
 /// Admits all rows of a request, and waits for their answers.
-async fn predictions(shared: &Shared, rows: Rows, terms: Terms) -> Result<Vec<Prediction>, Error> {
+pub(super) async fn predictions(shared: &Shared, rows: Rows, terms: Terms) -> Result<Vec<Prediction>, Error> {
     let _awaited = shared.drain.await_me();
     let pending = shared.site.admission.admit(&rows, terms)?;
     drop(rows);

@@ -13,17 +13,22 @@
 
 mod admin;
 mod body;
+mod classify;
 mod coding;
 mod describe;
 mod drain;
 mod error;
+mod form;
 mod infer;
+mod openapi;
 mod outputs;
 mod parse;
+mod picture;
 mod respond;
 mod route;
 mod server;
 mod socket;
+mod trace;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -30,11 +30,20 @@ struct InferReply<'a> {
     outputs: [Output<'a>; 1],
 }
 
+/// What a reply says of its predictions.
 #[derive(Serialize)]
-struct Parameters {
+pub(super) struct Parameters {
     provenance: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     confidence: Option<String>,
+}
+
+impl Parameters {
+    /// One word and, where something was judged, one number a row.
+    pub(super) fn of(predictions: &[Prediction]) -> Self {
+        let words = predictions.iter().map(|prediction| prediction.provenance.as_str()).collect::<Vec<_>>();
+        Parameters { provenance: words.join(","), confidence: confidences(predictions) }
+    }
 }
 
 #[derive(Serialize)]
@@ -110,22 +119,26 @@ impl Serialize for Contents<'_> {
     }
 }
 
-/// The `count` highest values of a row, the highest first, each as `value:index` or, with labels, `value:index:label`. Of equal values the
-/// first comes first; what is no number comes last.
-fn classes(row: &[f32], labels: &[String], count: NonZeroUsize) -> Vec<String> {
+/// Where the `count` highest values of a row stand, the highest first. Of equal values the first comes first; what is no number comes last.
+pub(super) fn highest(row: &[f32], count: usize) -> Vec<usize> {
     let mut places: Vec<usize> = (0..row.len()).collect();
     let order = |&a: &usize, &b: &usize| match (row[a].is_nan(), row[b].is_nan()) {
         (false, false) => row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal),
         (a, b) => a.cmp(&b),
     };
     places.sort_by(order);
-    places.truncate(count.get());
+    places.truncate(count);
+    places
+}
+
+/// The `count` highest values of a row, each as `value:index` or, with labels, `value:index:label`.
+fn classes(row: &[f32], labels: &[String], count: NonZeroUsize) -> Vec<String> {
     // In this form numbers of any size are short, and read back they are the same.
     let told = |place: usize| match labels.get(place) {
         Some(label) => format!("{:?}:{place}:{label}", row[place]),
         None => format!("{:?}:{place}", row[place]),
     };
-    places.into_iter().map(told).collect()
+    highest(row, count.get()).into_iter().map(told).collect()
 }
 
 /// One number a row if some row was decoded and judged. The base model's own answer bears 1, the default prediction 0: neither is a
@@ -157,12 +170,11 @@ pub(super) fn write(site: &Site, id: Option<&str>, wanted: Wanted, predictions: 
         Form::Json => None,
         Form::Binary => Some(contents.bytes()),
     };
-    let words = predictions.iter().map(|prediction| prediction.provenance.as_str()).collect::<Vec<_>>();
     let reply = InferReply {
         model_name: &signature.name,
         model_version: &signature.version,
         id,
-        parameters: Parameters { provenance: words.join(","), confidence: confidences(predictions) },
+        parameters: Parameters::of(predictions),
         outputs: [Output {
             name: &signature.output.name,
             datatype: contents.datatype(),

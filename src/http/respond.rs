@@ -41,6 +41,11 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     typed(status, "application/json", body)
 }
 
+/// JSON that was written before.
+pub(super) fn written(body: Bytes) -> Reply {
+    typed(StatusCode::OK, "application/json", body)
+}
+
 /// The reply of an infer request, compressed as its client asks. The length of its JSON is told as it is before that.
 pub(super) fn outputs(Written { body, json_bytes }: Written, coding: Coding) -> Reply {
     let (body, coding) = coding.compress(body);

@@ -6,17 +6,21 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hyper::{Method, Request, StatusCode, body::Incoming, header, http::request::Parts};
 use serde_json::json;
 
 use super::{
     Site, admin,
     body::{Allowance, Budget, Inbound, has_body},
+    classify,
+    classify::Places,
     describe,
     drain::Drain,
     error::{ClientError, Error, cut},
-    infer, respond,
+    infer, openapi, respond,
     respond::Reply,
+    trace::{REQUEST_ID, Traces},
 };
 use crate::admission::Refusal;
 
@@ -29,6 +33,19 @@ pub(super) struct Shared {
     pub(super) site: Arc<Site>,
     pub(super) budget: Budget,
     pub(super) drain: Drain,
+    pub(super) places: Places,
+    pub(super) traces: Traces,
+    /// What `/openapi.json` says.
+    openapi: Bytes,
+}
+
+impl Shared {
+    /// Nothing has been asked.
+    pub(super) fn new(site: Arc<Site>, budget: Budget) -> Self {
+        let openapi = openapi::document(&site);
+        let (drain, places, traces) = (Drain::new(), Places::default(), Traces::new());
+        Shared { site, budget, drain, places, traces, openapi }
+    }
 }
 
 /// A request and the body that has not been read yet.
@@ -39,7 +56,7 @@ pub(super) struct Asked {
 
 /// What a path stands for.
 #[derive(PartialEq, Eq, Debug)]
-enum Target {
+pub(super) enum Target {
     Root,
     Server,
     Live,
@@ -51,10 +68,12 @@ enum Target {
     /// Of all models.
     AllStatistics,
     Infer(Model),
+    Classify(Model),
     Index,
     /// A route of Triton's that has no place here: which.
     NotServed(&'static str),
     Metrics,
+    OpenApi,
     Lanes,
     Events,
     Fault(String),
@@ -62,7 +81,7 @@ enum Target {
 
 /// A model as the path names it.
 #[derive(PartialEq, Eq, Debug)]
-struct Model {
+pub(super) struct Model {
     name: String,
     version: Option<String>,
 }
@@ -77,11 +96,21 @@ pub(super) struct Answered {
 pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answered {
     let (parts, incoming) = request.into_parts();
     let mut asked = Asked { parts, body: Inbound::new(incoming) };
+    let trace = shared.traces.of(&asked.parts.headers);
     let answered = handle(shared, &mut asked).await;
-    let mut reply = answered.unwrap_or_else(|error| {
-        count(&shared.site, &error);
-        respond::error(&error)
-    });
+    let Parts { method, uri, .. } = &asked.parts;
+    let mut reply = match answered {
+        Ok(reply) => {
+            Traces::answered(&trace, method, uri, reply.status());
+            reply
+        }
+        Err(error) => {
+            count(&shared.site, &error);
+            shared.traces.unanswered(&trace, method, uri, &error);
+            respond::error(&error)
+        }
+    };
+    reply.headers_mut().insert(REQUEST_ID, trace.header());
     let unread = !asked.body.is_spent();
     // Whoever stays connected while the daemon stops would have its next request cut off.
     if unread || shared.drain.closes_connections() {
@@ -111,6 +140,7 @@ async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
         Target::Server => reads().map(|()| describe::server()),
         Target::Live => reads().map(|()| respond::json(StatusCode::OK, &json!({"live": true}))),
         Target::Ready => reads().map(|()| describe::ready(site, None)),
+        Target::OpenApi => reads().map(|()| respond::written(shared.openapi.clone())),
         Target::Metrics => reads().map(|()| respond::text(site.metrics.text())),
         Target::Model(model) => reads().and(served(site, &model)).map(|()| describe::model(site)),
         Target::ModelReady(model) => {
@@ -128,6 +158,10 @@ async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
             posts().and(served(site, &model))?;
             infer::infer(shared, asked).await
         }
+        Target::Classify(model) => {
+            posts().and(served(site, &model))?;
+            classify::classify(shared, asked).await
+        }
         Target::Lanes => {
             let lanes = lanes()?;
             reads().map(|()| admin::report(lanes))
@@ -144,7 +178,7 @@ async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
     }
 }
 
-fn target(path: &str) -> Option<Target> {
+pub(super) fn target(path: &str) -> Option<Target> {
     let segments = path.strip_prefix('/')?.split('/').map(decode).collect::<Option<Vec<_>>>()?;
     let words = segments.iter().map(String::as_str).collect::<Vec<_>>();
     let model = |name: &str| Model { name: name.to_owned(), version: None };
@@ -164,6 +198,7 @@ fn target(path: &str) -> Option<Target> {
         ["v2", "repository", "index"] => Target::Index,
         ["v2", "repository", "models", _, "load" | "unload"] => Target::NotServed("loading and unloading models is"),
         ["v2", "systemsharedmemory" | "cudasharedmemory", ..] => Target::NotServed("shared memory is"),
+        ["openapi.json"] => Target::OpenApi,
         ["metrics"] => Target::Metrics,
         ["admin", "lanes"] => Target::Lanes,
         ["admin", "events"] => Target::Events,
@@ -177,6 +212,7 @@ fn of_model(model: Model, word: &str) -> Option<Target> {
     Some(match word {
         "ready" => Target::ModelReady(model),
         "infer" => Target::Infer(model),
+        "classify" => Target::Classify(model),
         "config" => Target::Config(model),
         "stats" => Target::Statistics(model),
         "generate" | "generate_stream" => Target::NotServed("generating text is"),
@@ -202,7 +238,7 @@ async fn index(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
 }
 
 /// `segment` with its `%xx` decoded; `None` if that is not text.
-fn decode(segment: &str) -> Option<String> {
+pub(super) fn decode(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
     while let Some(byte) = rest.next() {

@@ -30,7 +30,6 @@ use tokio::{
 use super::{
     Site,
     body::Budget,
-    drain::Drain,
     route::{Shared, answer},
     socket::{Socket, linger},
 };
@@ -63,7 +62,7 @@ pub async fn serve(
 ) -> usize {
     let limits = site.limits;
     let budget = Budget::new(limits.bodies_bytes_max.max(site.body_bytes_max()));
-    let shared = Arc::new(Shared { site, budget, drain: Drain::new() });
+    let shared = Arc::new(Shared::new(site, budget));
     let (stop, stopped) = watch::channel(());
     let mut port = Port {
         listener,

@@ -11,5 +11,7 @@ mod clients;
 mod coding;
 mod drain;
 mod extensions;
+mod pictures;
 mod requests;
 mod tensors;
+mod traces;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     alone,
-    daemon::{Daemon, config},
+    daemon::{Daemon, agent, config},
     load::{Load, send},
 };
 
@@ -35,4 +35,29 @@ fn json_lines_are_json_to_the_last_panic_and_a_fault_that_repeats_is_told_ten_ti
     let moves = told("lane moved", "0");
     assert!((10..15).contains(&moves), "{moves} lines of a lane that moved hundreds of times");
     assert!(told("lane moved", "1") >= 2, "another lane's story is told");
+}
+
+/// A client that complains of a reply names its id, and the log has it; one that sends nothing but mistakes does not fill the log.
+#[test]
+fn a_refused_request_is_found_by_its_id_and_many_are_told_ten_times() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let _alone = alone();
+    let daemon = Daemon::start_with(&config("config.toml", &[]), &[("PARITYD_LOG_FORMAT", "json")]);
+    let agent = agent(Duration::from_secs(5));
+    for number in 0..40 {
+        let ask =
+            agent.get(format!("{}/v2/models/nothing", daemon.url)).header("x-request-id", format!("order-{number}"));
+        let reply = ask.header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01")).call().unwrap();
+        assert_eq!(reply.headers()["x-request-id"], format!("order-{number}"));
+    }
+    let told = |lines: &[String]| -> Vec<Value> {
+        let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).expect(line)["fields"].clone());
+        lines.filter(|fields| fields["message"] == "a request is refused").collect()
+    };
+    daemon.wait_until("heard", |daemon| told(&daemon.log()).len() >= 10);
+    let lines = told(&daemon.log());
+    assert!(lines.len() < 15, "{} lines", lines.len());
+    let first = &lines[0];
+    assert_eq!((&first["request"], &first["trace"], &first["status"]), (&"order-0".into(), &TRACE.into(), &404.into()));
+    assert_eq!((&first["reason"], &first["path"]), (&"unknown_model".into(), &"/v2/models/nothing".into()));
 }

@@ -18,6 +18,7 @@ mod limits;
 mod load;
 mod log;
 mod parm;
+mod pictures;
 mod restart;
 #[cfg(target_os = "linux")]
 mod systemd;

@@ -1,0 +1,179 @@
+//! Which request a log line is about: the id that its client gave it, or one of ours, and the trace that it belongs to.
+//!
+//! Every reply bears `x-request-id`, so that a client's complaint finds its line. What clients send is repeated only if it is short and plain:
+//! it goes into headers and logs. A `traceparent` (W3C Trace Context, level 1) is logged and not answered; nothing is called from here, so
+//! there is nobody to pass it on to, and none is made up.
+//!
+//! Answered requests are told at `debug`. Those that are refused or fail are told at `info` and `warn`, as long as there are few; of many, like all
+//! lines that repeat, the first ten and one a minute, and the others at `debug`. Mistakes of clients do not use up the lines of what is ours.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::{HeaderMap, Method, StatusCode, Uri, header::HeaderValue};
+use parking_lot::Mutex;
+
+use super::error::{Error, cut};
+use crate::{
+    clock::Clock,
+    repeat::{Line, Repeats},
+};
+
+/// The header of a request's id, in both directions.
+pub(super) const REQUEST_ID: &str = "x-request-id";
+/// The longest id that is taken over, in bytes.
+const ID_BYTES_MAX: usize = 128;
+/// The odd number of the splitmix generator, whose steps meet every u64 once.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What makes ids, and tells of requests.
+#[derive(Debug)]
+pub(super) struct Traces {
+    next: AtomicU64,
+    clock: Clock,
+    refused: Mutex<Repeats>,
+    failed: Mutex<Repeats>,
+}
+
+/// What names a request.
+#[derive(Debug)]
+pub(super) struct Trace {
+    id: HeaderValue,
+    /// The trace id of its `traceparent`.
+    trace: Option<String>,
+}
+
+impl Traces {
+    /// Ids that start anywhere: those of two daemons do not meet.
+    pub(super) fn new() -> Self {
+        Traces {
+            next: AtomicU64::new(rand::random()),
+            clock: Clock::start(),
+            refused: Mutex::default(),
+            failed: Mutex::default(),
+        }
+    }
+
+    /// What a request is called.
+    pub(super) fn of(&self, headers: &HeaderMap) -> Trace {
+        let given = headers.get(REQUEST_ID).filter(|value| is_plain(value.as_bytes()));
+        let id = given.cloned().unwrap_or_else(|| self.made());
+        let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+        Trace { id, trace: parent.and_then(trace_id).map(str::to_owned) }
+    }
+
+    fn made(&self) -> HeaderValue {
+        let mut word = self.next.fetch_add(STEP, Ordering::Relaxed);
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let text = format!("{:016x}", word ^ (word >> 31));
+        HeaderValue::from_str(&text).expect("hexadecimal digits")
+    }
+
+    /// Tells of a request that was answered.
+    pub(super) fn answered(trace: &Trace, method: &Method, uri: &Uri, status: StatusCode) {
+        let (request, trace, path) = (trace.id(), trace.trace.as_deref(), uri.path());
+        tracing::debug!(request, trace, %method, path, status = status.as_u16(), "a request is answered");
+    }
+
+    /// Tells of a request that was not.
+    pub(super) fn unanswered(&self, trace: &Trace, method: &Method, uri: &Uri, error: &Error) {
+        let (failed, repeats) = match error {
+            Error::Client(_) | Error::Busy | Error::Refused(_) => (false, &self.refused),
+            Error::Failed { .. } => (true, &self.failed),
+        };
+        let line = repeats.lock().next(self.clock.now());
+        if line == Line::LeftOut && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let (request, trace, path) = (trace.id(), trace.trace.as_deref(), cut(uri.path().to_owned()));
+        let (status, reason) = (error.status().as_u16(), error.reason());
+        // Clients choose some of the words, and a line of theirs must not look like one of ours.
+        let error = error.to_string().replace(char::is_control, " ");
+        match (failed, line) {
+            (false, Line::Told { left_out }) => {
+                tracing::info!(request, trace, %method, path, status, reason, error, left_out, "a request is refused");
+            }
+            (true, Line::Told { left_out }) => {
+                tracing::warn!(request, trace, %method, path, status, reason, error, left_out, "a request fails");
+            }
+            (_, Line::LeftOut) => {
+                tracing::debug!(request, trace, %method, path, status, reason, error, "a request is not answered");
+            }
+        }
+    }
+}
+
+impl Trace {
+    /// The value of the reply's header.
+    pub(super) fn header(&self) -> HeaderValue {
+        self.id.clone()
+    }
+
+    fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
+    }
+}
+
+fn is_plain(id: &[u8]) -> bool {
+    (1..=ID_BYTES_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+/// The trace id of a `traceparent`; `None` of one that is not as the standard says, which is to be ignored.
+fn trace_id(parent: &str) -> Option<&str> {
+    let is_hex = |text: &str, len: usize| {
+        text.len() == len && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let is_some = |text: &str| text.bytes().any(|byte| byte != b'0');
+    let mut fields = parent.trim().split('-');
+    let (version, trace, span, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let whole = is_hex(version, 2) && is_hex(trace, 32) && is_hex(span, 16) && is_hex(flags, 2);
+    // Later versions may say more behind what this one says.
+    let known = version != "ff" && (version != "00" || fields.next().is_none());
+    (whole && known && is_some(trace) && is_some(span)).then_some(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    #[test]
+    fn a_traceparent_is_taken_only_if_it_is_right() {
+        let parent = |version: &str, trace: &str, span: &str, rest: &str| format!("{version}-{trace}-{span}-{rest}");
+        let (span, none) = ("00f067aa0ba902b7", "0".repeat(32));
+        assert_eq!(trace_id(&parent("00", TRACE, span, "01")), Some(TRACE));
+        assert_eq!(trace_id(&parent("cc", TRACE, span, "01-what-comes")), Some(TRACE), "a later version");
+        for wrong in [
+            parent("00", TRACE, span, "01-more"),
+            parent("ff", TRACE, span, "01"),
+            parent("00", &none, span, "01"),
+            parent("00", TRACE, &none[..16], "01"),
+            parent("00", &TRACE.to_uppercase(), span, "01"),
+            parent("00", TRACE, span, "1"),
+            parent("0", TRACE, span, "01"),
+            TRACE.to_owned(),
+            String::new(),
+        ] {
+            assert_eq!(trace_id(&wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ids_are_the_clients_or_new() {
+        let traces = Traces::new();
+        let of = |id: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(id) = id {
+                headers.insert(REQUEST_ID, id.parse().expect("a value"));
+            }
+            traces.of(&headers).id().to_owned()
+        };
+        assert_eq!(of(Some("order-7/a")), "order-7/a");
+        let (long, made) = ("x".repeat(ID_BYTES_MAX + 1), of(None));
+        assert!(made.len() == 16 && made != of(None));
+        for unfit in ["", "two words", &long] {
+            assert_ne!(of(Some(unfit)), unfit);
+        }
+    }
+}
