@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Dispatch, Effect, Seat, lane_id, lanes::Finished};
+use super::{
+    Dispatch, Effect, Seat, lane_id,
+    lanes::{Finished, LaneSeat},
+};
 use crate::{
     clock::Time,
     config::Hedge,
@@ -70,6 +73,14 @@ impl Dispatch {
     /// Whether another process could use the lane's device and this one cannot.
     pub fn needs_new_process(&self, lane: LaneId) -> bool {
         self.seat(lane).health().needs_new_process()
+    }
+
+    /// How many lanes can run data jobs now, and are not stuck in a batch for longer than `patience`. A policy without health leaves a lane
+    /// that hangs in the healthy state; this does not.
+    pub fn moving_lanes(&self, now: Time, patience: Duration) -> usize {
+        let moves = |lane: &&LaneSeat| lane.in_flight(now).is_none_or(|age| age <= patience);
+        let usable = self.lanes.iter().filter(|lane| lane.settings.role.runs_base() && lane.is_usable());
+        usable.filter(moves).count()
     }
 
     /// The driver tells something of a lane's device.

@@ -282,14 +282,6 @@ impl Dispatch {
         self.idle.leave(lane);
     }
 
-    /// How many lanes can run data jobs now, and are not stuck in a batch for longer than `patience`. A policy without health leaves a lane
-    /// that hangs in the healthy state; this does not.
-    pub fn moving_lanes(&self, now: Time, patience: Duration) -> usize {
-        let moves = |lane: &&LaneSeat| lane.in_flight(now).is_none_or(|age| age <= patience);
-        let usable = self.lanes.iter().filter(|lane| lane.settings.role.runs_base() && lane.is_usable());
-        usable.filter(moves).count()
-    }
-
     /// The least confidence of queries that do not ask for one themselves.
     pub fn min_confidence(&self) -> Confidence {
         self.settings.policy.min_confidence
