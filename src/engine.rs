@@ -128,6 +128,7 @@ impl Engine {
     /// Refuses new queries from now on; admitted ones are still answered.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+        self.broken.1.notify_all();
     }
 
     /// Whether new queries are refused for good.
@@ -145,10 +146,10 @@ impl Engine {
         self.stuck.1.notify_all();
     }
 
-    /// Waits until some lane's device needs another process than this one; `false` if the engine stops first.
+    /// Waits until some lane's device needs another process than this one; `false` if the end begins first.
     pub fn await_broken(&self) -> bool {
         while !self.is_broken() {
-            if self.stopped.load(Ordering::Acquire) {
+            if self.is_draining() {
                 return false;
             }
             // A move that is told between the look and the wait is seen a moment later.

@@ -112,6 +112,9 @@ impl Permit {
     }
 }
 
+/// Answers for which a board that waits to be used again keeps room.
+const ROWS_KEPT: usize = 64;
+
 /// The answers of one request.
 #[derive(Debug, Default)]
 struct Board {
@@ -124,6 +127,8 @@ struct Board {
 impl Reuse for Board {
     fn empty(&mut self) {
         self.answers.clear();
+        // Large requests are rare, and each board would keep the room of the largest that it has had.
+        self.answers.shrink_to(ROWS_KEPT);
         drop(self.waker.take());
     }
 }

@@ -118,7 +118,7 @@ impl Dispatch {
             self.change(lane, |health| health.canary_in_flight(rules, now), effects);
         }
         if health.replacement_due(seat.in_flight(now), rules, now) {
-            seat.with_health(LaneHealth::replacement_tried);
+            seat.with_health(|health| health.replacement_tried(rules, now));
             effects.push(Effect::Replace(lane));
         }
     }

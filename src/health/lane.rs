@@ -35,8 +35,11 @@ pub struct LaneHealth {
     fences: u32,
     /// When that was last.
     fenced_at: Option<Time>,
-    /// Other threads that were tried in place of its own since it last worked.
+    /// Other threads that were tried in place of its own since it last worked, and when the next may be.
     replacements: u32,
+    replace_at: Option<Time>,
+    /// When the canary in flight started.
+    canary_since: Option<Time>,
     /// Canaries that it must pass before it works again.
     canaries: u8,
     /// Whether the reason for its fence lasts.
@@ -56,6 +59,8 @@ impl LaneHealth {
             fences: 0,
             fenced_at: None,
             replacements: 0,
+            replace_at: None,
+            canary_since: None,
             canaries: 1,
             held: false,
             broken: false,
@@ -87,6 +92,7 @@ impl LaneHealth {
         self.broken = !to.is_usable() && (self.broken || reason.is_of_process());
         if to.is_usable() {
             self.replacements = 0;
+            self.replace_at = None;
         }
         Move { from, to, reason }
     }
@@ -156,12 +162,17 @@ impl LaneHealth {
     }
 
     /// Whether another thread should be tried in place of the lane's, which has been in one call for `age`, if in any: it hangs, or it was fenced while
-    /// it hung. The nth is tried after n times the wait of a fence.
+    /// it hung. The first is tried after the wait of a fence, the next ones after longer and longer waits.
     pub fn replacement_due(&self, age: Option<Duration>, rules: &Rules, now: Time) -> bool {
-        let limit = rules.fence * (self.replacements + 1).min(FENCES_MAX);
+        if self.replace_at.is_some_and(|at| now < at) {
+            return false;
+        }
         match self.state {
-            State::Hung { since } => now.since(since) > limit,
-            State::Fenced { .. } => self.canary_due(now) && age.is_some_and(|age| age > limit),
+            State::Hung { since } => now.since(since) > rules.fence,
+            State::Fenced { .. } => {
+                let age = age.or(self.canary_since.map(|since| now.since(since)));
+                self.canary_due(now) && age.is_some_and(|age| age > rules.fence)
+            }
             State::Starting
             | State::Healthy
             | State::Straggler { .. }
@@ -171,14 +182,17 @@ impl LaneHealth {
     }
 
     /// Another thread is tried.
-    pub fn replacement_tried(&mut self) {
-        self.replacements = self.replacements.saturating_add(1);
+    pub fn replacement_tried(&mut self, rules: &Rules, now: Time) {
+        self.replacements = (self.replacements + 1).min(FENCES_MAX);
+        self.replace_at = Some(now + rules.fence * self.replacements);
     }
 
     /// Another thread has opened the device; a canary decides, at once.
     pub fn replaced(&mut self, now: Time) -> Option<Move> {
+        self.canary_since = None;
         // A fence is kept up; its canaries have a thread to run on now.
-        matches!(self.state, State::Hung { .. }).then(|| self.go(State::Failed { canary_at: now }, Reason::Replaced))
+        let waits = matches!(self.state, State::Hung { .. } | State::Probation { .. });
+        waits.then(|| self.go(State::Failed { canary_at: now }, Reason::Replaced))
     }
 
     /// The job that hung came back; a canary decides, at once.
@@ -242,11 +256,16 @@ impl LaneHealth {
 
     /// A due canary starts.
     pub fn canary_starts(&mut self, now: Time) -> Option<Move> {
-        self.canary_due(now).then(|| self.go(State::Probation { since: now }, Reason::CanaryDue))
+        if !self.canary_due(now) {
+            return None;
+        }
+        self.canary_since = Some(now);
+        Some(self.go(State::Probation { since: now }, Reason::CanaryDue))
     }
 
     /// The canary came back. No move if the lane was fenced meanwhile; one that hung is to pass another, at once.
     pub fn canary(&mut self, outcome: Result<(), Loss>, rules: &Rules, now: Time) -> Option<Move> {
+        self.canary_since = None;
         match self.state {
             State::Probation { .. } => {}
             State::Hung { .. } => return self.returned(rules, now),

@@ -9,7 +9,7 @@
 //! learned as usual before it is found.
 //!
 //! *What follows* is a canary, no more: it is exact where a residual is not, and costs a job. So a false alarm costs next to nothing, and this never takes a device
-//! out by itself. One that passes needs twice the evidence next time. *Rejected*: judging single stripes (parity models are that far off now and then),
+//! out by itself. One that was asked needs twice the evidence soon after, and no more than at first some hundred stripes later. *Rejected*: judging single stripes (parity models are that far off now and then),
 //! and blaming the slot whose answer is the least sure (that is what hard inputs look like).
 
 use crate::query::FaultDomain;
@@ -24,8 +24,10 @@ const CLIP: f64 = 4.0;
 const ALLOWED: f64 = 1.0;
 /// Evidence for a canary.
 const ALARM: f64 = 12.0;
-/// The most that it is raised to by canaries that passed.
+/// The most that it is raised to by canaries that were asked for.
 const ALARM_MAX: f64 = ALARM * 64.0;
+/// What each stripe takes off what was raised: half of it in 350.
+const FORGET: f64 = 0.002;
 /// The least deviation of the logarithm, for codes that are exact.
 const DEVIATION_MIN: f64 = 0.25;
 /// Residuals below this are rounding.
@@ -68,6 +70,7 @@ impl Residuals {
         let mut doubtful = Vec::new();
         for device in part {
             let Some(evidence) = self.devices.get_mut(usize::from(device.0)) else { continue };
+            evidence.alarm = (evidence.alarm * (1.0 - FORGET)).max(ALARM);
             let is_blamed = odd.is_none_or(|odd| odd == device);
             let step = if is_blamed { off - ALLOWED } else { -off.abs() };
             evidence.sum = (evidence.sum + step).max(0.0);
@@ -157,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_proved_itself_needs_twice_the_evidence() {
+    fn a_device_that_was_asked_needs_twice_the_evidence_soon_after() {
         let mut residuals = taught(&mut ChaCha8Rng::seed_from_u64(4));
         let mut until =
             || (1..100).find(|_| !residuals.seen(1.4, DEVICES, || Some(FaultDomain(0))).is_empty()).unwrap();

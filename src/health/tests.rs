@@ -168,7 +168,7 @@ fn a_thread_that_is_stuck_is_replaced_after_longer_and_longer_waits() {
     let mut lane = healthy();
     lane.in_flight(Duration::from_millis(201), Duration::from_millis(200), ms(0));
     assert!(!lane.replacement_due(None, &RULES, ms(1_000)) && lane.replacement_due(None, &RULES, ms(1_001)));
-    lane.replacement_tried();
+    lane.replacement_tried(&RULES, ms(1_001));
     assert!(!lane.replacement_due(None, &RULES, ms(2_000)) && lane.replacement_due(None, &RULES, ms(2_001)));
     assert_eq!(lane.replaced(ms(2_100)).unwrap().to, State::Failed { canary_at: ms(2_100) });
     assert!(lane.canary_starts(ms(2_100)).is_some());
@@ -180,4 +180,24 @@ fn a_thread_that_is_stuck_is_replaced_after_longer_and_longer_waits() {
     lane.release(&RULES, ms(100_000));
     assert!(lane.replacement_due(age, &RULES, ms(101_000)) && !lane.replacement_due(None, &RULES, ms(101_000)));
     assert!(lane.replaced(ms(101_001)).is_none(), "five canaries decide");
+}
+
+#[test]
+fn a_lane_that_is_fenced_while_its_canary_hangs_is_replaced_too_and_not_again_and_again() {
+    let mut lane = healthy();
+    lane.lost(Loss::Panic, &RULES, ms(0));
+    assert!(lane.canary_starts(ms(100)).is_some());
+    lane.fence(Sign::Lost, true, &RULES, ms(200));
+    lane.release(&RULES, ms(300));
+    assert!(!lane.replacement_due(None, &RULES, ms(1_299)) && lane.replacement_due(None, &RULES, ms(1_300)));
+    let mut now = 1_300;
+    for tries in 1..=20 {
+        lane.replacement_tried(&RULES, ms(now));
+        let wait = 1_000 * tries.min(10);
+        assert!(!lane.replacement_due(None, &RULES, ms(now + wait - 1)), "try {tries}");
+        now += wait;
+        assert!(lane.replacement_due(None, &RULES, ms(now)), "try {tries}");
+    }
+    assert!(lane.replaced(ms(now)).is_none());
+    assert!(!lane.replacement_due(None, &RULES, ms(now + 100_000)), "the thread is well");
 }

@@ -61,6 +61,23 @@ pub enum OpenError {
     Canary(Loss),
 }
 
+impl OpenError {
+    /// What a canary is lost to by it.
+    pub fn loss(&self) -> Loss {
+        match self {
+            OpenError::Canary(loss) => *loss,
+            OpenError::Panic => Loss::Panic,
+            OpenError::WarmUp(error) => error.loss(),
+            OpenError::Device { source, .. } | OpenError::Weights(source) if is_fatal(&source.to_string()) => {
+                Loss::Fatal
+            }
+            OpenError::Device { .. } | OpenError::Weights(_) | OpenError::Pool(_) | OpenError::NoCuda { .. } => {
+                Loss::Device
+            }
+        }
+    }
+}
+
 /// Why a batch gave no outputs.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {

@@ -68,6 +68,13 @@ pub struct Spec {
 #[derive(Clone, Debug)]
 pub struct Held(Arc<Tenure>);
 
+impl Held {
+    /// Whether it was replaced and has not come back.
+    pub fn is_left(&self) -> bool {
+        self.0.is_left()
+    }
+}
+
 /// Starts a lane's thread. `opened` is told, on that thread, whether device and models could be opened; if not, the thread ends.
 ///
 /// Fails if the system gives no thread.
@@ -103,13 +110,13 @@ pub fn replace(
     tried: impl FnOnce(Result<bool, OpenError>) + Send + 'static,
 ) -> io::Result<Held> {
     let tenure = Arc::<Tenure>::default();
-    let (held, stuck) = (Held(Arc::clone(&tenure)), stuck.clone());
+    let (held, stuck, call) = (Held(Arc::clone(&tenure)), stuck.clone(), stuck.0.call());
     on_thread(spec, feed, tenure, move |lane| {
         lane.spec.faults.await_answer();
         // The panic's message is in the log.
         let opened = catch_unwind(AssertUnwindSafe(|| lane.open())).unwrap_or(Err(OpenError::Panic));
         let runs = opened.map(|expected| {
-            let runs = stuck.0.take_from();
+            let runs = call.is_some_and(|call| stuck.0.take_from(call));
             if runs {
                 lane.feed.opened(lane.id(), expected);
                 lane.feed.replaced(lane.id());
@@ -325,7 +332,7 @@ impl Lane {
                     if let Line::Told { left_out } = self.failures.next(self.spec.clock.now()) {
                         tracing::warn!(lane = %self.id(), %error, left_out, "device did not open again");
                     }
-                    return Err(Loss::Device);
+                    return Err(error.loss());
                 }
                 Err(_) => return Err(Loss::Panic),
             }

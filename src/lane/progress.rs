@@ -51,9 +51,12 @@ impl<'l> Progress<'l> {
         let share = (share * WHOLE) as u32;
         let before = self.done.fetch_add(share, Ordering::Relaxed);
         let (told, over) = (parts(before), parts(before + share));
+        if over <= told {
+            return;
+        }
+        self.stretch();
         // Of a job that was stuck nobody wants to hear any more.
-        if over > told && !self.tenure.is_over() {
-            self.stretch();
+        if !self.tenure.is_over() {
             self.feed.progress(self.lane, over);
         }
     }

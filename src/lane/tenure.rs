@@ -1,41 +1,61 @@
 //! Which thread runs a lane: the one that started it, or one that took its place while it was stuck in a call of the device.
 //!
 //! A thread cannot be ended from outside, so one that is stuck is left where it is. What must not happen is that it comes back and speaks for
-//! the lane beside the one that replaced it. Hence one atomic word: a thread is replaced only *inside* a call, and what it does first when
-//! it is back is to find that out. One of the two steps comes first, and decides.
+//! the lane beside the one that replaced it. Hence one atomic word, which counts its calls: it is odd *inside* a call. A thread is replaced in the very call in which it was
+//! found stuck, not in a later one, and what it does first when it is back is to find that out. One of the two steps comes first, and decides.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// It is not in a call.
-const OUTSIDE: u8 = 0;
-/// It is in a call, which may never return.
-const INSIDE: u8 = 1;
-/// Another thread runs the lane.
-const OVER: u8 = 2;
+/// Another thread runs the lane, and this one has not come back.
+const LEFT: u64 = u64::MAX;
+/// Another thread runs the lane, and this one has ended.
+const ENDED: u64 = u64::MAX - 1;
 
 /// A thread's right to run a lane.
 #[derive(Debug, Default)]
-pub(super) struct Tenure(AtomicU8);
+pub(super) struct Tenure(AtomicU64);
+
+/// One call of a thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Call(u64);
 
 impl Tenure {
     /// A call that may never return begins.
     pub(super) fn enter(&self) {
-        self.0.store(INSIDE, Ordering::Release);
+        // Nobody else writes while it is even.
+        self.0.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The call has returned; `false` if another thread runs the lane by now, and this one must not say anything more.
+    /// The call has returned; `false` if another thread runs the lane by now, and this one must not say anything more, and end.
     pub(super) fn leave(&self) -> bool {
-        self.0.compare_exchange(INSIDE, OUTSIDE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        let inside = self.0.load(Ordering::Acquire);
+        let is_back =
+            inside < ENDED && self.0.compare_exchange(inside, inside + 1, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if !is_back {
+            self.0.store(ENDED, Ordering::Release);
+        }
+        is_back
     }
 
-    /// Takes the lane from a thread that is inside a call; `false` if it is not.
-    pub(super) fn take_from(&self) -> bool {
-        self.0.compare_exchange(INSIDE, OVER, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    /// The call that it is inside, if it is.
+    pub(super) fn call(&self) -> Option<Call> {
+        let word = self.0.load(Ordering::Acquire);
+        (word < ENDED && word % 2 == 1).then_some(Call(word))
+    }
+
+    /// Takes the lane from a thread that is inside this call; `false` if it has come back meanwhile.
+    pub(super) fn take_from(&self, Call(inside): Call) -> bool {
+        self.0.compare_exchange(inside, LEFT, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Whether another thread runs the lane.
     pub(super) fn is_over(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == OVER
+        self.0.load(Ordering::Relaxed) >= ENDED
+    }
+
+    /// Whether it was replaced and has not come back.
+    pub(super) fn is_left(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == LEFT
     }
 }
 
@@ -46,14 +66,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_is_replaced_inside_a_call_alone_and_finds_it_out() {
+    fn a_thread_is_replaced_inside_the_call_in_which_it_is_stuck_and_finds_it_out() {
         let tenure = Tenure::default();
-        assert!(!tenure.take_from(), "it would speak for the lane at any moment");
+        assert_eq!(tenure.call(), None, "it would speak for the lane at any moment");
         tenure.enter();
+        let first = tenure.call().unwrap();
         assert!(tenure.leave());
         tenure.enter();
-        assert!(tenure.take_from() && !tenure.take_from());
-        assert!(tenure.is_over() && !tenure.leave());
+        assert!(!tenure.take_from(first), "it has come back since, and is in another call");
+        let second = tenure.call().unwrap();
+        assert!(tenure.take_from(second) && !tenure.take_from(second));
+        assert!(tenure.is_over() && tenure.is_left());
+        assert!(!tenure.leave());
+        assert!(tenure.is_over() && !tenure.is_left() && tenure.call().is_none());
     }
 
     #[test]
@@ -61,8 +86,8 @@ mod tests {
         for _ in 0..1_000 {
             let tenure = Arc::new(Tenure::default());
             tenure.enter();
-            let other = Arc::clone(&tenure);
-            let taken = thread::spawn(move || other.take_from());
+            let (other, call) = (Arc::clone(&tenure), tenure.call().unwrap());
+            let taken = thread::spawn(move || other.take_from(call));
             let left = tenure.leave();
             assert_ne!(left, taken.join().unwrap());
         }

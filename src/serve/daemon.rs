@@ -6,7 +6,7 @@
 //! accepts no more, answers what it has, and ends with 0.
 
 use std::{
-    fs,
+    env, fs,
     net::{SocketAddr, TcpListener},
     process,
     sync::Arc,
@@ -35,13 +35,14 @@ const HTTP_THREADS: usize = 2;
 
 /// Serves until SIGTERM, SIGINT or SIGHUP, and through the drain; or until another process takes over.
 pub fn run(mut plan: Plan) -> Result<(), ServeError> {
-    let (running, listener) = match Predecessor::find()? {
+    let mut predecessor = Predecessor::find()?;
+    let (running, listener) = match &mut predecessor {
         None => {
             let listener = bind(plan.config.http.listen)?;
             start_log::starting(&plan);
             (Running::start(&plan)?, listener)
         }
-        Some(mut predecessor) => {
+        Some(predecessor) => {
             plan.left_out = predecessor.left_out(plan.config.lanes())?;
             start_log::starting(&plan);
             (Running::start(&plan)?, predecessor.take_over()?)
@@ -52,7 +53,7 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
     let runtime = threads.map_err(ServeError::Thread)?;
-    let unanswered = runtime.block_on(serve(plan, &running, listener, address))?;
+    let unanswered = runtime.block_on(serve(plan, &running, (listener, address), predecessor))?;
     tracing::info!(unanswered, "stopped");
     Ok(())
 }
@@ -74,13 +75,17 @@ fn listening(plan: &Plan, listener: &TcpListener) -> Result<SocketAddr, ServeErr
 async fn serve(
     plan: &Plan,
     running: &Running,
-    listener: TcpListener,
-    address: SocketAddr,
+    (listener, address): (TcpListener, SocketAddr),
+    predecessor: Option<Predecessor>,
 ) -> Result<usize, ServeError> {
     let refused = |source| ServeError::Listen { listen: plan.config.http.listen, source };
     let successor = await_successor(plan, running, listener.try_clone().map_err(refused)?)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
     let mut signals = Signals::new()?;
+    // What could fail is done: connections are accepted as soon as the port is polled.
+    if let Some(mut predecessor) = predecessor {
+        predecessor.serving()?;
+    }
     start_log::listening(plan, address);
     let (draining, drains) = oneshot::channel::<()>();
     let stopping = async move {
@@ -121,9 +126,11 @@ fn await_successor(
     if plan.config.health.on_fatal == OnFatal::Fence {
         return Ok(told);
     }
-    if process::id() == 1 {
-        // A container ends with its first process.
-        tracing::warn!("process 1 cannot be succeeded: devices that break are fenced");
+    if process::id() == 1 || env::var_os("NOTIFY_SOCKET").is_none() {
+        // A container ends with its first process, or with that one's child; other supervisors would start a second daemon when this one ends.
+        tracing::warn!(
+            "nobody could be told of a successor (systemd's NOTIFY_SOCKET is not set): devices that break are fenced"
+        );
         return Ok(told);
     }
     let succession = Succession {

@@ -12,8 +12,9 @@ use crate::{
     clock::Clock,
     code::Code,
     engine::Engine,
+    health::device::{Sign, Told},
     http::{Lanes, UnknownLane},
-    job::{Fault, Feed, LaneEvent, LaneReport},
+    job::{Fault, Feed, LaneEvent, LaneReport, Loss},
     lane::{self, Emulation, Held, OpenError, Spec},
     query::LaneId,
 };
@@ -42,8 +43,8 @@ struct Threads {
     running: Held,
     /// The one that opens the device to replace it.
     next: Option<Held>,
-    /// How many were left stuck.
-    stuck: usize,
+    /// Those that were left stuck, and have not come back.
+    stuck: Vec<Held>,
 }
 
 impl Crew {
@@ -74,7 +75,10 @@ impl Crew {
             // If nobody listens any more, another lane has failed and the start with it.
             let tell = move |outcome| drop(told.send((id, outcome)));
             let running = lane::start(spec.clone(), feed, tell).map_err(ServeError::Thread)?;
-            lanes.push(Arc::new(Member { spec, threads: Mutex::new(Threads { running, next: None, stuck: 0 }) }));
+            lanes.push(Arc::new(Member {
+                spec,
+                threads: Mutex::new(Threads { running, next: None, stuck: Vec::new() }),
+            }));
         }
         drop(told);
         for _ in &lanes {
@@ -100,31 +104,35 @@ impl Member {
         if threads.next.is_some() {
             return tracing::debug!(%lane, "the thread that is to replace the lane's has not opened the device yet");
         }
-        if threads.stuck >= STUCK_MAX {
-            return tracing::error!(%lane, stuck = threads.stuck, "too many of the lane's threads are stuck: the daemon must be restarted");
+        threads.stuck.retain(Held::is_left);
+        if threads.stuck.len() >= STUCK_MAX {
+            return tracing::error!(%lane, stuck = threads.stuck.len(), "too many of the lane's threads are stuck: the daemon must be restarted");
         }
-        let member = Arc::clone(self);
+        let (member, told) = (Arc::clone(self), Arc::clone(engine));
         let feed = Arc::clone(engine) as Arc<dyn Feed>;
-        match lane::replace(self.spec.clone(), feed, &threads.running, move |tried| member.tried(tried)) {
+        match lane::replace(self.spec.clone(), feed, &threads.running, move |tried| member.tried(tried, &told)) {
             Ok(next) => threads.next = Some(next),
             Err(error) => tracing::error!(%lane, %error, "no thread to replace the lane's"),
         }
     }
 
     /// What became of a try; told by the thread that was to replace the lane's.
-    fn tried(&self, outcome: Result<bool, OpenError>) {
+    fn tried(&self, outcome: Result<bool, OpenError>, engine: &Engine) {
         let lane = self.spec.lane.id;
         let mut threads = self.threads.lock();
         let next = threads.next.take();
         match (outcome, next) {
             (Ok(true), Some(next)) => {
-                threads.running = next;
-                threads.stuck += 1;
-                tracing::warn!(%lane, stuck = threads.stuck, "another thread runs the lane: its own is stuck");
+                let before = std::mem::replace(&mut threads.running, next);
+                threads.stuck.push(before);
+                tracing::warn!(%lane, stuck = threads.stuck.len(), "another thread runs the lane: its own is stuck");
             }
             (Ok(_), _) => tracing::debug!(%lane, "the lane's thread has come back by itself"),
             (Err(error), _) => {
                 tracing::warn!(%lane, %error, "the lane's thread is stuck, and its device does not open again");
+                if error.loss() == Loss::Fatal {
+                    engine.told(&[lane], Told::Happened(Sign::Broken));
+                }
             }
         }
     }

@@ -15,7 +15,7 @@
 //!
 //! What always holds: somebody accepts connections at every moment, because both do until the last word. The port is one socket, not two on one
 //! address, so no connection waits in a queue that is closed. A successor that fails costs a line in the log and a longer wait; one whose
-//! predecessor is gone ends. Devices that were doubtful when it started are opened by canaries, in the background: opening a dead GPU may never return.
+//! predecessor is gone before it has the port ends. A stop that comes at any moment before the last word ends both. Devices that were doubtful when it started are opened by canaries, in the background: opening a dead GPU may never return.
 //!
 //! *Rejected*: `exec` in place (nobody would answer while weights load), and leaving it to systemd alone (the same, and what was in flight is lost).
 
@@ -28,8 +28,12 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
-    process::{Child, Command, Stdio},
-    sync::Arc,
+    process::{self, Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -44,6 +48,8 @@ use crate::{
     query::LaneId,
 };
 
+/// The exit code of a process that another may take the place of.
+const NEW_PROCESS: i32 = 75;
 /// Set for a successor: its standard input is the socket.
 const SUCCEEDS: &str = "PARITYD_SUCCEEDS";
 /// How long a successor may take to load weights and open devices; what the systemd unit gives a start.
@@ -52,6 +58,8 @@ const LOADING: Duration = Duration::from_mins(5);
 const TAKING: Duration = Duration::from_secs(10);
 /// The wait for the next try grows up to so many times.
 const TRIES_MAX: u32 = 10;
+/// How long a successor that was killed may take to be gone; one that sleeps in a driver does not die.
+const DYING: Duration = Duration::from_secs(5);
 /// The longest list of lanes to leave out, in bytes.
 const LINE_MAX: usize = 64 * 1024;
 
@@ -82,6 +90,8 @@ pub enum SuccessionError {
 #[derive(Debug)]
 pub(super) struct Predecessor {
     socket: UnixStream,
+    /// The port is here: the predecessor may end.
+    taken: Arc<AtomicBool>,
 }
 
 impl Predecessor {
@@ -91,7 +101,7 @@ impl Predecessor {
             return Ok(None);
         }
         let socket = io::stdin().as_fd().try_clone_to_owned().map_err(SuccessionError::Silent)?;
-        Ok(Some(Predecessor { socket: UnixStream::from(socket) }))
+        Ok(Some(Predecessor { socket: UnixStream::from(socket), taken: Arc::default() }))
     }
 
     /// Which of these lanes start without their devices.
@@ -105,16 +115,37 @@ impl Predecessor {
             }
         }
         let line = String::from_utf8(line).map_err(|_| SuccessionError::Words)?;
+        self.end_with_it()?;
         let doubtful = |lane: &&Lane| line.split_whitespace().any(|name| name == name_of(lane));
         Ok(lanes.iter().filter(doubtful).map(|lane| lane.id).collect())
     }
 
+    /// Ends this process if the predecessor ends before it gives the port away: nobody would know of a process that may still load for minutes.
+    fn end_with_it(&self) -> Result<(), SuccessionError> {
+        let socket = self.socket.try_clone().map_err(SuccessionError::Silent)?;
+        let taken = Arc::clone(&self.taken);
+        let watch = move || {
+            // The port's word is the next that comes; it is left where it is. Who took it may have been faster.
+            let heard = rustix::net::recv(&socket, &mut [0], RecvFlags::PEEK).is_ok_and(|(_, read)| read > 0);
+            if !heard && !taken.load(Ordering::Acquire) {
+                tracing::error!("the process before this one has ended");
+                process::exit(NEW_PROCESS);
+            }
+        };
+        thread::Builder::new().name("predecessor".to_owned()).spawn(watch).map(drop).map_err(SuccessionError::Start)
+    }
+
     /// Every lane is loaded: takes the port.
-    pub(super) fn take_over(mut self) -> Result<TcpListener, SuccessionError> {
+    pub(super) fn take_over(&mut self) -> Result<TcpListener, SuccessionError> {
         self.socket.write_all(&[READY]).map_err(SuccessionError::Silent)?;
         let port = receive_port(&self.socket)?;
-        self.socket.write_all(&[SERVING]).map_err(SuccessionError::Silent)?;
+        self.taken.store(true, Ordering::Release);
         Ok(port)
+    }
+
+    /// Connections are accepted from now on.
+    pub(super) fn serving(&mut self) -> Result<(), SuccessionError> {
+        self.socket.write_all(&[SERVING]).map_err(SuccessionError::Silent)
     }
 }
 
@@ -154,13 +185,16 @@ impl Succession {
 
     /// `None` if the daemon stops meanwhile.
     fn pause_until(&self, end: Time) -> Option<()> {
-        while self.clock.now() < end {
-            self.clock.pause(end.since(self.clock.now()).min(Duration::from_millis(100)));
+        loop {
             if self.engine.is_draining() {
                 return None;
             }
+            let left = end.since(self.clock.now());
+            if left == Duration::ZERO {
+                return Some(());
+            }
+            self.clock.pause(left.min(Duration::from_millis(100)));
         }
-        Some(())
     }
 
     fn succeed(&self) -> Result<u32, SuccessionError> {
@@ -173,7 +207,7 @@ impl Succession {
             Err(error) => {
                 // It ends by itself when it finds the socket closed, unless it is stuck in a device.
                 drop(ours.shutdown(Shutdown::Both));
-                end(&mut child);
+                end(&mut child, self.clock);
                 Err(error)
             }
         }
@@ -183,8 +217,11 @@ impl Succession {
         let doubtful = left_out(&self.lanes, |lane| self.engine.describe(lane).0);
         socket.write_all(format!("{}\n", doubtful.join(" ")).as_bytes()).map_err(SuccessionError::Silent)?;
         expect(socket, READY, LOADING, || self.engine.is_draining())?;
+        let goes_on = || if self.engine.is_draining() { Err(SuccessionError::Stopping) } else { Ok(()) };
+        goes_on()?;
         send_port(socket, &self.port)?;
-        expect(socket, SERVING, TAKING, || false)
+        expect(socket, SERVING, TAKING, || false)?;
+        goes_on()
     }
 }
 
@@ -214,9 +251,17 @@ fn successor(socket: UnixStream) -> io::Result<Child> {
     command.env_remove("WATCHDOG_PID").spawn()
 }
 
-fn end(child: &mut Child) {
-    if let Err(error) = child.kill().and_then(|()| child.wait()) {
-        tracing::warn!(%error, process = child.id(), "the successor that failed could not be ended");
+fn end(child: &mut Child, clock: Clock) {
+    let until = clock.now() + DYING;
+    let mut ended = child.kill().and_then(|()| child.try_wait());
+    while let Ok(None) = ended
+        && clock.now() < until
+    {
+        clock.pause(Duration::from_millis(20));
+        ended = child.try_wait();
+    }
+    if !matches!(ended, Ok(Some(_))) {
+        tracing::warn!(process = child.id(), "the successor that failed could not be ended");
     }
 }
 
@@ -287,9 +332,11 @@ mod tests {
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = port.local_addr().unwrap();
         let successor = thread::spawn(move || {
-            let mut predecessor = Predecessor { socket: theirs };
+            let mut predecessor = Predecessor { socket: theirs, taken: Arc::default() };
             let left_out = predecessor.left_out(&lanes()).unwrap();
-            (left_out, predecessor.take_over().unwrap())
+            let port = predecessor.take_over().unwrap();
+            predecessor.serving().unwrap();
+            (left_out, port)
         });
         (&ours).write_all(b"0 2 GPU-x\n").unwrap();
         expect(&ours, READY, TAKING, || false).unwrap();

@@ -189,6 +189,11 @@ impl Daemon {
         process.split_whitespace().next()?.parse().ok()
     }
 
+    /// Where its configuration stands, by which its processes are known.
+    pub(crate) fn folder(&self) -> String {
+        self.folder.path().display().to_string()
+    }
+
     /// Writes another configuration, for whoever reads it next.
     pub(crate) fn configure(&self, config: &str) {
         fs::write(self.folder.path().join("config.toml"), config).unwrap();

@@ -1,6 +1,6 @@
 //! `on_fatal = "restart"`: a device needs a new process, and gets one, without a query lost.
 
-use std::{thread, time::Duration};
+use std::{fs, process::Command, thread, time::Duration};
 
 use crate::{
     alone, assert_all_answered,
@@ -12,6 +12,11 @@ const FATAL: &str = r#"{"kind": "fatal"}"#;
 
 fn restarting() -> String {
     config("config.toml", &[("fence_ms = 30000", "fence_ms = 300"), ("on_fatal = \"fence\"", "on_fatal = \"restart\"")])
+}
+
+/// As under systemd; nobody listens.
+fn start() -> Daemon {
+    Daemon::start_with(&restarting(), &[("NOTIFY_SOCKET", "/nowhere/notify")])
 }
 
 fn told(daemon: &Daemon, words: &str) -> bool {
@@ -28,7 +33,7 @@ fn break_lane(daemon: &Daemon, lane: usize) {
 #[test]
 fn another_process_takes_over_and_no_query_fails() {
     let _alone = alone();
-    let mut daemon = Daemon::start(&restarting());
+    let mut daemon = start();
     let first = daemon.process();
     let load = Load::new(200, Duration::from_secs(5));
     let (replies, exit) = thread::scope(|scope| {
@@ -65,7 +70,7 @@ fn another_process_takes_over_and_no_query_fails() {
 #[test]
 fn a_successor_that_fails_changes_nothing() {
     let _alone = alone();
-    let mut daemon = Daemon::start(&restarting());
+    let mut daemon = start();
     daemon.configure("nonsense");
     break_lane(&daemon, 0);
     daemon.wait_until("told of it", |daemon| told(daemon, "no other process took over"));
@@ -75,4 +80,26 @@ fn a_successor_that_fails_changes_nothing() {
     daemon.configure(&restarting());
     assert_eq!(daemon.succeeded(), Some(0));
     daemon.wait_healthy();
+}
+
+/// A stop ends whoever is about to take over, too. The successor waits for a configuration that comes from a pipe, and meanwhile its predecessor ends.
+#[test]
+fn a_stop_during_a_succession_ends_both() {
+    let _alone = alone();
+    let mut daemon = start();
+    let folder = daemon.folder();
+    let processes = || {
+        let list = Command::new("pgrep").args(["-f", &folder]).output().unwrap();
+        String::from_utf8_lossy(&list.stdout).lines().count()
+    };
+    assert_eq!(processes(), 1);
+    let pipe = format!("{folder}/config.toml");
+    fs::remove_file(&pipe).unwrap();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    break_lane(&daemon, 0);
+    daemon.wait_until("about to be succeeded", |daemon| told(daemon, "a successor starts"));
+    assert_eq!(daemon.terminate(), Some(0));
+    // Waits for a reader, for ever if that was ended before it read.
+    thread::spawn(move || drop(fs::write(pipe, restarting())));
+    daemon.wait_until("gone", |_| processes() == 0);
 }
