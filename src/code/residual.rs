@@ -14,17 +14,14 @@ use super::{Code, SLOTS_MAX, SlotSet};
 /// A slot is named only if what is left without it fits so many times better.
 const BETTER: f64 = 2.0;
 
-/// The outputs of a complete stripe, by slot.
-pub type Outputs<'o> = [&'o [f32]];
-
 /// The mean distance between what came and what would have been decoded, over the mean length of the two: 0 is equal, 2 opposite. `None` if the code cannot
-/// decode any data slot from the others. `decoded` is memory at hand.
-pub fn residual(code: &dyn Code, outputs: &Outputs<'_>, decoded: &mut Vec<f32>) -> Option<f64> {
+/// decode any data slot from the others. `outputs` are those of a complete stripe, by slot; `decoded` is memory at hand.
+pub fn residual(code: &dyn Code, outputs: &[&[f32]], decoded: &mut Vec<f32>) -> Option<f64> {
     mismatch(code, outputs, SlotSet::below(outputs.len()), decoded)
 }
 
 /// The slot without which the others fit, in a stripe of this residual; `None` if that cannot be told.
-pub fn odd(code: &dyn Code, outputs: &Outputs<'_>, residual: f64, decoded: &mut Vec<f32>) -> Option<usize> {
+pub fn odd(code: &dyn Code, outputs: &[&[f32]], residual: f64, decoded: &mut Vec<f32>) -> Option<usize> {
     let all = SlotSet::below(outputs.len());
     let mut without = |slot: usize| Some((slot, mismatch(code, outputs, all.without(SlotSet::only(slot)), decoded)?));
     let rests = (0..outputs.len()).filter_map(&mut without);
@@ -33,7 +30,7 @@ pub fn odd(code: &dyn Code, outputs: &Outputs<'_>, residual: f64, decoded: &mut 
 }
 
 /// The mean distance over those present data slots that can be decoded from the other present ones.
-fn mismatch(code: &dyn Code, outputs: &Outputs<'_>, present: SlotSet, decoded: &mut Vec<f32>) -> Option<f64> {
+fn mismatch(code: &dyn Code, outputs: &[&[f32]], present: SlotSet, decoded: &mut Vec<f32>) -> Option<f64> {
     let mut held = [None; SLOTS_MAX];
     for slot in present.iter() {
         held[slot] = Some(outputs[slot]);
@@ -70,7 +67,7 @@ mod tests {
     use super::*;
     use crate::code::{Stacked, Sum};
 
-    fn check(code: &dyn Code, outputs: &Outputs<'_>) -> (f64, Option<usize>) {
+    fn check(code: &dyn Code, outputs: &[&[f32]]) -> (f64, Option<usize>) {
         let residual = residual(code, outputs, &mut Vec::new()).unwrap();
         (residual, odd(code, outputs, residual, &mut Vec::new()))
     }

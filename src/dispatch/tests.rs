@@ -4,6 +4,7 @@ mod backup;
 mod doubt;
 mod gate;
 mod policies;
+mod stuck;
 
 use super::*;
 use crate::{

@@ -60,6 +60,8 @@ const TAKING: Duration = Duration::from_secs(10);
 const TRIES_MAX: u32 = 10;
 /// How long a successor that was killed may take to be gone; one that sleeps in a driver does not die.
 const DYING: Duration = Duration::from_secs(5);
+/// How long the log may take to write its last lines.
+const LAST_LINES: Duration = Duration::from_millis(100);
 /// The longest list of lanes to leave out, in bytes.
 const LINE_MAX: usize = 64 * 1024;
 
@@ -129,6 +131,8 @@ impl Predecessor {
             let heard = rustix::net::recv(&socket, &mut [0], RecvFlags::PEEK).is_ok_and(|(_, read)| read > 0);
             if !heard && !taken.load(Ordering::Acquire) {
                 tracing::error!("the process before this one has ended");
+                // The log writes behind a buffer, which this way to end does not wait for.
+                Clock::start().pause(LAST_LINES);
                 process::exit(NEW_PROCESS);
             }
         };

@@ -1,6 +1,11 @@
 //! `on_fatal = "restart"`: a device needs a new process, and gets one, without a query lost.
 
-use std::{fs, process::Command, thread, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use crate::{
     alone, assert_all_answered,
@@ -36,18 +41,25 @@ fn another_process_takes_over_and_no_query_fails() {
     let mut daemon = start();
     let first = daemon.process();
     let load = Load::new(200, Duration::from_secs(5));
-    let (replies, exit) = thread::scope(|scope| {
+    let (replies, exit, taken_over) = thread::scope(|scope| {
         let url = daemon.url.clone();
         let replies = scope.spawn(move || send(&url, load));
         thread::sleep(Duration::from_secs(1));
         daemon.fault(0, FATAL);
+        let broken = Instant::now();
+        daemon.wait_until("taken over", |daemon| told(daemon, "another process has taken over"));
+        let taken_over = broken.elapsed();
         let exit = daemon.succeeded();
-        (replies.join().unwrap(), exit)
+        (replies.join().unwrap(), exit, taken_over)
     });
     assert_eq!(exit, Some(0), "the process before ended as one that was stopped");
     assert_all_answered(&replies, "a process that was succeeded");
     assert_ne!(daemon.process(), first);
-    println!("TABLE | fatal error, on_fatal = \"restart\" | another process | - | {} | 0 | - |", replies.len());
+    let (ms, decoded) = (taken_over.as_millis(), replies.iter().filter(|reply| reply.is_decoded()).count());
+    println!(
+        "TABLE | fatal error, on_fatal = \"restart\" | another process has the port | {ms} | {} | 0 | {decoded} |",
+        replies.len()
+    );
     // The device is well in the new process.
     daemon.wait_healthy();
     assert_eq!(daemon.status("/v2/health/ready"), Some(200));
@@ -80,6 +92,19 @@ fn a_successor_that_fails_changes_nothing() {
     daemon.configure(&restarting());
     assert_eq!(daemon.succeeded(), Some(0));
     daemon.wait_healthy();
+}
+
+/// Where nobody could be told of another process, a daemon that ends is taken for one that failed.
+#[test]
+fn without_a_supervisor_that_understands_a_broken_device_is_fenced() {
+    let _alone = alone();
+    let daemon = Daemon::start(&restarting());
+    assert!(told(&daemon, "nobody could be told of a successor"));
+    break_lane(&daemon, 0);
+    daemon.wait_until("fenced", |daemon| daemon.lane_states()[0] == "fenced");
+    thread::sleep(Duration::from_secs(1));
+    assert!(!told(&daemon, "a successor starts"));
+    assert_eq!(daemon.status("/v2/health/ready"), Some(200));
 }
 
 /// A stop ends whoever is about to take over, too. The successor waits for a configuration that comes from a pipe, and meanwhile its predecessor ends.

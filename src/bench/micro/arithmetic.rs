@@ -5,7 +5,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 use super::{Beside, Figure, Target, in_turns};
 use crate::{
     clock::{Clock, Time},
-    code::{Code, Sum},
+    code::{self, Code, Sum},
     config::{Placement, Policy, PolicyKind},
     dispatch::{Completed, Dispatch, LaneSettings, Settings},
     health::Rules,
@@ -21,6 +21,7 @@ const PICTURE: usize = 3 * 224 * 224;
 pub(super) fn figures(clock: Clock) -> Vec<Figure> {
     let mut figures = vec![encode(clock, 784, 1_000), encode(clock, PICTURE, 4)];
     figures.extend([10, 1_000].map(|classes| decode(clock, classes)));
+    figures.extend([10, 1_000].map(|classes| residual(clock, classes)));
     figures.extend([16, 256, 1_000].map(|lanes| event(clock, lanes)));
     figures
 }
@@ -55,6 +56,19 @@ fn decode(clock: Clock, classes: usize) -> Figure {
     );
     let target = (classes == 1_000).then_some(Target::Nanos(300.0));
     Figure { target, ..plain(format!("decode `sum`, k = 2, {classes} classes"), p50_ns) }
+}
+
+/// The check of a complete stripe that is as usual: without the search for an odd slot.
+fn residual(clock: Clock, classes: usize) -> Figure {
+    let code = Sum::with_defaults(2, 1).expect("a small code");
+    let (member, parity, mut decoded) = (vec![0.5_f32; classes], vec![0.75; classes], Vec::new());
+    let outputs: [&[f32]; 3] = [&member, &member, &parity];
+    let [p50_ns] = in_turns(
+        clock,
+        1_000,
+        [&mut || _ = black_box(code::residual::residual(&code, black_box(&outputs), &mut decoded))],
+    );
+    plain(format!("check of a complete stripe, `sum`, k = 2, {classes} classes"), p50_ns)
 }
 
 /// Submit, pull and complete of one query, a third of it each.

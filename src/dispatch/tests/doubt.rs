@@ -24,8 +24,7 @@ fn doubted(hand: &Hand) -> Vec<LaneId> {
 #[test]
 fn stripes_that_fit_ask_nobody_and_a_wrong_device_is_asked_within_a_few() {
     let mut hand = Hand::with(Rerun::AtOnce, 2, 1, None);
-    // Fewer jobs than those after which a lane runs a canary anyway.
-    for _ in 0..70 {
+    for _ in 0..100 {
         stripe(&mut hand, [3.0, 1.0]);
     }
     assert_eq!(doubted(&hand), []);
