@@ -18,7 +18,7 @@ use daemon::{Daemon, config};
 /// A Python that has `library`, or why there is none.
 fn python(library: &str) -> Result<String, String> {
     let python = env::var("PARITYD_CLIENTS_PYTHON")
-        .map_err(|_| "PARITYD_CLIENTS_PYTHON names no Python with tritonclient[http]".to_owned())?;
+        .map_err(|_| "PARITYD_CLIENTS_PYTHON names no Python with tritonclient[http,grpc]".to_owned())?;
     let found = Command::new(&python).args(["-c", &format!("import {library}")]).output();
     match found {
         Ok(output) if output.status.success() => Ok(python),
@@ -27,22 +27,34 @@ fn python(library: &str) -> Result<String, String> {
     }
 }
 
-#[test]
-fn every_http_method_of_tritonclient_works_or_fails_as_documented() {
-    let python = match python("tritonclient.http") {
+/// Runs one of the scripts against `address`.
+fn run(script: &str, library: &str, address: impl Fn(&Daemon) -> String) {
+    let python = match python(library) {
         Ok(python) => python,
         Err(why) => return println!("skipped: {why}"),
     };
     let daemon = Daemon::start(&config("config.toml", &[]));
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/triton_http.py");
-    let url = daemon.url.trim_start_matches("http://");
     let output = Command::new(python)
-        .arg(script)
-        .args(["--url", url])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script))
+        .args(["--url", &address(&daemon)])
         .env("NO_PROXY", "*")
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
         .unwrap();
     println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "the lines above say which methods failed");
+}
+
+#[test]
+fn every_http_method_of_tritonclient_works_or_fails_as_documented() {
+    run("triton_http.py", "tritonclient.http", |daemon| daemon.url.trim_start_matches("http://").to_owned());
+}
+
+#[test]
+fn every_grpc_method_of_tritonclient_works_or_fails_as_documented() {
+    run("triton_grpc.py", "tritonclient.grpc", |daemon| {
+        let line = daemon.log().into_iter().find(|line| line.contains("listens for gRPC")).expect("it says where");
+        let (_, address) = line.split_once("address=").expect("the address");
+        address.split(' ').next().unwrap_or_default().to_owned()
+    });
 }

@@ -11,14 +11,14 @@ use serde_json::json;
 
 use super::{
     Site, admin,
-    body::{Allowance, Budget, Inbound, has_body},
-    describe,
-    drain::Drain,
-    error::{ClientError, Error, cut},
-    infer, respond,
+    body::{Allowance, Inbound, has_body},
+    describe, infer, respond,
     respond::Reply,
 };
-use crate::admission::Refusal;
+use crate::{
+    admission::Refusal,
+    wire::{Budget, ClientError, Drain, Error, cut},
+};
 
 /// The longest body of a question, in bytes.
 const QUESTION_BYTES_MAX: usize = 4096;
@@ -28,7 +28,7 @@ const QUESTION_BYTES_MAX: usize = 4096;
 pub(super) struct Shared {
     pub(super) site: Arc<Site>,
     pub(super) budget: Budget,
-    pub(super) drain: Drain,
+    pub(super) drain: Arc<Drain>,
 }
 
 /// A request and the body that has not been read yet.
@@ -79,7 +79,7 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answe
     let mut asked = Asked { parts, body: Inbound::new(incoming) };
     let answered = handle(shared, &mut asked).await;
     let mut reply = answered.unwrap_or_else(|error| {
-        count(&shared.site, &error);
+        error.count(&shared.site.metrics);
         respond::error(&error)
     });
     let unread = !asked.body.is_spent();
@@ -88,14 +88,6 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answe
         reply.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     }
     Answered { reply, unread }
-}
-
-/// Counts what was refused here. Queries that failed after admission are the engine's to count.
-fn count(site: &Site, error: &Error) {
-    match error {
-        Error::Client(_) | Error::Busy | Error::Refused(_) => site.metrics.failed(error.reason(), 1),
-        Error::Failed { .. } => {}
-    }
 }
 
 async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
@@ -222,18 +214,7 @@ fn verb(asked: &Method, taken: &[Method], allow: &'static str) -> Result<(), Err
 }
 
 fn served(site: &Site, model: &Model) -> Result<(), Error> {
-    let signature = &site.signature;
-    if model.name != signature.name {
-        let (name, served) = (cut(model.name.clone()), signature.name.clone());
-        return Err(ClientError::UnknownModel { name, served }.into());
-    }
-    match &model.version {
-        Some(version) if *version != signature.version => {
-            let (version, served) = (cut(version.clone()), signature.version.clone());
-            Err(ClientError::UnknownVersion { version, served }.into())
-        }
-        Some(_) | None => Ok(()),
-    }
+    Ok(site.signature.check_model(&model.name, model.version.as_deref())?)
 }
 
 #[cfg(test)]

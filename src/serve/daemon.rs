@@ -1,4 +1,4 @@
-//! The daemon around a running engine: port, signals, systemd.
+//! The daemon around a running engine: ports, signals, systemd.
 //!
 //! The end, in order: the first SIGTERM, SIGINT or SIGHUP turns readiness red and makes admission refuse; the port stays open and says so;
 //! admitted queries are answered, for at most `drain_ms`; the port closes; the process ends with 0. Lanes that hang are left where they
@@ -13,12 +13,13 @@ use std::{
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::watch,
 };
 
 use super::{Plan, Running, ServeError, notify, start_log};
 use crate::{
     admission::Admission,
+    grpc,
     http::{self, Lanes, Limits, Site},
 };
 
@@ -27,21 +28,25 @@ const HTTP_THREADS: usize = 2;
 
 /// Serves until SIGTERM, SIGINT or SIGHUP, and through the drain.
 pub fn run(plan: &Plan) -> Result<(), ServeError> {
-    let (listener, address) = bind(plan.config.http.listen)?;
+    let (listener, address) = bind("http", plan.config.http.listen)?;
+    let grpc = plan.config.grpc.map(|grpc| bind("grpc", grpc.listen)).transpose()?;
     start_log::starting(plan);
     let running = Running::start(plan)?;
     start_log::lanes(plan);
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
     let runtime = threads.map_err(ServeError::Thread)?;
-    let unanswered = runtime.block_on(serve(plan, &running, listener, address))?;
+    let unanswered = runtime.block_on(serve(plan, &running, (listener, address), grpc))?;
     tracing::info!(unanswered, "stopped");
     Ok(())
 }
 
-/// Binds the port, before anything slow: a second daemon on it is found out at once.
-fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
-    let refused = |source| ServeError::Listen { listen, source };
+/// A port that is bound, and its address.
+type Bound = (TcpListener, SocketAddr);
+
+/// Binds a port, before anything slow: a second daemon on it is found out at once.
+fn bind(table: &'static str, listen: SocketAddr) -> Result<Bound, ServeError> {
+    let refused = |source| ServeError::Listen { table, listen, source };
     let listener = TcpListener::bind(listen).map_err(refused)?;
     listener.set_nonblocking(true).map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
@@ -52,15 +57,15 @@ fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
 async fn serve(
     plan: &Plan,
     running: &Running,
-    listener: TcpListener,
-    address: SocketAddr,
+    (listener, address): Bound,
+    grpc: Option<Bound>,
 ) -> Result<usize, ServeError> {
-    let listen = plan.config.http.listen;
-    let listener =
-        tokio::net::TcpListener::from_std(listener).map_err(|source| ServeError::Listen { listen, source })?;
+    let refused = |source| ServeError::Listen { table: "http", listen: plan.config.http.listen, source };
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
     let mut signals = Signals::new()?;
     start_log::listening(plan, address);
-    let (draining, drains) = oneshot::channel::<()>();
+    let (draining, drains) = watch::channel(());
+    let beside = grpc_port(plan, running, grpc, drains.clone())?;
     let stopping = async move {
         signals.next().await;
         running.engine.drain();
@@ -70,12 +75,43 @@ async fn serve(
         signals.next().await;
         tracing::warn!("a second signal: stopping at once");
     };
-    let port = http::serve(listener, Arc::new(site(plan, running)), async { drop(drains.await) });
+    let port = http::serve(listener, Arc::new(site(plan, running)), drained(drains));
     tokio::select! {
-        unanswered = port => Ok(unanswered),
+        (unanswered, beside) = async { tokio::join!(port, beside) } => Ok(unanswered + beside),
         () = stopping => Ok(running.engine.admitted()),
         () = notify::report(running) => Ok(0),
     }
+}
+
+/// The port of gRPC, if there is one, to its end; gives the number of calls that got no answer of their own.
+fn grpc_port(
+    plan: &Plan,
+    running: &Running,
+    bound: Option<Bound>,
+    drains: watch::Receiver<()>,
+) -> Result<impl Future<Output = usize>, ServeError> {
+    let port = match bound {
+        None => None,
+        Some((listener, address)) => {
+            let refused = |source| ServeError::Listen { table: "grpc", listen: address, source };
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
+            start_log::grpc(address);
+            let Site { signature, admission, metrics, limits, .. } = site(plan, running);
+            let site = grpc::Site { signature, admission, metrics, limits };
+            Some(grpc::serve(listener, Arc::new(site), drained(drains)))
+        }
+    };
+    Ok(async {
+        match port {
+            Some(port) => port.await,
+            None => 0,
+        }
+    })
+}
+
+/// Resolves when the drain begins: nothing is ever sent, and then the channel closes.
+async fn drained(mut drains: watch::Receiver<()>) {
+    drop(drains.changed().await);
 }
 
 /// What the port serves.
