@@ -1,12 +1,10 @@
 //! What the core costs a query: `cargo bench`.
 //!
 //! Not a latency of the daemon; no lane, socket or model is in here. Encoders, decoders and threads are timed by `parityd bench micro`; here
-//! allocations are counted, too. Compare two commits in one sitting on one machine.
+//! allocations are counted, too, once pools are warm; `tests/allocations.rs` holds those of the whole path at none. Compare two commits in one
+//! sitting on one machine.
 
-use std::{
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use divan::{Bencher, counter::ItemsCount};
 use parityd::{
@@ -15,15 +13,21 @@ use parityd::{
     config::{Grace, Placement, Policy, PolicyKind},
     dispatch::{Completed, Dispatch, LaneSettings, Settings},
     health::Rules,
-    job::{Completion, Role, Work},
+    job::{Batch, Completion, Role, Work},
     metrics::Metrics,
     query::{Accepts, Confidence, FaultDomain, LaneId, Query, Row, Values},
-    reply::{Admitted, Permit},
+    reply::Requests,
 };
 
 /// Counts what each benchmark allocates.
 #[global_allocator]
 static ALLOCATIONS: divan::AllocProfiler = divan::AllocProfiler::system();
+
+/// Runs before it is counted: enough to warm every pool.
+const WARM_UP: usize = 10_000;
+/// Queries, or stripes, between two ticks.
+const PER_TICK: u64 = 100;
+const TICK: Duration = Duration::from_millis(1);
 
 fn main() {
     divan::main();
@@ -46,6 +50,12 @@ fn settings() -> Settings {
     }
 }
 
+/// What a lane was given; panics if it was nothing.
+fn batch(work: Option<Work>) -> Batch {
+    let Some(Work::Batch(batch)) = work else { unreachable!("there is work for this lane") };
+    batch
+}
+
 /// A query that takes any answer.
 fn query(row: &Row, admitted: Time, patience: Duration) -> Query {
     let (row, deadline) = (row.clone(), admitted + patience);
@@ -60,28 +70,27 @@ fn a_stripe_of_two_queries(bencher: Bencher<'_, '_>) {
     for lane in 0..3 {
         dispatch.ready(LaneId(lane), Duration::from_millis(1), &mut effects);
     }
-    let (row, output, taken) = (Row::whole(vec![0.5; 784]), Values::from(vec![0.5; 10]), Arc::new(AtomicUsize::new(0)));
-    let query = |now| query(&row, now, Duration::from_millis(1));
-    let mut now = Time::ZERO;
-    bencher.counter(ItemsCount::new(2_usize)).bench_local(|| {
+    let (row, output, requests) = (Row::whole(vec![0.5; 784]), Values::from(vec![0.5; 10]), Requests::new(1024));
+    let (mut now, mut completions) = (Time::ZERO, Vec::new());
+    let mut stripe = || {
         now = now + Duration::from_micros(1);
-        let permits = Permit::acquire(&taken, 1024, 2).expect("they come back each time");
-        let (admitted, pending) = Admitted::request(vec![query(now), query(now)], permits);
-        dispatch.submit(admitted, &mut effects);
-        for lane in [LaneId(0), LaneId(1)] {
-            let work = dispatch.pull(lane, now, &mut effects);
-            assert!(matches!(work, Some(Work::Batch(_))), "there are two queries for two lanes");
-        }
-        for lane in [LaneId(0), LaneId(1)] {
-            let completions = vec![Completion::Output(Arc::clone(&output))];
-            dispatch.complete(Completed { lane, completions, service: Duration::from_millis(1) }, now, &mut effects);
+        let query = || query(&row, now, TICK);
+        let (queries, pending) = requests.admit([query(), query()]).expect("their places come back each time");
+        dispatch.submit(queries, &mut effects);
+        let batches = [LaneId(0), LaneId(1)].map(|lane| (lane, batch(dispatch.pull(lane, now, &mut effects))));
+        for (lane, batch) in batches {
+            completions.push(Completion::Output(Arc::clone(&output)));
+            let completed = Completed { lane, batch, completions: &mut completions, service: TICK };
+            dispatch.complete(completed, now, &mut effects);
         }
         dispatch.tick(now, &mut effects);
         effects.clear();
         // Nobody needs the parity jobs any more; the parity lane passes them over.
         assert!(dispatch.pull(LaneId(2), now, &mut effects).is_none());
         drop(pending);
-    });
+    };
+    (0..WARM_UP).for_each(|_| stripe());
+    bencher.counter(ItemsCount::new(2_usize)).bench_local(stripe);
 }
 
 /// Events of the core (submit, pull, complete) on a machine of many lanes: a query at a time, the lanes in turn. Ticks are not in it.
@@ -99,25 +108,26 @@ fn event(bencher: Bencher<'_, '_>, lanes: u16) {
     for lane in 0..lanes {
         dispatch.ready(LaneId(lane), Duration::from_millis(1), &mut effects);
     }
-    let (row, output, taken) = (Row::whole(vec![0.5; 784]), Values::from(vec![0.5; 10]), Arc::new(AtomicUsize::new(0)));
-    let (mut now, mut lane) = (Time::ZERO, 0);
-    bencher.counter(ItemsCount::new(3_usize)).bench_local(|| {
-        now = now + Duration::from_micros(1);
+    let (row, output, requests) = (Row::whole(vec![0.5; 784]), Values::from(vec![0.5; 10]), Requests::new(1024));
+    let (mut count, mut lane, mut completions) = (0, 0, Vec::new());
+    let mut three = || {
+        count += 1;
+        let now = Time::ZERO + Duration::from_micros(10 * count);
         lane = (lane + 1) % lanes;
-        let query = query(&row, now, Duration::from_millis(1));
-        let permits = Permit::acquire(&taken, 1024, 1).expect("it comes back each time");
-        let (admitted, pending) = Admitted::request(vec![query], permits);
-        dispatch.submit(admitted, &mut effects);
-        assert!(dispatch.pull(LaneId(lane), now, &mut effects).is_some(), "there is a query");
-        let completions = vec![Completion::Output(Arc::clone(&output))];
-        let completed = Completed { lane: LaneId(lane), completions, service: Duration::from_millis(1) };
+        let (queries, pending) = requests.admit([query(&row, now, TICK)]).expect("its place comes back each time");
+        dispatch.submit(queries, &mut effects);
+        let batch = batch(dispatch.pull(LaneId(lane), now, &mut effects));
+        completions.push(Completion::Output(Arc::clone(&output)));
+        let completed = Completed { lane: LaneId(lane), batch, completions: &mut completions, service: TICK };
         dispatch.complete(completed, now, &mut effects);
         effects.clear();
-        if now.nanos().is_multiple_of(1_000_000) {
+        if count.is_multiple_of(PER_TICK) {
             dispatch.tick(now, &mut effects);
         }
         drop(pending);
-    });
+    };
+    (0..WARM_UP).for_each(|_| three());
+    bencher.counter(ItemsCount::new(3_usize)).bench_local(three);
 }
 
 /// One tick with every lane at work.
@@ -128,15 +138,14 @@ fn tick(bencher: Bencher<'_, '_>, lanes: u16) {
     let settings = Settings { lanes: (0..lanes).map(lane).collect(), code: None, policy, ..settings() };
     let dispatch = Dispatch::new(settings, Arc::new(Metrics::new("bench", usize::from(lanes))));
     let mut effects = Vec::new();
-    let (row, taken) = (Row::whole(vec![0.5; 784]), Arc::new(AtomicUsize::new(0)));
+    let (row, requests) = (Row::whole(vec![0.5; 784]), Requests::new(1024));
     let mut pending = Vec::new();
     for lane in (0..lanes).map(LaneId) {
         dispatch.ready(lane, Duration::from_hours(1), &mut effects);
         let query = query(&row, Time::ZERO, Duration::from_hours(10_000));
-        let permits = Permit::acquire(&taken, 1024, 1).expect("fewer lanes than places");
-        let (admitted, one) = Admitted::request(vec![query], permits);
+        let (queries, one) = requests.admit([query]).expect("fewer lanes than places");
         pending.push(one);
-        dispatch.submit(admitted, &mut effects);
+        dispatch.submit(queries, &mut effects);
         assert!(dispatch.pull(lane, Time::ZERO, &mut effects).is_some(), "there is a query");
     }
     let mut now = Time::ZERO;

@@ -35,8 +35,8 @@ fn main() -> Result<()> {
     let pending = running.engine.admit(&rows, terms)?;
 
     // `Pending` is a future, too; `wait` is for a thread without an executor. Each row has its own answer by the deadline.
-    for (index, answer) in pending.wait().into_iter().enumerate() {
-        let prediction = answer?;
+    for (index, answer) in pending.wait().iter().enumerate() {
+        let prediction = answer.clone()?;
         let class = class(&prediction.values);
         println!("image {index}: class {class} ({}), {}", signature.labels[class], prediction.provenance.as_str());
     }

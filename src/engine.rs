@@ -5,15 +5,16 @@
 //! It decides nothing; every rule is in `dispatch`.
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::{
     admission::{Admission, Refusal, Terms},
@@ -24,18 +25,20 @@ use crate::{
         device::Told,
         drift::{Standing, Turn},
     },
-    job::{AbortOnPanic, Completion, Feed, LaneEvent, Loss, Work},
+    job::{AbortOnPanic, Batch, Completion, Feed, LaneEvent, Loss, Work},
     metrics::Metrics,
-    query::{Confidence, LaneId, Query, Rows},
+    query::{Confidence, LaneId, Query, Row, Rows},
     queue::Bells,
     repeat::{Line, Repeats},
-    reply::{Admitted, Pending, Permit},
+    reply::{Pending, Requests},
 };
 
 /// How often the timer thread applies the passage of time: the slack of every deadline.
 const TICK: Duration = Duration::from_millis(1);
 /// Moves of lanes that are remembered.
 const EVENTS_MAX: usize = 100;
+/// How often whoever waits for a broken device looks by itself.
+const BROKEN_LOOK: Duration = Duration::from_millis(100);
 /// About so many ticks make a second.
 const TICKS_A_SECOND: u64 = 1000;
 
@@ -52,6 +55,11 @@ pub struct Limits {
     pub ready_lanes_min: usize,
 }
 
+thread_local! {
+    /// Room for what the core asks for, one list a thread.
+    static EFFECTS: RefCell<Vec<Effect>> = const { RefCell::new(Vec::new()) };
+}
+
 /// The core and what it needs of the world.
 #[derive(Debug)]
 pub struct Engine {
@@ -59,11 +67,15 @@ pub struct Engine {
     limits: Limits,
     clock: Clock,
     bells: Bells,
-    admitted: Arc<AtomicUsize>,
+    requests: Requests,
     draining: AtomicBool,
     stopped: AtomicBool,
     /// Times that the timer has applied the passage of time.
     ticks: AtomicU64,
+    /// Who waits for a device that needs another process than this one.
+    broken: (Mutex<()>, Condvar),
+    /// Lanes whose threads are to be replaced, each once; and who waits for one.
+    stuck: (Mutex<VecDeque<LaneId>>, Condvar),
     /// Per lane: which of its moves are logged.
     moves: Box<[Mutex<Repeats>]>,
     /// The last moves of all lanes, the latest last.
@@ -79,10 +91,12 @@ impl Engine {
             dispatch: Dispatch::new(settings, metrics),
             limits,
             clock,
-            admitted: Arc::new(AtomicUsize::new(0)),
+            requests: Requests::new(limits.queue_max),
             draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             ticks: AtomicU64::new(0),
+            broken: Default::default(),
+            stuck: Default::default(),
             moves,
             events: Mutex::default(),
         }
@@ -94,9 +108,7 @@ impl Engine {
         let _abort = AbortOnPanic;
         while !self.stopped.load(Ordering::Acquire) {
             self.clock.pause(TICK);
-            let mut effects = Vec::new();
-            self.dispatch.tick(self.clock.now(), &mut effects);
-            self.carry_out(&effects);
+            self.event(|effects| self.dispatch.tick(self.clock.now(), effects));
             if self.ticks.fetch_add(1, Ordering::Relaxed).is_multiple_of(TICKS_A_SECOND) {
                 self.tell_left_out();
             }
@@ -128,21 +140,62 @@ impl Engine {
         self.drain();
         self.stopped.store(true, Ordering::Release);
         self.bells.ring_all();
+        self.broken.1.notify_all();
+        drop(self.stuck.0.lock());
+        self.stuck.1.notify_all();
+    }
+
+    /// Waits until some lane's device needs another process than this one; `false` if the engine stops first.
+    pub fn await_broken(&self) -> bool {
+        while !self.is_broken() {
+            if self.stopped.load(Ordering::Acquire) {
+                return false;
+            }
+            // A move that is told between the look and the wait is seen a moment later.
+            self.broken.1.wait_for(&mut self.broken.0.lock(), BROKEN_LOOK);
+        }
+        true
+    }
+
+    /// The next lane whose thread is to be replaced; `None` once the engine stops.
+    pub fn await_stuck(&self) -> Option<LaneId> {
+        let mut stuck = self.stuck.0.lock();
+        loop {
+            if self.stopped.load(Ordering::Acquire) {
+                return None;
+            }
+            if let Some(lane) = stuck.pop_front() {
+                return Some(lane);
+            }
+            self.stuck.1.wait(&mut stuck);
+        }
+    }
+
+    fn tell_stuck(&self, lane: LaneId) {
+        let mut stuck = self.stuck.0.lock();
+        if !stuck.contains(&lane) {
+            stuck.push_back(lane);
+        }
+        self.stuck.1.notify_one();
+    }
+
+    /// Whether some lane's device needs another process than this one.
+    pub fn is_broken(&self) -> bool {
+        (0..).map(LaneId).take(self.moves.len()).any(|lane| self.dispatch.needs_new_process(lane))
     }
 
     /// Admitted queries that are not over.
     pub fn admitted(&self) -> usize {
-        self.admitted.load(Ordering::Acquire)
+        self.requests.admitted()
     }
 
     /// The driver tells something of the device of these lanes.
     pub fn told(&self, lanes: &[LaneId], told: Told) {
-        let _abort = AbortOnPanic;
-        let mut effects = Vec::new();
-        for &lane in lanes {
-            self.dispatch.told(lane, told, self.clock.now(), &mut effects);
-        }
-        self.carry_out(&effects);
+        self.event(|effects| {
+            for &lane in lanes {
+                self.dispatch.told(lane, told, self.clock.now(), effects);
+            }
+        });
     }
 
     /// State and reason of a lane, in words.
@@ -150,10 +203,25 @@ impl Engine {
         self.dispatch.describe(lane)
     }
 
+    /// Something happens to the core; then what it asks for is carried out.
+    fn event<R>(&self, happen: impl FnOnce(&mut Vec<Effect>) -> R) -> R {
+        let _abort = AbortOnPanic;
+        EFFECTS.with_borrow_mut(|effects| {
+            let outcome = happen(effects);
+            self.carry_out(effects);
+            effects.clear();
+            outcome
+        })
+    }
+
     fn carry_out(&self, effects: &[Effect]) {
         for effect in effects {
             match *effect {
                 Effect::Wake(lane) => self.bells.ring(lane),
+                Effect::Replace(lane) => self.tell_stuck(lane),
+                Effect::Doubted(lane) => {
+                    tracing::warn!(%lane, "answers do not fit together with parity: a canary decides");
+                }
                 Effect::Moved(lane, change) => self.tell_move(lane, change),
                 Effect::Drift(turn) => tell_drift(turn),
             }
@@ -174,6 +242,7 @@ impl Engine {
     }
 
     fn tell_move(&self, lane: LaneId, change: Move) {
+        self.broken.1.notify_all();
         let mut events = self.events.lock();
         if events.len() == EVENTS_MAX {
             events.pop_front();
@@ -205,20 +274,21 @@ impl Engine {
         }
     }
 
-    fn queries(&self, rows: &Rows, terms: Terms) -> Vec<Query> {
+    fn queries(&self, rows: &Rows, terms: Terms) -> impl ExactSizeIterator<Item = Query> {
         let admitted = self.clock.now();
         let (lowest, highest) = self.limits.input_range;
+        let min_confidence = terms.min_confidence.unwrap_or(self.dispatch.min_confidence());
         let longest = self.limits.deadline;
         let deadline = admitted + terms.timeout.map_or(longest, |timeout| timeout.min(longest));
-        let query = |row: crate::query::Row| Query {
+        let query = move |row: Row| Query {
             in_range: row.iter().all(|value| (lowest..=highest).contains(value)),
             row,
             admitted,
             deadline,
             accepts: terms.accepts,
-            min_confidence: terms.min_confidence.unwrap_or(self.dispatch.min_confidence()),
+            min_confidence,
         };
-        rows.iter().map(query).collect()
+        rows.iter().map(query)
     }
 }
 
@@ -246,11 +316,8 @@ impl Admission for Engine {
         if terms.min_confidence.is_some_and(|least| least > Confidence::NONE) && !self.dispatch.can_judge() {
             return Err(Refusal::NotCalibrated);
         }
-        let permits = Permit::acquire(&self.admitted, queue_max, rows.count()).ok_or(Refusal::Full)?;
-        let (admitted, pending) = Admitted::request(self.queries(rows, terms), permits);
-        let mut effects = Vec::new();
-        self.dispatch.submit(admitted, &mut effects);
-        self.carry_out(&effects);
+        let (queries, pending) = self.requests.admit(self.queries(rows, terms)).ok_or(Refusal::Full)?;
+        self.event(|effects| self.dispatch.submit(queries, effects));
         Ok(pending)
     }
 
@@ -267,36 +334,42 @@ impl Admission for Engine {
 
 impl Feed for Engine {
     fn ready(&self, lane: LaneId, expected: Duration) {
+        self.event(|effects| self.dispatch.ready(lane, expected, effects));
+    }
+
+    fn left_out(&self, lane: LaneId) {
         let _abort = AbortOnPanic;
         let mut effects = Vec::new();
-        self.dispatch.ready(lane, expected, &mut effects);
+        self.dispatch.left_out(lane, self.clock.now(), &mut effects);
         self.carry_out(&effects);
     }
 
-    fn pull(&self, lane: LaneId) -> Option<Work> {
+    fn replaced(&self, lane: LaneId) {
         let _abort = AbortOnPanic;
         let mut effects = Vec::new();
-        let work = self.dispatch.pull(lane, self.clock.now(), &mut effects);
+        self.dispatch.replaced(lane, self.clock.now(), &mut effects);
         self.carry_out(&effects);
-        work
+    }
+
+    fn opened(&self, lane: LaneId, expected: Duration) {
+        self.dispatch.opened(lane, expected);
+    }
+
+    fn pull(&self, lane: LaneId) -> Option<Work> {
+        self.event(|effects| self.dispatch.pull(lane, self.clock.now(), effects))
     }
 
     fn progress(&self, lane: LaneId, parts: usize) {
         self.dispatch.progress(lane, parts, self.clock.now());
     }
 
-    fn complete(&self, lane: LaneId, completions: Vec<Completion>, service: Duration) {
-        let _abort = AbortOnPanic;
-        let mut effects = Vec::new();
-        self.dispatch.complete(Completed { lane, completions, service }, self.clock.now(), &mut effects);
-        self.carry_out(&effects);
+    fn complete(&self, lane: LaneId, batch: Batch, completions: &mut Vec<Completion>, service: Duration) {
+        let completed = Completed { lane, batch, completions, service };
+        self.event(|effects| self.dispatch.complete(completed, self.clock.now(), effects));
     }
 
     fn canary(&self, lane: LaneId, outcome: Result<(), Loss>) {
-        let _abort = AbortOnPanic;
-        let mut effects = Vec::new();
-        self.dispatch.canary(lane, outcome, self.clock.now(), &mut effects);
-        self.carry_out(&effects);
+        self.event(|effects| self.dispatch.canary(lane, outcome, self.clock.now(), effects));
     }
 
     fn park(&self, lane: LaneId) -> bool {

@@ -171,6 +171,15 @@ pub trait Feed: Send + Sync {
     /// The lane has loaded its models, and one base (or parity) row takes `expected` on it.
     fn ready(&self, lane: LaneId, expected: Duration);
 
+    /// The lane runs, but has not opened its device: its first canary does.
+    fn left_out(&self, lane: LaneId);
+
+    /// The device was opened for a canary, and one base (or parity) row takes `expected` on it.
+    fn opened(&self, lane: LaneId, expected: Duration);
+
+    /// The calling thread runs the lane from now on, in place of one that is stuck and says nothing any more.
+    fn replaced(&self, lane: LaneId);
+
     /// The next work for this lane; `None` when the lane should park until it is woken.
     fn pull(&self, lane: LaneId) -> Option<Work>;
 
@@ -178,8 +187,9 @@ pub trait Feed: Send + Sync {
     /// some; a lane that cannot tell says nothing.
     fn progress(&self, lane: LaneId, parts: usize);
 
-    /// One completion for each job of the lane's current batch, in order; `service` is the time they took, without queueing.
-    fn complete(&self, lane: LaneId, completions: Vec<Completion>, service: Duration);
+    /// The lane's current batch comes back, with one completion for each of its jobs, in order, which are taken out of `completions`; `service`
+    /// is the time they took, without queueing.
+    fn complete(&self, lane: LaneId, batch: Batch, completions: &mut Vec<Completion>, service: Duration);
 
     /// The canary's outcome.
     fn canary(&self, lane: LaneId, outcome: Result<(), Loss>);
@@ -213,6 +223,8 @@ pub enum Fault {
     },
     /// The next job blocks until the fault is cleared.
     Hang,
+    /// The next job never comes back, whatever happens to the fault, which is gone with it.
+    Stuck,
     /// The next job panics; the fault is gone with it.
     Panic,
     /// Each job returns an error.
@@ -258,6 +270,7 @@ impl fmt::Display for Fault {
         match self {
             Fault::Slow { factor } => write!(f, "slow x{factor}"),
             Fault::Hang => f.write_str("hang"),
+            Fault::Stuck => f.write_str("stuck"),
             Fault::Panic => f.write_str("panic"),
             Fault::Error => f.write_str("error"),
             Fault::Fatal => f.write_str("fatal"),

@@ -29,6 +29,7 @@ pub mod stripe;
 
 pub mod code;
 pub mod job;
+pub mod pool;
 pub mod queue;
 pub mod reply;
 

@@ -99,7 +99,7 @@ fn without_shared_pool() -> Option<io::Error> {
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
-        None | Some(Command::Serve) => Ok(serve::run(&Plan::load(cli.config.as_deref())?)?),
+        None | Some(Command::Serve) => Ok(serve::run(Plan::load(cli.config.as_deref())?)?),
         Some(Command::Check) => check(&Plan::load(cli.config.as_deref())?),
         Some(Command::Devices(options)) => devices::devices(cli.config.as_deref(), options.json),
         Some(Command::Train(Train::Base(options))) => train_base(options),

@@ -200,10 +200,24 @@ pub enum GpuValue {
     Memory,
     /// 0 to 1.
     Utilisation,
+    /// A count.
+    EccUncorrected,
+    /// A count.
+    PcieReplays,
+    /// 1 to 6, so far.
+    PcieGeneration,
 }
 
 impl GpuValue {
-    const ALL: [GpuValue; 4] = [GpuValue::Temperature, GpuValue::Clock, GpuValue::Memory, GpuValue::Utilisation];
+    const ALL: [GpuValue; 7] = [
+        GpuValue::Temperature,
+        GpuValue::Clock,
+        GpuValue::Memory,
+        GpuValue::Utilisation,
+        GpuValue::EccUncorrected,
+        GpuValue::PcieReplays,
+        GpuValue::PcieGeneration,
+    ];
 }
 
 /// What drivers tell of GPUs; there only if GPUs are watched. A value that a GPU does not tell is absent.
@@ -238,6 +252,12 @@ impl GpuMetrics {
                 ("parityd_gpu_clock_hertz", "Clock of the multiprocessors."),
                 ("parityd_gpu_memory_used_bytes", "Memory in use, by anybody."),
                 ("parityd_gpu_utilisation_ratio", "Share of the last moments in which something ran."),
+                (
+                    "parityd_gpu_ecc_uncorrected",
+                    "Errors of memory that were not corrected, since the driver was loaded.",
+                ),
+                ("parityd_gpu_pcie_replays", "Packets on the PCIe link that were sent again."),
+                ("parityd_gpu_pcie_generation", "Generation of the PCIe link now."),
             ]
             .map(value),
             limited: gauges("parityd_gpu_limited", "1 for what holds the clock down.", &["gpu", "by"]),

@@ -25,10 +25,10 @@ pub struct FaultDomain(pub u16);
 /// The output values of one model row, host memory.
 pub type Values = Arc<[f32]>;
 
-/// One input row: a window into the buffer of the request that brought it.
-#[derive(Clone)]
+/// One input row: a window into the buffer of the request that brought it. By default it is empty and holds no buffer.
+#[derive(Clone, Default)]
 pub struct Row {
-    buffer: Arc<[f32]>,
+    buffer: Option<Arc<[f32]>>,
     start: usize,
     len: usize,
 }
@@ -37,7 +37,7 @@ impl Row {
     /// A row that is the whole of `values`.
     pub fn whole(values: impl Into<Arc<[f32]>>) -> Self {
         let buffer = values.into();
-        Row { start: 0, len: buffer.len(), buffer }
+        Row { start: 0, len: buffer.len(), buffer: Some(buffer) }
     }
 }
 
@@ -45,7 +45,7 @@ impl Deref for Row {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.buffer[self.start..self.start + self.len]
+        self.buffer.as_ref().map_or(&[], |buffer| &buffer[self.start..self.start + self.len])
     }
 }
 
@@ -76,9 +76,9 @@ impl Rows {
     }
 
     /// The rows in order, each a window into the shared buffer.
-    pub fn iter(&self) -> impl Iterator<Item = Row> + '_ {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Row> + '_ {
         (0..self.count()).map(|index| Row {
-            buffer: Arc::clone(&self.buffer),
+            buffer: Some(Arc::clone(&self.buffer)),
             start: index * self.width,
             len: self.width,
         })

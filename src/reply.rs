@@ -4,9 +4,13 @@
 //! is (lane, decoder, timer), and everyone else is told [`Late`]. The last place to be set wakes the request's task. There is no lock:
 //! each place is a `OnceLock`, the count of open places an atomic. A request whose [`Pending`] is dropped (its client left) is marked
 //! gone, and its queued rows become tombstones that lanes skip.
+//!
+//! [`Requests`] bounds how many queries are admitted at once, and keeps the memory of those that are over: boards and queries are used again
+//! once nobody holds them.
 
 use std::{
     future::Future,
+    ops::Index,
     pin::Pin,
     sync::{
         Arc, OnceLock,
@@ -18,46 +22,110 @@ use std::{
 
 use atomic_waker::AtomicWaker;
 
-use crate::query::{Answer, Failure, LaneId, Query};
+use crate::{
+    clock::Time,
+    pool::{Pool, Reuse, Shared},
+    query::{Accepts, Answer, Confidence, Failure, LaneId, Query, Row},
+};
 
-/// A place in the bounded number of admitted queries; dropping it frees the place.
+/// Admits queries, up to a limit.
 #[derive(Debug)]
-pub struct Permit {
+pub struct Requests {
     taken: Arc<AtomicUsize>,
-    freed: AtomicBool,
+    limit: usize,
+    boards: Pool<Board>,
+    queries: Pool<Admitted>,
 }
 
-impl Permit {
-    /// Takes `count` places out of `limit`, all or none.
-    pub fn acquire(taken: &Arc<AtomicUsize>, limit: usize, count: usize) -> Option<Vec<Permit>> {
-        let fits = |now: usize| now.checked_add(count).filter(|&after| after <= limit);
-        taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
-        Some((0..count).map(|_| Permit { taken: Arc::clone(taken), freed: AtomicBool::new(false) }).collect())
+impl Requests {
+    /// Nothing is admitted yet; `limit` queries may be at once, and the memory of so many is kept.
+    pub fn new(limit: usize) -> Self {
+        Requests { taken: Arc::default(), limit, boards: Pool::new(limit), queries: Pool::new(limit) }
     }
+
+    /// Takes a permit for each query of a request, all or none, and puts them on a board. They come one by one; those that nobody takes out are
+    /// let go of.
+    pub fn admit<Q>(&self, queries: Q) -> Option<(Entering<'_, Q::IntoIter>, Pending)>
+    where
+        Q: IntoIterator<Item = Query, IntoIter: ExactSizeIterator>,
+    {
+        let queries = queries.into_iter();
+        let count = queries.len();
+        let fits = |now: usize| now.checked_add(count).filter(|&after| after <= self.limit);
+        self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+        let board = self.boards.take(Board::default, |board| {
+            board.answers.resize_with(count, OnceLock::new);
+            *board.open.get_mut() = count;
+            *board.gone.get_mut() = false;
+        });
+        let entering = Entering { requests: self, board: board.clone(), queries, index: 0 };
+        Some((entering, Pending(board)))
+    }
+
+    /// Queries that hold a permit.
+    pub fn admitted(&self) -> usize {
+        self.taken.load(Ordering::Acquire)
+    }
+}
+
+/// The queries of a request on their way in.
+#[derive(Debug)]
+pub struct Entering<'r, Q: Iterator<Item = Query>> {
+    requests: &'r Requests,
+    board: Shared<Board>,
+    queries: Q,
+    index: usize,
+}
+
+impl<Q: Iterator<Item = Query>> Iterator for Entering<'_, Q> {
+    type Item = Shared<Admitted>;
+
+    fn next(&mut self) -> Option<Shared<Admitted>> {
+        let query = self.queries.next()?;
+        let new = || Admitted::vacant(Arc::clone(&self.requests.taken));
+        let admitted =
+            self.requests.queries.take(new, |admitted| admitted.occupy(query, self.board.clone(), self.index));
+        self.index += 1;
+        Some(admitted)
+    }
+}
+
+impl<Q: Iterator<Item = Query>> Drop for Entering<'_, Q> {
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
+}
+
+/// A place in the bounded number of admitted queries.
+#[derive(Debug)]
+struct Permit {
+    taken: Arc<AtomicUsize>,
+    held: AtomicBool,
 }
 
 impl Permit {
     /// Frees the place, once.
     fn free(&self) {
-        if !self.freed.swap(true, Ordering::AcqRel) {
+        if self.held.swap(false, Ordering::AcqRel) {
             self.taken.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.free();
-    }
-}
-
 /// The answers of one request.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Board {
-    answers: Box<[OnceLock<Answer>]>,
+    answers: Vec<OnceLock<Answer>>,
     open: AtomicUsize,
     gone: AtomicBool,
     waker: AtomicWaker,
+}
+
+impl Reuse for Board {
+    fn empty(&mut self) {
+        self.answers.clear();
+        drop(self.waker.take());
+    }
 }
 
 /// Someone else answered first. Not an error: it is how redundancy ends.
@@ -69,7 +137,8 @@ pub struct Late;
 pub struct Admitted {
     /// The row and its terms.
     pub query: Query,
-    board: Arc<Board>,
+    /// `None` while it waits to be used again.
+    board: Option<Shared<Board>>,
     index: usize,
     /// The first lane that lost it; [`NOBODY`] if none has.
     lost_by: AtomicU32,
@@ -89,41 +158,47 @@ const ANSWERED: u8 = 1;
 const STARTED: u8 = 2;
 
 impl Admitted {
-    /// Puts the queries of one request on a new board. One permit per query.
-    pub fn request(queries: Vec<Query>, permits: Vec<Permit>) -> (Vec<Arc<Admitted>>, Pending) {
-        assert_eq!(queries.len(), permits.len(), "one permit per query");
-        let board = Arc::new(Board {
-            answers: queries.iter().map(|_| OnceLock::new()).collect(),
-            open: AtomicUsize::new(queries.len()),
-            gone: AtomicBool::new(false),
-            waker: AtomicWaker::new(),
-        });
-        let admitted = queries
-            .into_iter()
-            .zip(permits)
-            .enumerate()
-            .map(|(index, (query, permit))| {
-                let board = Arc::clone(&board);
-                Arc::new(Admitted {
-                    query,
-                    board,
-                    index,
-                    lost_by: AtomicU32::new(NOBODY),
-                    second: AtomicU8::new(NO_SECOND),
-                    passed: AtomicU8::new(0),
-                    permit,
-                })
-            })
-            .collect();
-        (admitted, Pending(board))
+    /// One that is no query yet.
+    fn vacant(taken: Arc<AtomicUsize>) -> Self {
+        let query = Query {
+            row: Row::default(),
+            admitted: Time::ZERO,
+            deadline: Time::ZERO,
+            accepts: Accepts::Any,
+            min_confidence: Confidence::NONE,
+            in_range: true,
+        };
+        Admitted {
+            query,
+            board: None,
+            index: 0,
+            lost_by: AtomicU32::new(NOBODY),
+            second: AtomicU8::new(NO_SECOND),
+            passed: AtomicU8::new(0),
+            permit: Permit { taken, held: AtomicBool::new(false) },
+        }
+    }
+
+    /// Is `query` from now on, with a permit that was taken for it.
+    fn occupy(&mut self, query: Query, board: Shared<Board>, index: usize) {
+        (self.query, self.board, self.index) = (query, Some(board), index);
+        *self.lost_by.get_mut() = NOBODY;
+        *self.second.get_mut() = NO_SECOND;
+        *self.passed.get_mut() = 0;
+        *self.permit.held.get_mut() = true;
+    }
+
+    fn board(&self) -> &Board {
+        self.board.as_ref().expect("whatever is held is in use")
     }
 
     /// Answers the query, unless it has been answered.
     pub fn answer(&self, answer: Answer) -> Result<(), Late> {
-        self.board.answers[self.index].set(answer).map_err(|_| Late)?;
+        let board = self.board();
+        board.answers[self.index].set(answer).map_err(|_| Late)?;
         self.pass(ANSWERED);
-        if self.board.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.board.waker.wake();
+        if board.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            board.waker.wake();
         }
         Ok(())
     }
@@ -131,6 +206,11 @@ impl Admitted {
     /// It has left the queue of admission for good: a lane starts it, or passes it over. `true` the first time.
     pub fn start(&self) -> bool {
         self.pass(STARTED)
+    }
+
+    /// It was found to be open no more, and nobody will work on it: its permit is free, although its timer holds it.
+    pub fn pass_over(&self) {
+        self.permit.free();
     }
 
     fn pass(&self, mark: u8) -> bool {
@@ -143,12 +223,12 @@ impl Admitted {
 
     /// The answer that won, if there is one yet.
     pub fn answered(&self) -> Option<&Answer> {
-        self.board.answers[self.index].get()
+        self.board().answers[self.index].get()
     }
 
     /// Whether work on it can still matter: unanswered, and its client is still there.
     pub fn is_open(&self) -> bool {
-        self.answered().is_none() && !self.board.gone.load(Ordering::Acquire)
+        self.answered().is_none() && !self.board().gone.load(Ordering::Acquire)
     }
 
     /// A lane lost it; returns the lane that had lost it before, if this is not the first time.
@@ -191,29 +271,47 @@ impl Admitted {
 }
 
 /// A query that everybody has let go of can get no other answer any more: the daemon stops.
-impl Drop for Admitted {
-    fn drop(&mut self) {
+impl Reuse for Admitted {
+    fn empty(&mut self) {
+        if self.board.is_none() {
+            return;
+        }
         self.answer(Err(Failure::Stopped)).unwrap_or(());
+        self.permit.free();
+        self.board = None;
+        self.query.row = Row::default();
     }
 }
 
-/// Resolves to a request's answers, in row order, once the last row has its answer. Dropping it tells the lanes that nobody waits.
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.empty();
+    }
+}
+
+/// Resolves to a request's answers once the last row has its answer. Dropping it tells the lanes that nobody waits.
 #[derive(Debug)]
-pub struct Pending(Arc<Board>);
+pub struct Pending(Shared<Board>);
 
 impl Pending {
     /// Blocks the calling thread until the last row has its answer, which is by the deadline as long as the engine runs. For programs without an executor.
-    pub fn wait(mut self) -> Vec<Answer> {
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        let mut context = Context::from_waker(&waker);
-        loop {
-            // A wake-up between the look and the park is not lost: the next park returns at once.
-            match Pin::new(&mut self).poll(&mut context) {
-                Poll::Ready(answers) => return answers,
-                Poll::Pending => thread::park(),
+    pub fn wait(mut self) -> Answers {
+        UNPARK.with(|waker| {
+            let mut context = Context::from_waker(waker);
+            loop {
+                // A wake-up between the look and the park is not lost: the next park returns at once.
+                match Pin::new(&mut self).poll(&mut context) {
+                    Poll::Ready(answers) => return answers,
+                    Poll::Pending => thread::park(),
+                }
             }
-        }
+        })
     }
+}
+
+thread_local! {
+    /// Wakes this thread.
+    static UNPARK: Waker = Waker::from(Arc::new(Unpark(thread::current())));
 }
 
 /// Wakes the thread that waits.
@@ -223,19 +321,22 @@ impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
     }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.unpark();
+    }
 }
 
 impl Future for Pending {
-    type Output = Vec<Answer>;
+    type Output = Answers;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<Answer>> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answers> {
         // Register before looking: an answer that comes between the two would otherwise wake nobody.
         self.0.waker.register(context.waker());
         if self.0.open.load(Ordering::Acquire) > 0 {
             return Poll::Pending;
         }
-        let answer = |place: &OnceLock<Answer>| place.get().cloned().expect("no place is open");
-        Poll::Ready(self.0.answers.iter().map(answer).collect())
+        Poll::Ready(Answers(self.0.clone()))
     }
 }
 
@@ -245,78 +346,24 @@ impl Drop for Pending {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        clock::Time,
-        query::{Accepts, Confidence, Prediction, Provenance, Row},
-    };
+/// The answers of a request, in row order.
+#[derive(Debug)]
+pub struct Answers(Shared<Board>);
 
-    fn query() -> Query {
-        Query {
-            row: Row::whole(vec![0.0]),
-            admitted: Time::ZERO,
-            deadline: Time::ZERO,
-            accepts: Accepts::Any,
-            min_confidence: Confidence::NONE,
-            in_range: true,
-        }
-    }
-
-    fn direct(value: f32) -> Prediction {
-        Prediction { values: [value].into(), provenance: Provenance::Direct, confidence: None }
-    }
-
-    #[test]
-    fn the_first_answer_wins_and_the_rest_are_late() {
-        let taken = Arc::new(AtomicUsize::new(0));
-        let permits = Permit::acquire(&taken, 2, 2).expect("two places");
-        let (admitted, mut pending) = Admitted::request(vec![query(), query()], permits);
-        assert_eq!(admitted[0].answer(Ok(direct(1.0))), Ok(()));
-        assert_eq!(admitted[0].answer(Err(Failure::Deadline)), Err(Late));
-        let mut context = Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut pending).poll(&mut context).is_pending());
-        assert_eq!(admitted[1].answer(Err(Failure::Deadline)), Ok(()));
-        let Poll::Ready(answers) = Pin::new(&mut pending).poll(&mut context) else {
-            unreachable!("both rows are answered")
-        };
-        assert_eq!(answers[0].as_ref().unwrap().values[..], [1.0]);
-        assert_eq!(answers[1].as_ref().unwrap_err(), &Failure::Deadline);
-    }
-
-    #[test]
-    fn a_thread_can_wait_without_an_executor() {
-        let taken = Arc::new(AtomicUsize::new(0));
-        let permits = Permit::acquire(&taken, 2, 2).expect("two places");
-        let (admitted, pending) = Admitted::request(vec![query(), query()], permits);
-        let waiting = thread::spawn(|| pending.wait());
-        assert_eq!(admitted[1].answer(Ok(direct(2.0))), Ok(()));
-        assert_eq!(admitted[0].answer(Ok(direct(1.0))), Ok(()));
-        let answers = waiting.join().unwrap();
-        let values = |answer: &Answer| answer.as_ref().unwrap().values[0].to_bits();
-        assert_eq!(answers.iter().map(values).collect::<Vec<_>>(), [1.0_f32.to_bits(), 2.0_f32.to_bits()]);
-    }
-
-    #[test]
-    fn permits_are_all_or_none_and_come_back_with_the_query() {
-        let taken = Arc::new(AtomicUsize::new(0));
-        let permits = Permit::acquire(&taken, 3, 2).expect("two of three");
-        assert!(Permit::acquire(&taken, 3, 2).is_none());
-        assert_eq!(taken.load(Ordering::Relaxed), 2, "a refusal takes nothing");
-        let (mut admitted, mut pending) = Admitted::request(vec![query(), query()], permits);
-        admitted[0].start();
-        assert_eq!(taken.load(Ordering::Relaxed), 2, "started, but not answered");
-        assert_eq!(admitted[0].answer(Ok(direct(1.0))), Ok(()));
-        assert_eq!(taken.load(Ordering::Relaxed), 1, "over, although somebody still holds the query");
-        drop(admitted.pop());
-        let mut context = Context::from_waker(Waker::noop());
-        let Poll::Ready(answers) = Pin::new(&mut pending).poll(&mut context) else {
-            unreachable!("a query that everybody has let go of is answered")
-        };
-        assert_eq!(answers[1].as_ref().unwrap_err(), &Failure::Stopped);
-        drop(pending);
-        assert!(!admitted[0].is_open(), "its client has left");
-        assert_eq!(taken.load(Ordering::Relaxed), 0);
+impl Answers {
+    /// Each row's answer.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Answer> {
+        (0..self.0.answers.len()).map(|row| &self[row])
     }
 }
+
+impl Index<usize> for Answers {
+    type Output = Answer;
+
+    fn index(&self, row: usize) -> &Answer {
+        self.0.answers[row].get().expect("no place is open")
+    }
+}
+
+#[cfg(test)]
+mod tests;

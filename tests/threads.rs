@@ -24,8 +24,8 @@ use parityd::{
     health::Rules,
     job::{Batch, Completion, Feed, Loss, ParityInput, Role, Work},
     metrics::Metrics,
-    query::{Accepts, Answer, Confidence, Failure, FaultDomain, LaneId, Provenance, Row, Rows},
-    reply::Pending,
+    query::{Accepts, Confidence, Failure, FaultDomain, LaneId, Provenance, Row, Rows},
+    reply::{Answers, Pending},
 };
 use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -48,7 +48,7 @@ fn encoded(code: &dyn Code, parity: usize, stripe: &[Row]) -> Vec<f32> {
 
 /// A lane's thread: now and then a batch is lost, blocks, or takes its time.
 fn run_lane(engine: &Engine, code: &dyn Code, lane: LaneId) {
-    let mut random = ChaCha8Rng::seed_from_u64(u64::from(lane.0));
+    let (mut random, mut completions) = (ChaCha8Rng::seed_from_u64(u64::from(lane.0)), Vec::new());
     engine.ready(lane, Duration::from_micros(50));
     loop {
         match engine.pull(lane) {
@@ -62,17 +62,17 @@ fn run_lane(engine: &Engine, code: &dyn Code, lane: LaneId) {
                     2..60 => Duration::from_millis(2),
                     _ => Duration::ZERO,
                 });
-                let completions = match &batch {
-                    _ if fate >= 995 => vec![Completion::Lost(Loss::Device); batch.jobs()],
+                match &batch {
+                    _ if fate >= 995 => completions.resize(batch.jobs(), Completion::Lost(Loss::Device)),
                     Batch::Base(inputs) => {
-                        inputs.iter().map(|input| Completion::Output(linear(&input.row).into())).collect()
+                        completions.extend(inputs.iter().map(|input| Completion::Output(linear(&input.row).into())));
                     }
                     Batch::Parity(inputs) => {
                         let output = |input: &ParityInput| encoded(code, input.row, &input.rows);
-                        inputs.iter().map(|input| Completion::Output(output(input).into())).collect()
+                        completions.extend(inputs.iter().map(|input| Completion::Output(output(input).into())));
                     }
-                };
-                engine.complete(lane, completions, Duration::from_micros(50));
+                }
+                engine.complete(lane, batch, &mut completions, Duration::from_micros(50));
             }
         }
     }
@@ -124,7 +124,7 @@ impl Wake for Bell {
 }
 
 /// Waits for a request's answers; panics if none come for far longer than any deadline.
-fn wait(pending: Pending) -> Vec<Answer> {
+fn wait(pending: Pending) -> Answers {
     let bell = Arc::new(Bell::default());
     let waker = Waker::from(Arc::clone(&bell));
     let mut pending = pin!(pending);
@@ -160,7 +160,7 @@ fn run_client(engine: &Engine, seed: u64) -> usize {
         if random.random_bool(0.02) {
             continue;
         }
-        for (row, answer) in rows.iter().zip(wait(pending)) {
+        for (row, answer) in rows.iter().zip(wait(pending).iter()) {
             match answer {
                 Ok(prediction) => {
                     let truth = linear(&row);
@@ -171,7 +171,7 @@ fn run_client(engine: &Engine, seed: u64) -> usize {
                     reconstructed += usize::from(prediction.provenance == Provenance::Reconstructed);
                 }
                 // Two lanes may happen to lose one and the same row.
-                Err(failure) => assert_eq!(failure, Failure::QueryFault),
+                Err(failure) => assert_eq!(*failure, Failure::QueryFault),
             }
         }
     }

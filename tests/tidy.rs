@@ -27,13 +27,14 @@ const LAYERS: &Layers = &[
     ("code", &["query"]),
     ("job", &["query"]),
     ("queue", &["query"]),
-    ("reply", &["query", "clock"]),
+    ("pool", &["queue"]),
+    ("reply", &["pool", "query", "clock"]),
     // Checked settings are plain data, too: the core takes its policy as it was written.
     ("config", &["code", "job", "query"]),
     // The core: told the time, never asks for it; no thread, device or socket.
     ("health", &["job", "query", "metrics", "clock"]),
-    ("stripe", &["code", "job", "queue", "reply", "query", "metrics", "clock"]),
-    ("dispatch", &["stripe", "health", "config", "code", "job", "queue", "reply", "query", "metrics", "clock"]),
+    ("stripe", &["code", "job", "pool", "queue", "reply", "query", "metrics", "clock"]),
+    ("dispatch", &["stripe", "health", "config", "code", "job", "pool", "queue", "reply", "query", "metrics", "clock"]),
     // The rim towards clients.
     ("admission", &["reply", "query"]),
     ("wire", &["admission", "reply", "query", "metrics", "repeat", "clock"]),
@@ -150,6 +151,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("crossbeam", &["queue"]),
     // A driver call may never return: whoever makes one must be prepared for that.
     ("nvml_wrapper", &["nvml"]),
+    // The one system call that the standard library lacks: handing a port to another process.
+    ("rustix", &["serve"]),
     // Parallel loops of candle and of `model` run in the pool of whoever calls them; the core must not have one.
     ("rayon", &["lane", "model", "train", "eval"]),
     // Vectors are for the inner loops of forward passes.

@@ -92,6 +92,10 @@ impl Code for Concat {
     fn decode(&self, slot: usize, outputs: &[Option<&[f32]>]) -> Option<Vec<f32>> {
         self.sum.decode(slot, outputs)
     }
+
+    fn decode_into(&self, slot: usize, outputs: &[Option<&[f32]>], decoded: &mut Vec<f32>) -> bool {
+        self.sum.decode_into(slot, outputs, decoded)
+    }
 }
 
 #[cfg(test)]

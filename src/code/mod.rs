@@ -11,6 +11,7 @@ mod confidence;
 mod learned;
 mod matrix;
 mod replica;
+pub mod residual;
 mod spec;
 mod stacked;
 mod sum;
@@ -208,6 +209,17 @@ pub trait Code: Send + Sync + Debug {
     ///
     /// `None` when `slot` is not in [`Code::recoverable`] of the present set.
     fn decode(&self, slot: usize, outputs: &[Option<&[f32]>]) -> Option<Vec<f32>>;
+
+    /// The same into memory that is at hand; `false` where [`Code::decode`] gives `None`.
+    fn decode_into(&self, slot: usize, outputs: &[Option<&[f32]>], decoded: &mut Vec<f32>) -> bool {
+        match self.decode(slot, outputs) {
+            Some(values) => {
+                *decoded = values;
+                true
+            }
+            None => false,
+        }
+    }
 }
 
 /// Writes `rows` one after the other.

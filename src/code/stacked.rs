@@ -90,12 +90,17 @@ impl Code for Stacked {
     }
 
     fn decode(&self, slot: usize, outputs: &[Option<&[f32]>]) -> Option<Vec<f32>> {
+        let mut decoded = Vec::new();
+        self.decode_into(slot, outputs, &mut decoded).then_some(decoded)
+    }
+
+    fn decode_into(&self, slot: usize, outputs: &[Option<&[f32]>], decoded: &mut Vec<f32>) -> bool {
         assert_eq!(outputs.len(), self.k + 1, "one entry a slot");
-        if !self.recoverable(present(outputs)).has(slot) {
-            return None;
-        }
-        let parity = outputs[self.k]?;
+        let recoverable = self.recoverable(present(outputs)).has(slot);
+        let Some(parity) = outputs[self.k].filter(|_| recoverable) else { return false };
         let width = parity.len() / self.k;
-        Some(parity[slot * width..(slot + 1) * width].to_vec())
+        decoded.clear();
+        decoded.extend_from_slice(&parity[slot * width..(slot + 1) * width]);
+        true
     }
 }

@@ -67,7 +67,7 @@ impl Sum {
     }
 
     /// The usual case, one loss and one parity output j: (parity - Σ cⱼᵢ outputᵢ) / cⱼ over the others, without any matrix.
-    fn decode_one(&self, slot: usize, j: usize, outputs: &[Option<&[f32]>]) -> Option<Vec<f32>> {
+    fn decode_one(&self, slot: usize, j: usize, outputs: &[Option<&[f32]>], decoded: &mut Vec<f32>) -> Option<()> {
         let coefficients = &self.coefficients[j];
         let weight = 1.0 / coefficients[slot];
         let parity = outputs[self.k + j]?;
@@ -76,12 +76,38 @@ impl Sum {
         let first = others.next()?;
         let (of_first, values) = (weight * coefficients[first], outputs[first]?);
         assert_eq!(parity.len(), values.len(), "outputs of one stripe are equally long");
-        let mut decoded: Vec<f32> =
-            parity.iter().zip(values).map(|(parity, value)| weight * parity - of_first * value).collect();
+        decoded.clear();
+        decoded.extend(parity.iter().zip(values).map(|(parity, value)| weight * parity - of_first * value));
         for i in others {
-            add_scaled(&mut decoded, outputs[i]?, -f64::from(weight * coefficients[i]));
+            add_scaled(decoded, outputs[i]?, -f64::from(weight * coefficients[i]));
         }
-        Some(decoded)
+        Some(())
+    }
+
+    /// Any slot; as [`Code::decode_into`].
+    fn decode_any(&self, slot: usize, outputs: &[Option<&[f32]>], decoded: &mut Vec<f32>) -> Option<()> {
+        assert_eq!(outputs.len(), self.k + self.r(), "one entry a slot");
+        let present = present(outputs);
+        if !self.recoverable(present).has(slot) {
+            return None;
+        }
+        let (missing, parities) = self.split(present);
+        if missing.count() == 1 && parities.count() == 1 {
+            return self.decode_one(slot, parities.iter().next()?, outputs, decoded);
+        }
+        // What the parity outputs say of the missing ones: A x = b, where b is a parity output minus the present members.
+        let inverse = pseudo_inverse(&self.square(parities, missing))?;
+        let wanted = missing.iter().position(|missing| missing == slot)?;
+        decoded.clear();
+        decoded.resize(outputs.iter().flatten().next()?.len(), 0.0);
+        for (j, weight) in parities.iter().zip(&inverse[wanted]) {
+            add_scaled(decoded, outputs[self.k + j]?, *weight);
+            for i in SlotSet::below(self.k).without(missing).iter() {
+                let coefficient = f64::from(self.coefficients[j][i]);
+                add_scaled(decoded, outputs[i]?, -weight * coefficient);
+            }
+        }
+        Some(())
     }
 
     /// Splits a present set into (missing data slots, present parity rows).
@@ -137,28 +163,12 @@ impl Code for Sum {
     }
 
     fn decode(&self, slot: usize, outputs: &[Option<&[f32]>]) -> Option<Vec<f32>> {
-        assert_eq!(outputs.len(), self.k + self.r(), "one entry a slot");
-        let present = present(outputs);
-        if !self.recoverable(present).has(slot) {
-            return None;
-        }
-        let (missing, parities) = self.split(present);
-        if missing.count() == 1 && parities.count() == 1 {
-            return self.decode_one(slot, parities.iter().next()?, outputs);
-        }
-        // What the parity outputs say of the missing ones: A x = b, where b is a parity output minus the present members.
-        let inverse = pseudo_inverse(&self.square(parities, missing))?;
-        let wanted = missing.iter().position(|missing| missing == slot)?;
-        let width = outputs.iter().flatten().next()?.len();
-        let mut decoded = vec![0.0_f32; width];
-        for (j, weight) in parities.iter().zip(&inverse[wanted]) {
-            add_scaled(&mut decoded, outputs[self.k + j]?, *weight);
-            for i in SlotSet::below(self.k).without(missing).iter() {
-                let coefficient = f64::from(self.coefficients[j][i]);
-                add_scaled(&mut decoded, outputs[i]?, -weight * coefficient);
-            }
-        }
-        Some(decoded)
+        let mut decoded = Vec::new();
+        self.decode_any(slot, outputs, &mut decoded).map(|()| decoded)
+    }
+
+    fn decode_into(&self, slot: usize, outputs: &[Option<&[f32]>], decoded: &mut Vec<f32>) -> bool {
+        self.decode_any(slot, outputs, decoded).is_some()
     }
 }
 

@@ -136,6 +136,30 @@ pub struct Health {
     pub canary_every: Option<u32>,
     /// `ready_lanes_min`: lanes that must be able to run queries for the daemon to be ready.
     pub ready_lanes_min: usize,
+    /// `on_fatal`: what is done about a device that this process can do nothing with any more.
+    pub on_fatal: OnFatal,
+}
+
+/// `on_fatal`: what is done about a device that this process can do nothing with any more, and another could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFatal {
+    /// Its lanes are fenced until the daemon is started anew.
+    Fence,
+    /// Another process takes over, without a query lost.
+    Restart,
+}
+
+impl OnFatal {
+    /// Both.
+    pub const ALL: [OnFatal; 2] = [OnFatal::Fence, OnFatal::Restart];
+
+    /// The word in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            OnFatal::Fence => "fence",
+            OnFatal::Restart => "restart",
+        }
+    }
 }
 
 /// `device` of a lane.

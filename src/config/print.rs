@@ -28,6 +28,7 @@ impl fmt::Display for Config {
         writeln!(f, "fence_ms = {}", millis(self.health.fence))?;
         writeln!(f, "canary_every = {}", self.health.canary_every.unwrap_or(0))?;
         writeln!(f, "ready_lanes_min = {}", self.health.ready_lanes_min)?;
+        writeln!(f, "on_fatal = {}", text(self.health.on_fatal.as_str()))?;
         for each in self.lanes() {
             lane(f, each)?;
         }

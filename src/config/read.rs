@@ -16,8 +16,8 @@ use crate::{
 };
 
 use super::{
-    Admin, CodeSpec, Config, Deployment, Device, Grace, Grpc, Health, Hedge, Http, Lane, Lanes, ParityWhen, Placement,
-    Policy, PolicyKind, Rerun,
+    Admin, CodeSpec, Config, Deployment, Device, Grace, Grpc, Health, Hedge, Http, Lane, Lanes, OnFatal, ParityWhen,
+    Placement, Policy, PolicyKind, Rerun,
     lanes::LANES_MAX,
     rules,
     section::Section,
@@ -80,6 +80,7 @@ fn health(table: &mut Section<'_, '_>) -> Health {
     let (hang, canary_first) = (millis_of("hang_ms", 200), millis_of("canary_first_ms", 100));
     let (canary_max, probe) = (millis_of("canary_max_ms", 5000), millis_of("probe_ms", 250));
     let fence = millis_of("fence_ms", 30_000);
+    let on_fatal = OnFatal::ALL.map(|what| (what.as_str(), what));
     let every = table.get("canary_every", |value| whole(value, 0..=1_000_000)).unwrap_or(100);
     Health {
         hang,
@@ -89,6 +90,7 @@ fn health(table: &mut Section<'_, '_>) -> Health {
         fence,
         canary_every: u32::try_from(every).ok().filter(|every| *every > 0),
         ready_lanes_min: table.get("ready_lanes_min", |value| whole(value, 1..=LANES_MAX)).unwrap_or(1),
+        on_fatal: table.get("on_fatal", |value| word(value, &on_fatal)).unwrap_or(OnFatal::Fence),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     clock::Time,
     config::Grace,
     health::drift::Standing,
+    pool::Shared,
     query::{Accepts, Answer, Failure, Prediction, Provenance, Query, Values},
     reply::{Admitted, Late},
     stripe::{Place, Stripe},
@@ -72,28 +73,28 @@ impl Dispatch {
     }
 
     /// Something arrived: serves what may be served now, and sets a timer for what must wait for its grace.
-    pub(super) fn decode_ready(&self, stripe: &Arc<Stripe>, now: Time, effects: &mut Vec<Effect>) {
+    pub(super) fn decode_ready(&self, stripe: &Shared<Stripe>, now: Time, effects: &mut Vec<Effect>) {
         for slot in stripe.recoverable().iter() {
             let Some(query) = stripe.waiting(slot) else { continue };
             let at = self.grace_ends(&query.query);
             if stripe.is_erased(slot) || at <= now {
                 self.reconstruct(stripe, slot, now, effects);
             } else {
-                self.timers.add(at, Due::Grace(Arc::downgrade(stripe), slot));
+                self.timers.add(at, Due::Grace(stripe.clone(), slot));
             }
         }
     }
 
     /// Decodes a slot and answers its query, or holds back what it decoded.
-    pub(super) fn reconstruct(&self, stripe: &Arc<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
+    pub(super) fn reconstruct(&self, stripe: &Shared<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
         let Some(query) = stripe.waiting(slot) else { return };
         let Some(values) = stripe.decode(slot) else { return };
         let confidence = self.settings.calibration.map(|calibration| calibration.temperature.confidence(&values));
         if confidence.is_some_and(|confidence| confidence < query.query.min_confidence) {
             self.metrics.gated.inc();
             if stripe.hold_back(slot, values) {
-                let place = Place { stripe: Arc::clone(stripe), slot };
-                self.rescue(Arc::clone(query), Some(place), effects);
+                let place = Place { stripe: stripe.clone(), slot };
+                self.rescue(query.clone(), Some(place), effects);
             }
             return;
         }

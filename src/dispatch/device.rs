@@ -1,4 +1,5 @@
-//! What a driver tells of a lane's device, carried out: fences, proofs, suspicions; and the canaries of lanes that seem well.
+//! What is known of a lane's device, carried out: what its driver tells (fences, proofs, suspicions), devices that are opened late or by another thread, and
+//! the canaries of lanes that seem well.
 //!
 //! A fence erases what is in flight then and there. That is what makes the driver's word worth having: whatever the code can bring back is
 //! decoded, and the rest is run elsewhere, before any timer would have noticed.
@@ -8,13 +9,14 @@ use std::{
     time::Duration,
 };
 
-use super::{Dispatch, Effect, Seat, lane_id};
+use super::{Dispatch, Effect, Seat, lane_id, lanes::Finished};
 use crate::{
     clock::Time,
     config::Hedge,
     health::{
         LaneHealth, Move,
         device::{self, Sign, Told},
+        pace::Pass,
     },
     query::LaneId,
 };
@@ -32,7 +34,7 @@ impl Unchecked {
     }
 
     /// A canary is due at once.
-    fn ask(&self) {
+    pub(super) fn ask(&self) {
         self.0.store(u32::MAX / 2, Ordering::Relaxed);
     }
 
@@ -50,6 +52,26 @@ impl Unchecked {
 }
 
 impl Dispatch {
+    /// The lane runs, but has not opened its device, which its first canary does.
+    pub fn left_out(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
+        self.change(lane, |health| Some(health.left_out(now)), effects);
+        self.loading.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The lane has opened its device, and one row takes `expected` on it; of no interest if more is known already.
+    pub fn opened(&self, lane: LaneId, expected: Duration) {
+        let seat = self.seat(lane);
+        let pass = Pass { model: seat.main_model(), jobs: 1 };
+        if seat.pace.expected(pass).is_none() {
+            seat.pace.expect(pass, expected);
+        }
+    }
+
+    /// Whether another process could use the lane's device and this one cannot.
+    pub fn needs_new_process(&self, lane: LaneId) -> bool {
+        self.seat(lane).health().needs_new_process()
+    }
+
     /// The driver tells something of a lane's device.
     pub fn told(&self, lane: LaneId, told: Told, now: Time, effects: &mut Vec<Effect>) {
         let seat = self.seat(lane);
@@ -94,6 +116,19 @@ impl Dispatch {
         self.change(lane, fence, effects);
         std::sync::atomic::fence(Ordering::SeqCst);
         self.give_up_batch(lane, (None, now), |_| None, effects);
+    }
+
+    /// Another thread runs the lane from now on: its own was stuck, and will say nothing more.
+    pub fn replaced(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
+        let seat = self.seat(lane);
+        if seat.in_flight(now).is_some() {
+            // Given up when the lane was declared hung or fenced; or now.
+            self.give_up_batch(lane, (None, now), |_| None, effects);
+            let (Finished::InTime(running) | Finished::Overdue(running)) = seat.finish();
+            seat.end(&running, self.occupancy_of(seat));
+            seat.take_marks();
+        }
+        self.change(lane, |health| health.replaced(now), effects);
     }
 
     /// A lane has started a batch although it was fenced since it looked.

@@ -8,10 +8,7 @@
 //! would only be another late job (and, being young, would make the others look fewer). And hedges are paid for: each data job earns a tenth of one ([`Credit`]), so that whatever fools the detector costs at
 //! most a tenth more work.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
-};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::{Dispatch, Effect, Exact, Seat, lane_id, lanes::Run};
 use crate::{
@@ -19,6 +16,7 @@ use crate::{
     code::SlotSet,
     config::{Hedge, ParityWhen},
     job::JobKind,
+    pool::Shared,
     query::LaneId,
     queue::Call,
     reply::Admitted,
@@ -122,7 +120,7 @@ impl Dispatch {
 
     /// A data slot is late: what can be decoded for it by now is served at once. Its first run may still end well, so it is not given up, or a
     /// stripe without hope would have it rescued as if it were lost; unless its parity job has waited for just this.
-    fn release(&self, stripe: &Arc<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
+    fn release(&self, stripe: &Shared<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
         if self.settings.policy.parity == ParityWhen::Late {
             stripe.give_up(SlotSet::only(slot));
             self.ask_late_parity(stripe, effects);
@@ -133,7 +131,7 @@ impl Dispatch {
     }
 
     /// Queues the parity jobs of a full stripe with an erased member, if the policy waits for one.
-    pub(super) fn ask_late_parity(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
+    pub(super) fn ask_late_parity(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
         if self.settings.policy.parity == ParityWhen::Late
             && stripe.is_full()
             && stripe.erased().iter().next().is_some()
@@ -142,7 +140,7 @@ impl Dispatch {
         }
     }
 
-    fn hedge(&self, query: Arc<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
+    fn hedge(&self, query: Shared<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
         if !query.begin_hedge() {
             return;
         }

@@ -1,10 +1,7 @@
 //! What the core holds of each lane: its state, the batch it runs, how far that is, the pace to expect of it.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -23,6 +20,7 @@ use crate::{
         pace::{Model, Pace, Pass},
     },
     job::{JobKind, PARTS},
+    pool::Shared,
     queue::Handoff,
     reply::Admitted,
     stripe::{Place, Stripe},
@@ -39,7 +37,7 @@ pub(super) enum Seat {
     /// A parity job.
     Parity {
         /// The stripe.
-        stripe: Arc<Stripe>,
+        stripe: Shared<Stripe>,
         /// The parity row.
         row: usize,
     },
@@ -47,7 +45,7 @@ pub(super) enum Seat {
 
 impl Seat {
     /// The query that it is a run of.
-    pub(super) const fn query(&self) -> Option<&Arc<Admitted>> {
+    pub(super) const fn query(&self) -> Option<&Shared<Admitted>> {
         match self {
             Seat::Query(run) => Some(&run.query),
             Seat::Parity { .. } => None,
@@ -55,8 +53,8 @@ impl Seat {
     }
 
     /// Whether it is a run of this query.
-    pub(super) fn runs(&self, query: &Arc<Admitted>) -> bool {
-        self.query().is_some_and(|mine| Arc::ptr_eq(mine, query))
+    pub(super) fn runs(&self, query: &Shared<Admitted>) -> bool {
+        self.query().is_some_and(|mine| mine.is_same(query))
     }
 }
 
@@ -66,13 +64,13 @@ pub(super) struct Run {
     /// Why it runs.
     pub(super) kind: JobKind,
     /// The query.
-    pub(super) query: Arc<Admitted>,
+    pub(super) query: Shared<Admitted>,
     /// Its place in a stripe, if it is protected.
     pub(super) place: Option<Place>,
 }
 
 /// A batch in flight.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Running {
     /// Its jobs, in the order the lane knows them.
     pub(super) seats: Vec<Seat>,
@@ -99,6 +97,8 @@ pub(super) struct LaneSeat {
     pub(super) settings: LaneSettings,
     /// The batch in flight. Whoever takes it out (the lane when it completes, the timer when it has hung) decides what it means.
     running: Handoff<Running>,
+    /// The memory of the one before.
+    spare: Handoff<Running>,
     /// When the batch in flight started, in nanoseconds; 0 = none.
     started: AtomicU64,
     /// Jobs of the batch in flight.
@@ -141,6 +141,7 @@ impl LaneSeat {
         LaneSeat {
             settings,
             running: Handoff::default(),
+            spare: Handoff::default(),
             started: AtomicU64::new(0),
             jobs: AtomicUsize::new(0),
             parity: AtomicBool::new(false),
@@ -206,9 +207,10 @@ impl LaneSeat {
         } else {
             occupancy.set(&self.flags, BUSY, true);
         }
-        let running = Running { seats, started: now, reserved };
+        let mut running = self.spare.take().unwrap_or_default();
+        *running = Running { seats, started: now, reserved };
         self.parity.store(running.pass().model == Model::Parity, Ordering::Relaxed);
-        let before = self.running.put(Box::new(running));
+        let before = self.running.put(running);
         assert!(before.is_none(), "a lane runs one batch at a time");
         self.started.store(now.nanos().max(1), Ordering::Release);
     }
@@ -219,6 +221,11 @@ impl LaneSeat {
         if running.reserved {
             occupancy.end_reserved();
         }
+    }
+
+    /// Keeps the memory of a batch that is over.
+    pub(super) fn keep(&self, running: Box<Running>) {
+        drop(self.spare.put(running));
     }
 
     /// `parts` of the batch in flight are over.
@@ -241,6 +248,11 @@ impl LaneSeat {
         let age = self.in_flight(now).filter(|_| !self.runs_canary())?;
         let usual = self.pace.usual(self.pass(), self.parts())?;
         Some(age.as_secs_f64() / usual.as_secs_f64().max(1e-9))
+    }
+
+    /// The model that the lane is there for.
+    pub(super) const fn main_model(&self) -> Model {
+        if self.settings.role.runs_base() { Model::Base } else { Model::Parity }
     }
 
     fn runs_canary(&self) -> bool {
@@ -329,8 +341,8 @@ impl LaneSeat {
     pub(super) fn hang_limit(&self, hang: Duration) -> Duration {
         let mut expected = self.pace.expected(self.pass()).unwrap_or(Duration::ZERO);
         if self.runs_canary() {
-            let model = if self.settings.role.runs_base() { Model::Base } else { Model::Parity };
-            expected = self.pace.expected(Pass { model, jobs: 1 }).unwrap_or(Duration::ZERO) * CANARY_JOBS;
+            let one = Pass { model: self.main_model(), jobs: 1 };
+            expected = self.pace.expected(one).unwrap_or(Duration::ZERO) * CANARY_JOBS;
         }
         let slower = if self.is_straggler() { self.pace.ratio().max(1.0) } else { 1.0 };
         hang.max((expected * 5).mul_f64(slower))

@@ -13,12 +13,14 @@
 
 mod answer;
 mod device;
+mod doubt;
 mod hedge;
 mod ladder;
 mod lanes;
 mod occupancy;
 mod pull;
 mod settle;
+mod spare;
 mod straggler;
 mod tick;
 mod timers;
@@ -31,6 +33,7 @@ use std::{
     time::Duration,
 };
 
+use doubt::Doubts;
 use hedge::Credit;
 use ladder::{Ladder, Step};
 use lanes::{LaneSeat, Seat};
@@ -38,6 +41,7 @@ use occupancy::Occupancy;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 pub use settle::Completed;
+use spare::Spare;
 use timers::{Due, Timers};
 
 use crate::{
@@ -51,6 +55,7 @@ use crate::{
     },
     job::{JobKind, Role},
     metrics::Metrics,
+    pool::Shared,
     query::{Confidence, FaultDomain, LaneId, Provenance, Values},
     queue::{Bounded, Call, IdleLanes},
     reply::Admitted,
@@ -92,6 +97,10 @@ pub struct Settings {
 pub enum Effect {
     /// There is work for this lane.
     Wake(LaneId),
+    /// The lane's thread is stuck: another should open the device, and run the lane if it can.
+    Replace(LaneId),
+    /// The lane's answers do not fit together with those of others, and it is asked for a canary: log it.
+    Doubted(LaneId),
     /// A lane changed its state: log it.
     Moved(LaneId, Move),
     /// Reconstructions agree with direct answers less often than expected, or do so no more: log it.
@@ -101,14 +110,14 @@ pub enum Effect {
 /// A parity job that waits: row `row` of a full stripe.
 #[derive(Debug)]
 struct ParityJob {
-    stripe: Arc<Stripe>,
+    stripe: Shared<Stripe>,
     row: usize,
 }
 
 /// An exact second run that waits. It knows its place, so that a stripe may use what comes out.
 #[derive(Debug)]
 struct Exact {
-    query: Arc<Admitted>,
+    query: Shared<Admitted>,
     place: Option<Place>,
 }
 
@@ -118,7 +127,7 @@ pub struct Dispatch {
     settings: Settings,
     lanes: Box<[LaneSeat]>,
     /// First runs, in order of admission.
-    data: Bounded<Arc<Admitted>>,
+    data: Bounded<Shared<Admitted>>,
     /// Exact second runs of lost jobs, before everything else.
     rescue: Bounded<Exact>,
     /// Exact second runs of late jobs, before data jobs while those hardly wait.
@@ -141,15 +150,18 @@ pub struct Dispatch {
     budget: AtomicUsize,
     urgent: AtomicBool,
     /// A query that ran of late, for probes. Empty unless there are stragglers.
-    recent: Mutex<Option<Arc<Admitted>>>,
+    recent: Mutex<Option<Shared<Admitted>>>,
     /// Lanes that are stragglers.
     stragglers: AtomicUsize,
     timers: Timers,
     /// Lanes that are still loading their models.
     loading: AtomicUsize,
     jobs: [IntCounter; JobKind::ALL.len()],
+    spare: Spare,
     /// Locked only when a direct answer comes late.
     drift: Option<Mutex<Drift>>,
+    /// Tried when a stripe is complete, and never waited for.
+    doubts: Mutex<Doubts>,
     metrics: Arc<Metrics>,
 }
 
@@ -200,21 +212,23 @@ impl Dispatch {
             timers: Timers::new(4 * settings.queue_max),
             loading: AtomicUsize::new(lanes),
             jobs: JobKind::ALL.map(|kind| metrics.jobs(kind.as_str())),
+            spare: Spare::new(lanes, in_flight_max),
             drift: settings.calibration.map(watch),
+            doubts: Mutex::new(Doubts::new(&settings.lanes)),
             settings,
             metrics,
         }
     }
 
     /// Queries were admitted.
-    pub fn submit(&self, queries: Vec<Arc<Admitted>>, effects: &mut Vec<Effect>) {
+    pub fn submit(&self, queries: impl IntoIterator<Item = Shared<Admitted>>, effects: &mut Vec<Effect>) {
         for query in queries {
-            self.timers.add(query.query.deadline, Due::Deadline(Arc::downgrade(&query)));
+            self.timers.add(query.query.deadline, Due::Deadline(query.clone()));
             if self.join_only(&query, effects) {
                 continue;
             }
             if self.settings.policy.kind == PolicyKind::Replicated {
-                self.push_data(Arc::clone(&query));
+                self.push_data(query.clone());
                 self.call(Call::Base, effects);
             }
             self.push_data(query);
@@ -225,8 +239,7 @@ impl Dispatch {
     /// A lane has loaded its models; one row takes about `expected` on it.
     pub fn ready(&self, lane: LaneId, expected: Duration, effects: &mut Vec<Effect>) {
         let seat = self.seat(lane);
-        let model = if seat.settings.role.runs_base() { Model::Base } else { Model::Parity };
-        seat.pace.expect(Pass { model, jobs: 1 }, expected);
+        seat.pace.expect(Pass { model: seat.main_model(), jobs: 1 }, expected);
         self.change(lane, |health| Some(health.ready()), effects);
         self.loading.fetch_sub(1, Ordering::AcqRel);
     }

@@ -1,6 +1,6 @@
 //! What a lane takes next: rescue, hedge and data, parity, idle copy, in this order; or a canary, if it must prove itself first.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use super::{
     Dispatch, Effect, Exact, LaneSeat, LaneSettings, ParityJob, Seat, ladder::Step, lanes::Run, occupancy::Occupancy,
@@ -10,6 +10,7 @@ use crate::{
     code::RunsOn,
     config::{ParityWhen, Placement},
     job::{BaseInput, Batch, JobKind, ParityInput, Work},
+    pool::Shared,
     query::{Accepts, FaultDomain, LaneId},
     queue::{Bounded, Call},
     reply::Admitted,
@@ -111,21 +112,26 @@ impl Dispatch {
     /// One exact second run. Alone in its batch: if the row itself is the cause of the loss, it takes nobody with it again.
     fn take_exact(&self, from: &Bounded<Exact>, kind: JobKind, domain: FaultDomain) -> Option<(Batch, Vec<Seat>)> {
         // A rescue may have taken the place of a hedge that waited.
-        let is_wanted = |exact: &Exact| exact.query.is_open() && (kind != JobKind::Hedge || exact.query.start_hedge());
-        let Exact { query, place } = std::iter::from_fn(|| from.pop()).find(is_wanted)?;
+        let is_next = |exact: &Exact| is_wanted(&exact.query) && (kind != JobKind::Hedge || exact.query.start_hedge());
+        let Exact { query, place } = std::iter::from_fn(|| from.pop()).find(is_next)?;
         // Its output may fill its place in the stripe, unless a stripe-mate is in flight here or could start here meanwhile (promise 3).
         let alone = self.lanes.iter().filter(|lane| lane.settings.domain == domain).count() == 1;
         let place = place.filter(|place| alone && !place.stripe.in_flight_in(domain));
-        let batch = Batch::Base(vec![input(&query)]);
-        Some((batch, vec![Seat::Query(Run { kind, query, place })]))
+        let (mut inputs, mut seats) = (self.spare.base.take(), self.spare.seats.take());
+        inputs.push(input(&query));
+        seats.push(Seat::Query(Run { kind, query, place }));
+        Some((Batch::Base(inputs), seats))
     }
 
     fn take_data(&self, domain: FaultDomain, now: Time, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
-        let (mut inputs, mut seats, mut copies) = (Vec::new(), Vec::<Seat>::new(), Vec::new());
+        if self.data.is_empty() {
+            return None;
+        }
+        let (mut inputs, mut seats, mut copies) = (self.spare.base.take(), self.spare.seats.take(), Vec::new());
         while seats.len() < self.settings.batch_max {
             let Some(query) = self.data.pop() else { break };
             let is_first = query.start();
-            if !query.is_open() {
+            if !is_wanted(&query) {
                 continue;
             }
             if !is_first {
@@ -151,31 +157,48 @@ impl Dispatch {
             self.push_data(query);
             self.call(Call::Base, effects);
         }
-        (!seats.is_empty()).then_some((Batch::Base(inputs), seats))
+        self.unless_empty(Batch::Base(inputs), seats)
+    }
+
+    /// What was taken, if anything was.
+    fn unless_empty(&self, batch: Batch, seats: Vec<Seat>) -> Option<(Batch, Vec<Seat>)> {
+        if !seats.is_empty() {
+            return Some((batch, seats));
+        }
+        self.spare.give(batch);
+        self.spare.seats.give(seats);
+        None
     }
 
     /// Puts a query on the data queue. That may be full of copies of queries that were answered meanwhile; those that are open hold permits and
     /// are there twice at most, so there is room once the others are out.
-    pub(super) fn push_data(&self, query: Arc<Admitted>) {
+    pub(super) fn push_data(&self, query: Shared<Admitted>) {
+        let Err(query) = self.data.push(query) else { return };
         let mut unplaced = vec![query];
         while let Some(query) = unplaced.pop() {
             if let Err(query) = self.data.push(query) {
-                unplaced.extend(self.data.retain(|query| query.is_open()));
+                unplaced.extend(self.data.retain(is_wanted));
                 unplaced.push(query);
             }
         }
     }
 
     /// Queues an exact copy of a query for a lane that would be idle.
-    pub(super) fn queue_copy(&self, query: &Arc<Admitted>, place: Option<&Place>, effects: &mut Vec<Effect>) {
+    pub(super) fn queue_copy(&self, query: &Shared<Admitted>, place: Option<&Place>, effects: &mut Vec<Effect>) {
         // Redundancy that finds its queue full is dropped.
-        if self.idle_copy.push(Exact { query: Arc::clone(query), place: place.cloned() }).is_ok() {
+        if self.idle_copy.push(Exact { query: query.clone(), place: place.cloned() }).is_ok() {
             self.call(Call::Base, effects);
         }
     }
 
     /// Gives a query that starts now a place in a stripe; full stripes make their parity jobs runnable.
-    fn place(&self, query: &Arc<Admitted>, domain: FaultDomain, now: Time, effects: &mut Vec<Effect>) -> Option<Place> {
+    fn place(
+        &self,
+        query: &Shared<Admitted>,
+        domain: FaultDomain,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Place> {
         let Some(stripes) = self.stripes.as_ref().filter(|_| self.is_systematic() && query.query.in_range) else {
             self.metrics.unprotected.inc();
             return None;
@@ -189,7 +212,7 @@ impl Dispatch {
 
     /// Under a code that is not systematic, a query has no run of its own: it joins a stripe, and waits for what the parity slots bring.
     /// `false` if it must be run as it is.
-    pub(super) fn join_only(&self, query: &Arc<Admitted>, effects: &mut Vec<Effect>) -> bool {
+    pub(super) fn join_only(&self, query: &Shared<Admitted>, effects: &mut Vec<Effect>) -> bool {
         let coded = query.query.accepts == Accepts::Any && query.query.in_range;
         let Some(stripes) = self.stripes.as_ref().filter(|_| coded && !self.is_systematic()) else { return false };
         query.start();
@@ -200,7 +223,7 @@ impl Dispatch {
     }
 
     /// A stripe is full: its parity jobs are queued, unless the policy waits for a late member, or has no lane to spare.
-    pub(super) fn full(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
+    pub(super) fn full(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
         let policy = &self.settings.policy;
         let dedicated = policy.placement == Placement::Dedicated;
         if policy.parity == ParityWhen::Late && !stripe.erased().iter().any(|slot| stripe.waiting(slot).is_some()) {
@@ -217,12 +240,12 @@ impl Dispatch {
     }
 
     /// Queues the parity jobs of a full stripe, once; if there is no room, the stripe does without.
-    pub(super) fn queue_parity(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
+    pub(super) fn queue_parity(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
         if !stripe.ask_parity() {
             return;
         }
         for row in 0..stripe.r() {
-            if let Err(job) = self.parity.push(ParityJob { stripe: Arc::clone(stripe), row }) {
+            if let Err(job) = self.parity.push(ParityJob { stripe: stripe.clone(), row }) {
                 self.drop_parity(&job, effects);
                 continue;
             }
@@ -234,7 +257,11 @@ impl Dispatch {
     fn take_parity(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
         let domain = self.seat(lane).settings.domain;
         let one_model = self.settings.code.as_ref().is_some_and(|code| code.runs_on() == RunsOn::Base);
-        let (mut inputs, mut seats, mut blocked) = (Vec::<ParityInput>::new(), Vec::new(), false);
+        if self.parity.is_empty() {
+            self.seat(lane).parity_blocked.store(false, Ordering::Relaxed);
+            return None;
+        }
+        let (mut inputs, mut seats, mut blocked) = (self.spare.parity.take(), self.spare.seats.take(), false);
         for _ in 0..self.parity.len() {
             let Some(job) = self.parity.pop() else { break };
             if !job.stripe.wants_parity() {
@@ -255,14 +282,16 @@ impl Dispatch {
                 continue;
             }
             job.stripe.parity_starts(job.row, domain);
-            inputs.push(ParityInput { row: job.row, rows: job.stripe.rows() });
+            let mut rows = self.spare.rows.take();
+            rows.extend(job.stripe.rows().cloned());
+            inputs.push(ParityInput { row: job.row, rows });
             seats.push(Seat::Parity { stripe: job.stripe, row: job.row });
             if seats.len() == self.settings.batch_max {
                 break;
             }
         }
         self.seat(lane).parity_blocked.store(blocked && seats.is_empty(), Ordering::Relaxed);
-        (!seats.is_empty()).then_some((Batch::Parity(inputs), seats))
+        self.unless_empty(Batch::Parity(inputs), seats)
     }
 
     fn put_parity_back(&self, job: ParityJob, effects: &mut Vec<Effect>) {
@@ -308,6 +337,15 @@ impl Dispatch {
     pub(super) fn waiting_jobs(&self) -> i64 {
         i64::try_from(self.data.len()).unwrap_or(i64::MAX)
     }
+}
+
+/// Whether anybody waits for it. If not, whoever asks passes it over.
+pub(super) fn is_wanted(query: &Shared<Admitted>) -> bool {
+    let is_open = query.is_open();
+    if !is_open {
+        query.pass_over();
+    }
+    is_open
 }
 
 pub(super) fn input(query: &Admitted) -> BaseInput {

@@ -1,11 +1,12 @@
 //! What a completion means: outputs settle slots and answer queries, losses erase slots and call for rescue.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{
     Dispatch, Effect, Exact, LaneSeat,
     hedge::end_second_run,
     lanes::{Finished, Run, Seat},
+    pull::is_wanted,
     straggler::Sample,
     timers::Due,
 };
@@ -14,30 +15,34 @@ use crate::{
     code::SlotSet,
     config::Rerun,
     health::Rules,
-    job::{Completion, JobKind, Loss},
+    job::{Batch, Completion, JobKind, Loss},
+    pool::Shared,
     query::{Accepts, Failure, LaneId, Values},
     queue::Call,
     reply::Admitted,
-    stripe::{Place, Stripe},
+    stripe::{Place, Settled, Stripe},
 };
 
 /// A batch came back from a lane.
 #[derive(Debug)]
-pub struct Completed {
+pub struct Completed<'c> {
     /// The lane.
     pub lane: LaneId,
-    /// One completion a job, in the batch's order.
-    pub completions: Vec<Completion>,
+    /// The batch itself, whose memory is used again.
+    pub batch: Batch,
+    /// One completion a job, in the batch's order; they are taken out.
+    pub completions: &'c mut Vec<Completion>,
     /// How long the batch ran, without queueing.
     pub service: Duration,
 }
 
 impl Dispatch {
     /// A batch came back.
-    pub fn complete(&self, completed: Completed, now: Time, effects: &mut Vec<Effect>) {
-        let Completed { lane, completions, service } = completed;
+    pub fn complete(&self, completed: Completed<'_>, now: Time, effects: &mut Vec<Effect>) {
+        let Completed { lane, batch, completions, service } = completed;
+        self.spare.give(batch);
         let seat = self.seat(lane);
-        let (running, was_hung) = match seat.finish() {
+        let (mut running, was_hung) = match seat.finish() {
             Finished::InTime(running) => (running, false),
             Finished::Overdue(running) => (running, true),
         };
@@ -56,7 +61,9 @@ impl Dispatch {
         seat.unchecked.ran(completions.len());
         // What a fenced device gives is believed no more than the device; its jobs were given up when it was fenced.
         let is_fenced = was_hung && seat.health().state().is_fenced();
-        for (job, completion) in running.seats.into_iter().zip(completions) {
+        let mut seats = std::mem::take(&mut running.seats);
+        seat.keep(running);
+        for (job, completion) in seats.drain(..).zip(completions.drain(..)) {
             match completion {
                 Completion::Output(_) if is_fenced => {}
                 Completion::Output(output) => self.output(job, output, now, effects),
@@ -69,6 +76,7 @@ impl Dispatch {
                 }
             }
         }
+        self.spare.seats.give(seats);
     }
 
     /// A canary came back.
@@ -90,6 +98,7 @@ impl Dispatch {
                 Finished::Overdue(running) => (running, true),
             };
             seat.end(&running, self.occupancy_of(seat));
+            seat.keep(running);
             let rules = &self.settings.health;
             // One that hung is to pass a canary anyway, whatever came of this one.
             match outcome {
@@ -117,14 +126,20 @@ impl Dispatch {
                     stripes.remember(&query.query.row, &output);
                 }
                 if let Some(Place { stripe, slot }) = place {
-                    stripe.settle(slot, output);
-                    self.decode_ready(&stripe, now, effects);
+                    self.settle(&stripe, (slot, output), now, effects);
                 }
             }
             Seat::Parity { stripe, row } => {
-                stripe.settle(stripe.k() + row, output);
-                self.decode_ready(&stripe, now, effects);
+                self.settle(&stripe, (stripe.k() + row, output), now, effects);
             }
+        }
+    }
+
+    fn settle(&self, stripe: &Shared<Stripe>, (slot, output): (usize, Values), now: Time, effects: &mut Vec<Effect>) {
+        let settled = stripe.settle(slot, output);
+        self.decode_ready(stripe, now, effects);
+        if settled == Settled::Complete {
+            self.check_residual(stripe, effects);
         }
     }
 
@@ -146,7 +161,7 @@ impl Dispatch {
     }
 
     /// A slot is lost or declared late: whatever waited only for it is decoded, whatever hoped for it is rescued.
-    pub(super) fn erase(&self, stripe: &Arc<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
+    pub(super) fn erase(&self, stripe: &Shared<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
         stripe.give_up(SlotSet::only(slot));
         self.ask_late_parity(stripe, effects);
         self.decode_ready(stripe, now, effects);
@@ -173,7 +188,7 @@ impl Dispatch {
     }
 
     /// A query's slot is erased: run it again now, or only if its stripe does not bring it back soon.
-    fn rescue_erased(&self, query: Arc<Admitted>, place: Option<Place>, now: Time, effects: &mut Vec<Effect>) {
+    fn rescue_erased(&self, query: Shared<Admitted>, place: Option<Place>, now: Time, effects: &mut Vec<Effect>) {
         let may_decode = query.query.accepts == Accepts::Any
             && place.as_ref().is_some_and(|place| place.stripe.has_hope(place.slot));
         if self.settings.policy.rerun == Rerun::AtOnce || !may_decode {
@@ -186,8 +201,8 @@ impl Dispatch {
     }
 
     /// Runs a query again, exactly, before all other work.
-    pub(super) fn rescue(&self, query: Arc<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
-        if !query.is_open() || !query.begin_rescue() {
+    pub(super) fn rescue(&self, query: Shared<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
+        if !is_wanted(&query) || !query.begin_rescue() {
             return;
         }
         self.push_rescue(Exact { query, place });
@@ -197,21 +212,22 @@ impl Dispatch {
     /// Puts a rescue on its queue. That may be full of queries that were answered meanwhile; those that are open hold permits and are here
     /// once each, so there is room once the others are out.
     pub(super) fn push_rescue(&self, rescue: Exact) {
+        let Err(rescue) = self.rescue.push(rescue) else { return };
         let mut unplaced = vec![rescue];
         while let Some(rescue) = unplaced.pop() {
             if let Err(rescue) = self.rescue.push(rescue) {
-                unplaced.extend(self.rescue.retain(|exact| exact.query.is_open()));
+                unplaced.extend(self.rescue.retain(|exact| is_wanted(&exact.query)));
                 unplaced.push(rescue);
             }
         }
     }
 
     /// Rescues the erased members of a stripe that it can no longer decode.
-    pub(super) fn rescue_hopeless(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
+    pub(super) fn rescue_hopeless(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
         for slot in stripe.erased().iter().filter(|&slot| !stripe.has_hope(slot)) {
             if let Some(query) = stripe.open(slot) {
-                let place = Place { stripe: Arc::clone(stripe), slot };
-                self.rescue(Arc::clone(query), Some(place), effects);
+                let place = Place { stripe: stripe.clone(), slot };
+                self.rescue(query.clone(), Some(place), effects);
             }
         }
     }

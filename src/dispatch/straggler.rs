@@ -7,10 +7,7 @@
 //! At most a third of the lanes (under a code: r of k + r, what it can spare), but at least one of two, are stragglers at once; when more are slow,
 //! slow is normal.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{Dispatch, Effect, LaneSeat, Seat, lanes::Run};
 use crate::{
@@ -20,6 +17,7 @@ use crate::{
         pace::{Pass, Verdict, median},
     },
     job::{Batch, JobKind, PARTS},
+    pool::Shared,
     query::LaneId,
     reply::Admitted,
 };
@@ -37,7 +35,7 @@ pub(super) struct Sample<'b> {
     pub(super) service: Duration,
     pub(super) marks: [Duration; PARTS],
     /// One of the queries that it ran.
-    pub(super) query: Option<&'b Arc<Admitted>>,
+    pub(super) query: Option<&'b Shared<Admitted>>,
 }
 
 impl Dispatch {
@@ -84,7 +82,7 @@ impl Dispatch {
     /// if there are enough of them: what an idle one did last may be long ago.
     fn pace_of_others(&self, seat: &LaneSeat, now: Time) -> f64 {
         let others = self.lanes.iter().filter(|other| other.settings.role.runs_base() && !std::ptr::eq(*other, seat));
-        let (mut at_work, mut all) = (Vec::new(), Vec::new());
+        let (mut at_work, mut all) = (self.spare.ratios.take(), self.spare.ratios.take());
         for other in others.filter(|other| other.is_usable()) {
             let so_far = other.ratio_so_far(now);
             let ratio = other.pace.ratio().max(so_far.unwrap_or(0.0));
@@ -92,7 +90,10 @@ impl Dispatch {
             at_work.extend(so_far.map(|_| ratio));
         }
         let ratios = if at_work.len() >= ENOUGH { &mut at_work } else { &mut all };
-        median(ratios).max(1.0)
+        let median = median(ratios).max(1.0);
+        self.spare.ratios.give(at_work);
+        self.spare.ratios.give(all);
+        median
     }
 
     fn may_be_straggler(&self) -> bool {
@@ -115,9 +116,9 @@ impl Dispatch {
     }
 
     /// A query starts: the next probe may be a copy of it.
-    pub(super) fn remember_for_probes(&self, query: &Arc<Admitted>) {
+    pub(super) fn remember_for_probes(&self, query: &Shared<Admitted>) {
         if self.stragglers.load(Ordering::Relaxed) > 0 {
-            *self.recent.lock() = Some(Arc::clone(query));
+            *self.recent.lock() = Some(query.clone());
         }
     }
 

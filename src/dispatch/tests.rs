@@ -1,5 +1,6 @@
 //! Single rules of the core, step by step. What holds over long runs is in `sim`.
 
+mod doubt;
 mod gate;
 mod policies;
 
@@ -11,7 +12,7 @@ use crate::{
     health::Rules,
     job::{Batch, Completion, Loss, Work},
     query::{Accepts, Failure, Provenance, Query, Row},
-    reply::{Pending, Permit},
+    reply::{Pending, Requests},
 };
 
 const BASE: [LaneId; 2] = [LaneId(0), LaneId(1)];
@@ -21,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// A core with two base lanes and a parity lane, and a hand that moves it.
 struct Hand {
     core: Dispatch,
-    taken: Arc<AtomicUsize>,
+    requests: Requests,
     metrics: Arc<Metrics>,
     now: Time,
     effects: Vec<Effect>,
@@ -66,18 +67,18 @@ impl Hand {
         for lane in (0..lanes).map(lane_id) {
             core.ready(lane, Duration::from_millis(10), &mut effects);
         }
-        let (taken, least) = (Arc::new(AtomicUsize::new(0)), Confidence::NONE);
-        Hand { core, taken, metrics, now: Time::ZERO, effects: Vec::new(), least }
+        let (requests, least) = (Requests::new(8), Confidence::NONE);
+        Hand { core, requests, metrics, now: Time::ZERO, effects: Vec::new(), least }
     }
 
-    fn submit(&mut self, value: f32, accepts: Accepts) -> (Arc<Admitted>, Pending) {
+    fn submit(&mut self, value: f32, accepts: Accepts) -> (Shared<Admitted>, Pending) {
         let deadline = self.now + DEADLINE;
         let (row, min_confidence) = (Row::whole(vec![value]), self.least);
         let query = Query { row, admitted: self.now, deadline, accepts, min_confidence, in_range: true };
-        let permits = Permit::acquire(&self.taken, 8, 1).expect("a place is free");
-        let (mut admitted, pending) = Admitted::request(vec![query], permits);
-        self.core.submit(admitted.clone(), &mut self.effects);
-        (admitted.pop().unwrap(), pending)
+        let (mut entering, pending) = self.requests.admit([query]).expect("a place is free");
+        let admitted = entering.next().unwrap();
+        self.core.submit([admitted.clone()], &mut self.effects);
+        (admitted, pending)
     }
 
     fn pull(&mut self, lane: LaneId) -> Option<Work> {
@@ -98,8 +99,7 @@ impl Hand {
     }
 
     fn completed(&mut self, lane: LaneId, completion: Completion) {
-        let completed = Completed { lane, completions: vec![completion], service: Duration::from_millis(10) };
-        self.core.complete(completed, self.now, &mut self.effects);
+        self.core.complete(completed(lane, &mut vec![completion], 10), self.now, &mut self.effects);
     }
 
     fn tick_after(&mut self, ms: u64) {
@@ -108,13 +108,18 @@ impl Hand {
     }
 
     /// Two queries in flight on the two base lanes, and their parity job on the parity lane.
-    fn full_stripe(&mut self, accepts: Accepts) -> [(Arc<Admitted>, Pending); 2] {
+    fn full_stripe(&mut self, accepts: Accepts) -> [(Shared<Admitted>, Pending); 2] {
         let queries = [self.submit(3.0, accepts), self.submit(4.0, accepts)];
         for lane in BASE {
             assert!(matches!(self.pull(lane), Some(Work::Batch(Batch::Base(_)))));
         }
         queries
     }
+}
+
+/// What a lane says of a batch after so many milliseconds; the batch itself was let go of.
+fn completed(lane: LaneId, completions: &mut Vec<Completion>, ms: u64) -> Completed<'_> {
+    Completed { lane, batch: Batch::Base(Vec::new()), completions, service: Duration::from_millis(ms) }
 }
 
 fn provenance(query: &Admitted) -> Option<Provenance> {
@@ -209,7 +214,7 @@ fn a_parity_lane_that_never_pulls_does_not_keep_the_permits() {
         hand.tick_after(1);
         drop(queries);
     }
-    assert_eq!(hand.taken.load(Ordering::Relaxed), 0);
+    assert_eq!(hand.requests.admitted(), 0);
 }
 
 #[test]
@@ -274,11 +279,11 @@ fn a_hung_lane_does_not_keep_the_permit_of_an_answered_query() {
     let (query, _pending) = hand.submit(9.0, Accepts::Any);
     hand.pull(BASE[0]);
     hand.tick_after(201);
-    assert_eq!(hand.taken.load(Ordering::Relaxed), 1);
+    assert_eq!(hand.requests.admitted(), 1);
     hand.pull(BASE[1]);
     hand.complete(BASE[1], Ok(9.0));
     assert!(query.answered().is_some());
-    assert_eq!(hand.taken.load(Ordering::Relaxed), 0);
+    assert_eq!(hand.requests.admitted(), 0);
 }
 
 #[test]

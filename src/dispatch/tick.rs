@@ -3,16 +3,19 @@
 //! One timer thread calls [`Dispatch::tick`] about once a millisecond. Nothing here depends on a lane making progress, so a deadline
 //! behind a hung lane is met like any other.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use super::{
     Dispatch, Effect, Exact,
     ladder::{Seen, Step},
     lane_id,
+    pull::is_wanted,
     timers::Due,
 };
 use crate::{
     clock::Time,
+    health::{LaneHealth, State},
+    pool::Shared,
     query::LaneId,
     queue::Call,
     stripe::{Overdue, Place, Stripe},
@@ -21,19 +24,12 @@ use crate::{
 impl Dispatch {
     /// It is `now`.
     pub fn tick(&self, now: Time, effects: &mut Vec<Effect>) {
-        for due in self.timers.due(now) {
+        self.timers.collect();
+        while let Some(due) = self.timers.due(now) {
             match due {
-                Due::Grace(stripe, slot) => {
-                    if let Some(stripe) = stripe.upgrade() {
-                        self.reconstruct(&stripe, slot, now, effects);
-                    }
-                }
+                Due::Grace(stripe, slot) => self.reconstruct(&stripe, slot, now, effects),
                 Due::Patience(Exact { query, place }) => self.rescue(query, place, effects),
-                Due::Deadline(query) => {
-                    if let Some(query) = query.upgrade().filter(|query| query.answered().is_none()) {
-                        self.expire(&query, now);
-                    }
-                }
+                Due::Deadline(query) => self.expire(&query, now),
             }
         }
         self.advise(now);
@@ -83,10 +79,10 @@ impl Dispatch {
         }
     }
 
-    fn copy_waiting(&self, stripe: &Arc<Stripe>, effects: &mut Vec<Effect>) {
+    fn copy_waiting(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
         for slot in 0..stripe.k() {
             let Some(query) = stripe.open(slot) else { continue };
-            let place = Place { stripe: Arc::clone(stripe), slot };
+            let place = Place { stripe: stripe.clone(), slot };
             self.queue_copy(query, Some(&place), effects);
         }
     }
@@ -101,13 +97,26 @@ impl Dispatch {
             if health.canary_due(now) || idle && worth() {
                 effects.push(Effect::Wake(lane));
             }
+            self.watch_thread(lane, &health, now, effects);
             if !seat.is_usable() {
                 return;
             }
         }
         let Some(limit) = self.settings.health.hang.map(|hang| seat.hang_limit(hang)) else { return };
         let Some(age) = seat.in_flight(now).filter(|age| *age > limit) else { return };
-        self.give_up_batch(lane, (Some(limit), now), |health| health.in_flight(age, limit), effects);
+        self.give_up_batch(lane, (Some(limit), now), |health| health.in_flight(age, limit, now), effects);
+    }
+
+    /// A canary of a lane that is out of work hangs, too; and a thread that has been stuck for long is to be replaced.
+    fn watch_thread(&self, lane: LaneId, health: &LaneHealth, now: Time, effects: &mut Vec<Effect>) {
+        let (seat, rules) = (self.seat(lane), &self.settings.health);
+        if matches!(health.state(), State::Probation { .. }) {
+            self.change(lane, |health| health.canary_in_flight(rules, now), effects);
+        }
+        if health.replacement_due(seat.in_flight(now), rules, now) {
+            seat.with_health(LaneHealth::replacement_tried);
+            effects.push(Effect::Replace(lane));
+        }
     }
 
     /// Takes work that nobody waits for any more out of queues that no lane empties. It holds permits: without this, a parity lane
@@ -115,15 +124,15 @@ impl Dispatch {
     fn reap(&self, effects: &mut Vec<Effect>) {
         // A full turn of the data queue is worth its while only if it frees much.
         if self.data.len() >= self.settings.queue_max / 2 {
-            for displaced in self.data.retain(|query| query.is_open()) {
+            for displaced in self.data.retain(is_wanted) {
                 self.push_data(displaced);
             }
         }
-        for exact in self.rescue.retain(|exact| exact.query.is_open()) {
+        for exact in self.rescue.retain(|exact| is_wanted(&exact.query)) {
             self.push_rescue(exact);
         }
-        drop(self.idle_copy.retain(|exact| exact.query.is_open()));
-        for displaced in self.hedge.retain(|exact| exact.query.is_open()) {
+        drop(self.idle_copy.retain(|exact| is_wanted(&exact.query)));
+        for displaced in self.hedge.retain(|exact| is_wanted(&exact.query)) {
             displaced.query.end_hedge();
         }
         for job in self.parity.retain(|job| job.stripe.wants_parity()) {

@@ -77,12 +77,12 @@ async fn watch(shared: Arc<Shared>, known: bool, tell: mpsc::Sender<Result<Healt
         }
         last = Some(status);
         // The last word has been told: the engine refuses before the drain begins.
-        if shared.drain.has_begun() {
+        if shared.drain.closes_connections() {
             return;
         }
         tokio::select! {
             () = tell.closed() => return,
-            () = shared.drain.begun() => {}
+            () = shared.drain.left() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }

@@ -145,7 +145,7 @@ async fn admit(
         let Ok(room) = items.reserve().await else { return };
         let message = tokio::select! {
             biased;
-            () = shared.drain.begun() => return room.send(Item::End(status(&Refusal::Draining.into()))),
+            () = shared.drain.left() => return room.send(Item::End(status(&Refusal::Draining.into()))),
             () = items.closed() => return,
             message = requests.message() => message,
         };

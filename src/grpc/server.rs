@@ -33,33 +33,56 @@ const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs
 /// How long the end waits for connections to close, once there is nothing else to wait for.
 const LAST_REPLIES: Duration = Duration::from_secs(1);
 
-/// Serves `site` until `shutdown` resolves; then drains.
+/// Serves `site` until `shutdown` resolves, then drains; or until another process has taken the port over, then leaves.
 ///
 /// By the time `shutdown` resolves, admission refuses. The port closes at once; admitted calls are answered, at most for `limits.drain`, and calls
-/// that are not answered by then get UNAVAILABLE. Returns their number once the connections have closed.
-pub async fn serve(listener: TcpListener, site: Arc<Site>, shutdown: impl Future<Output = ()>) -> usize {
+/// that are not answered by then get UNAVAILABLE. Returns their number once the connections have closed. Leaving is the same, but that admission does not
+/// refuse: a call that was sent before its client was told to go is answered.
+pub async fn serve(
+    listener: TcpListener,
+    site: Arc<Site>,
+    taken_over: impl Future<Output = ()>,
+    shutdown: impl Future<Output = ()>,
+) -> usize {
     let limits = site.limits;
     let budget = Budget::new(limits.bodies_bytes_max.max(limits.body_bytes_max(&site.signature)));
     let drain = Arc::new(Drain::new());
     let shared = Arc::new(Shared { site, budget, drain: Arc::clone(&drain) });
     let mut port = pin!(port(listener, &shared));
-    tokio::select! {
-        // It ends by itself only if it cannot begin.
+    let unanswered = tokio::select! {
+        // Every connection has closed; or it could not begin.
         () = port.as_mut() => return 0,
-        () = shutdown => drain.begin(),
-    }
-    let mut unanswered = 0;
-    tokio::select! {
-        () = port.as_mut() => return 0,
-        settled = tokio::time::timeout(limits.drain, drain.settled()) => if settled.is_err() {
-            unanswered = drain.waiting();
-            tracing::warn!(requests = unanswered, "drain_ms is over: calls of gRPC that are not answered get UNAVAILABLE");
-        }
-    }
-    drain.end();
+        unanswered = course(&drain, limits.drain, taken_over, shutdown) => unanswered,
+    };
     if tokio::time::timeout(LAST_REPLIES, port).await.is_err() {
         tracing::debug!("connections of gRPC are closed before their calls have ended");
     }
+    unanswered
+}
+
+/// From the beginning to the end: waits for what ends it, and then for the admitted, for `patience`. Gives the number of calls that were not answered.
+async fn course(
+    drain: &Drain,
+    patience: Duration,
+    taken_over: impl Future<Output = ()>,
+    shutdown: impl Future<Output = ()>,
+) -> usize {
+    let mut shutdown = pin!(shutdown);
+    let stays = tokio::select! {
+        () = shutdown.as_mut() => true,
+        () = taken_over => false,
+    };
+    if !stays {
+        drain.leave();
+        drop(tokio::time::timeout(patience, shutdown).await);
+    }
+    drain.begin();
+    let mut unanswered = 0;
+    if tokio::time::timeout(patience, drain.settled()).await.is_err() {
+        unanswered = drain.waiting();
+        tracing::warn!(requests = unanswered, "drain_ms is over: calls of gRPC that are not answered get UNAVAILABLE");
+    }
+    drain.end();
     unanswered
 }
 
@@ -77,7 +100,7 @@ async fn port(listener: TcpListener, shared: &Arc<Shared>) {
         .serve_with_incoming_shutdown(
             Front::new(shared, current, alpha),
             Incoming::new(listener, limits),
-            shared.drain.begun(),
+            shared.drain.left(),
         )
         .await;
     if let Err(error) = served {

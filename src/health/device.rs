@@ -22,6 +22,10 @@ pub enum Sign {
     ResetRequired,
     /// What would bring it back (field 230), other than nothing.
     Recovery(u32),
+    /// A row of its memory is bad and could not be replaced (field 145).
+    RowFailed,
+    /// A row of its memory is replaced at its next reset (field 144); what runs goes on.
+    RowPending,
     /// Its clock is held down by these reasons (bits of NVML's).
     Limited(Limits),
     /// A job's error says that it is of no use to this process any more; no driver's word, but the same for all lanes of the device.
@@ -70,6 +74,8 @@ impl fmt::Display for Sign {
             Sign::Broken => f.write_str("a fatal error of the device: it needs a new process"),
             Sign::Lost => f.write_str("the GPU is lost"),
             Sign::ResetRequired => f.write_str("the GPU must be reset"),
+            Sign::RowFailed => f.write_str("a bad row of its memory could not be replaced"),
+            Sign::RowPending => f.write_str("a bad row of its memory is replaced at its next reset"),
             Sign::Recovery(action) => write!(f, "the driver asks for recovery action {action}"),
             Sign::Limited(limits) => {
                 f.write_str("its clock is held down by")?;
@@ -107,8 +113,8 @@ pub enum Effect {
 pub const fn effect(sign: Sign) -> Effect {
     match sign {
         // 0 is none; 3 (drain peer-to-peer) lets what runs go on.
-        Sign::Recovery(0 | 3) => Effect::Note,
-        Sign::Lost | Sign::ResetRequired | Sign::Recovery(_) | Sign::Broken => Effect::Fence,
+        Sign::Recovery(0 | 3) | Sign::RowPending => Effect::Note,
+        Sign::Lost | Sign::ResetRequired | Sign::Recovery(_) | Sign::RowFailed | Sign::Broken => Effect::Fence,
         Sign::Limited(limits) => {
             if limits.is_harmful() {
                 Effect::Suspect
@@ -171,6 +177,8 @@ mod tests {
             (Sign::ResetRequired, Effect::Fence),
             (Sign::Recovery(1), Effect::Fence),
             (Sign::Recovery(3), Effect::Note),
+            (Sign::RowFailed, Effect::Fence),
+            (Sign::RowPending, Effect::Note),
             (Sign::Limited(Limits::from_bits(0x40)), Effect::Suspect),
             (Sign::Limited(Limits::from_bits(0x1 | 0x4)), Effect::Note),
         ] {

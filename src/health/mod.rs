@@ -3,16 +3,20 @@
 //! Sans-io: each rule is told the time and returns the move it made, with its reason, for the caller to log. A lane that lost a job
 //! stops pulling until a canary with a checked output has passed: a lane that fails fast would otherwise be idle most often and swallow
 //! the whole queue. Canaries back off, so that a dead device costs next to nothing. Hung is a statement about the batch in
-//! flight; it is the timer's to make, because the lane's own thread cannot.
+//! flight; it is the timer's to make, because the lane's own thread cannot. `lane` has the moves of one lane.
 //!
 //! A straggler is slower than its peers, which [`pace`] tells from service times; it still gets work when waiting for another lane would
 //! take longer. [`drift`] watches not lanes but what is decoded.
 
 pub mod device;
 pub mod drift;
+mod lane;
 pub mod pace;
+pub mod residual;
 
 use std::time::Duration;
+
+pub use lane::LaneHealth;
 
 use crate::{clock::Time, job::Loss};
 use device::Sign;
@@ -31,7 +35,8 @@ pub struct Rules {
     pub canary_first: Duration,
     /// The longest wait between canaries; waits double up to it.
     pub canary_max: Duration,
-    /// From a fence, or from the end of what it was for, to the first canary; n times that at the nth fence, up to ten times.
+    /// From a fence, or from the end of what it was for, to the first canary; n times that at the nth fence, up to ten times. Also how long a
+    /// canary may take, which may have to open the device, and how long a thread may be stuck before another is tried in its place.
     pub fence: Duration,
     /// Jobs after which a lane that is well runs a canary when it is idle, and twice as many after which it runs one anyway; `None` never does.
     pub canary_every: Option<u32>,
@@ -52,11 +57,6 @@ impl Default for Rules {
     }
 }
 
-/// Canaries in a row that a fenced lane must pass.
-const FENCE_CANARIES: u8 = 5;
-/// The wait of a fence grows up to so many times.
-const FENCES_MAX: u32 = 10;
-
 /// The state of a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -69,8 +69,11 @@ pub enum State {
         /// When it gets its next probe.
         probe_at: Time,
     },
-    /// A job has been in flight for too long.
-    Hung,
+    /// A job or a canary has been in flight for too long.
+    Hung {
+        /// From when on its thread counts as stuck.
+        since: Time,
+    },
     /// It lost a job; no work until a canary has passed.
     Failed {
         /// When the next canary may run.
@@ -82,7 +85,10 @@ pub enum State {
         canary_at: Time,
     },
     /// A canary runs.
-    Probation,
+    Probation {
+        /// When it started.
+        since: Time,
+    },
 }
 
 impl State {
@@ -105,10 +111,10 @@ impl State {
             State::Starting => "starting",
             State::Healthy => "healthy",
             State::Straggler { .. } => "straggler",
-            State::Hung => "hung",
+            State::Hung { .. } => "hung",
             State::Failed { .. } => "failed",
             State::Fenced { .. } => "fenced",
-            State::Probation => "probation",
+            State::Probation { .. } => "probation",
         }
     }
 }
@@ -137,9 +143,15 @@ pub enum Reason {
     /// The batch in flight is too old.
     #[error("a job has been in flight for more than {} ms", .0.as_millis())]
     Hang(Duration),
+    /// The canary in flight is too old.
+    #[error("a canary has been in flight for more than {} ms", .0.as_millis())]
+    CanaryHang(Duration),
     /// The job that hung came back.
     #[error("the job that hung came back")]
     Returned,
+    /// Its thread was stuck; another one has opened the device.
+    #[error("its thread is stuck, and another has opened the device")]
+    Replaced,
     /// A query that two lanes lost was at fault, not this lane.
     #[error("the lost query was at fault")]
     Excused,
@@ -158,6 +170,16 @@ pub enum Reason {
     /// The canary was lost too.
     #[error("canary failed: {0}")]
     CanaryFailed(Loss),
+    /// The process before this one could not use its device; a canary opens it.
+    #[error("its device was broken in the process before this one")]
+    LeftOut,
+}
+
+impl Reason {
+    /// Whether it says that this process can do nothing with the device any more.
+    const fn is_of_process(self) -> bool {
+        matches!(self, Reason::Device(Sign::Broken) | Reason::CanaryFailed(Loss::Fatal))
+    }
 }
 
 /// One move of a lane from state to state.
@@ -169,187 +191,6 @@ pub struct Move {
     pub to: State,
     /// Why.
     pub reason: Reason,
-}
-
-/// The state of one lane and how patient to be with it.
-#[derive(Clone, Copy, Debug)]
-pub struct LaneHealth {
-    state: State,
-    reason: Option<Reason>,
-    wait: Duration,
-    /// Whether it has hung or was fenced since it was last healthy.
-    hung: bool,
-    /// Whether it was fenced since it was last healthy.
-    fenced: bool,
-    /// Times that it was fenced.
-    fences: u32,
-    /// Canaries that it must pass before it works again.
-    canaries: u8,
-    /// Whether the reason for its fence lasts.
-    held: bool,
-}
-
-impl LaneHealth {
-    /// A lane that is loading.
-    pub const fn starting() -> Self {
-        LaneHealth {
-            state: State::Starting,
-            reason: None,
-            wait: Duration::ZERO,
-            hung: false,
-            fenced: false,
-            fences: 0,
-            canaries: 1,
-            held: false,
-        }
-    }
-
-    /// Where the lane stands.
-    pub const fn state(&self) -> State {
-        self.state
-    }
-
-    /// Why, in words; empty if there is nothing to say.
-    pub fn reason(&self) -> String {
-        match (self.state, self.reason) {
-            (State::Healthy, _) | (_, None) => String::new(),
-            (_, Some(reason)) => reason.to_string(),
-        }
-    }
-
-    fn go(&mut self, to: State, reason: Reason) -> Move {
-        let from = std::mem::replace(&mut self.state, to);
-        self.reason = Some(reason);
-        let left_out = matches!(to, State::Hung | State::Fenced { .. });
-        self.hung = to != State::Healthy && (self.hung || left_out);
-        self.fenced = to != State::Healthy && (self.fenced || to.is_fenced());
-        Move { from, to, reason }
-    }
-
-    /// The lane has loaded its models.
-    pub fn ready(&mut self) -> Move {
-        self.go(State::Healthy, Reason::Loaded)
-    }
-
-    /// The lane lost a job.
-    pub fn lost(&mut self, loss: Loss, rules: &Rules, now: Time) -> Option<Move> {
-        if !self.state.is_usable() {
-            return None;
-        }
-        self.wait = rules.canary_first;
-        Some(self.go(State::Failed { canary_at: now + self.wait }, Reason::LostJob(loss)))
-    }
-
-    /// The lane is slower than its peers: `percent` of its expected time, twice in a row.
-    pub fn slow(&mut self, percent: u32, now: Time) -> Option<Move> {
-        // At once: two jobs that stalled by chance cost a lane no more than two probes.
-        (self.state == State::Healthy).then(|| self.go(State::Straggler { probe_at: now }, Reason::Slow(percent)))
-    }
-
-    /// The lane is as fast as expected again.
-    pub fn recovered(&mut self) -> Option<Move> {
-        matches!(self.state, State::Straggler { .. }).then(|| self.go(State::Healthy, Reason::Recovered))
-    }
-
-    /// There is nothing to probe a straggler with, so nothing is lost by trusting it.
-    pub fn untested(&mut self) -> Option<Move> {
-        matches!(self.state, State::Straggler { .. }).then(|| self.go(State::Healthy, Reason::Untested))
-    }
-
-    /// Whether a straggler's probe may run now.
-    pub fn probe_due(&self, now: Time) -> bool {
-        matches!(self.state, State::Straggler { probe_at } if probe_at <= now)
-    }
-
-    /// A straggler's next probe is due at `at`; no move.
-    pub fn probe_again(&mut self, at: Time) {
-        if let State::Straggler { probe_at } = &mut self.state {
-            *probe_at = at;
-        }
-    }
-
-    /// The lane's batch has been in flight for `age`; longer than `limit` means hung.
-    pub fn in_flight(&mut self, age: Duration, limit: Duration) -> Option<Move> {
-        (self.state.is_usable() && age > limit).then(|| self.go(State::Hung, Reason::Hang(limit)))
-    }
-
-    /// The job that hung came back; a canary decides, at once.
-    pub fn returned(&mut self, rules: &Rules, now: Time) -> Option<Move> {
-        self.wait = rules.canary_first;
-        (self.state == State::Hung).then(|| self.go(State::Failed { canary_at: now }, Reason::Returned))
-    }
-
-    /// The job it lost was lost on a second lane too, so the query is taken to be the cause; a canary decides, at once.
-    pub fn excuse(&mut self, now: Time) -> Option<Move> {
-        let waits = matches!(self.state, State::Failed { canary_at } if canary_at > now);
-        waits.then(|| self.go(State::Failed { canary_at: now }, Reason::Excused))
-    }
-
-    /// Its device is known to be broken, for as long as it is `held` or as a fact of the past: no work from now on.
-    pub fn fence(&mut self, sign: Sign, held: bool, rules: &Rules, now: Time) -> Option<Move> {
-        self.held |= held;
-        if self.state == State::Starting {
-            return None;
-        }
-        if let State::Fenced { canary_at } = &mut self.state {
-            // What it has proved so far is worth nothing any more.
-            *canary_at = (*canary_at).max(now + rules.fence * self.fences);
-            self.canaries = FENCE_CANARIES;
-            return None;
-        }
-        self.fences = (self.fences + 1).min(FENCES_MAX);
-        self.canaries = FENCE_CANARIES;
-        Some(self.go(State::Fenced { canary_at: now + rules.fence * self.fences }, Reason::Device(sign)))
-    }
-
-    /// What its fence was for is over; no move: canaries decide, after a wait.
-    pub fn release(&mut self, rules: &Rules, now: Time) {
-        self.held = false;
-        if let State::Fenced { canary_at } = &mut self.state {
-            *canary_at = now + rules.fence * self.fences;
-        }
-    }
-
-    /// Whether a canary may run now.
-    pub fn canary_due(&self, now: Time) -> bool {
-        match self.state {
-            State::Failed { canary_at } => canary_at <= now,
-            State::Fenced { canary_at } => canary_at <= now && !self.held,
-            State::Starting | State::Healthy | State::Straggler { .. } | State::Hung | State::Probation => false,
-        }
-    }
-
-    /// A due canary starts.
-    pub fn canary_starts(&mut self, now: Time) -> Option<Move> {
-        self.canary_due(now).then(|| self.go(State::Probation, Reason::CanaryDue))
-    }
-
-    /// The canary came back. No move if the lane was fenced meanwhile.
-    pub fn canary(&mut self, outcome: Result<(), Loss>, rules: &Rules, now: Time) -> Option<Move> {
-        if self.state != State::Probation {
-            return None;
-        }
-        let fenced = self.canaries > 1;
-        Some(match outcome {
-            Ok(()) if fenced => {
-                self.canaries -= 1;
-                self.go(State::Fenced { canary_at: now + rules.canary_first }, Reason::CanariesLeft(self.canaries))
-            }
-            Ok(()) if self.hung && rules.stragglers => {
-                self.go(State::Straggler { probe_at: now + rules.probe }, Reason::OnTrial)
-            }
-            Ok(()) => self.go(State::Healthy, Reason::CanaryPassed),
-            Err(loss) if self.fenced => {
-                self.canaries = FENCE_CANARIES;
-                self.fences = (self.fences + 1).min(FENCES_MAX);
-                self.go(State::Fenced { canary_at: now + rules.fence * self.fences }, Reason::CanaryFailed(loss))
-            }
-            Err(loss) => {
-                self.wait = (self.wait * 2).clamp(rules.canary_first, rules.canary_max);
-                self.go(State::Failed { canary_at: now + self.wait }, Reason::CanaryFailed(loss))
-            }
-        })
-    }
 }
 
 #[cfg(test)]

@@ -45,8 +45,8 @@ fn a_lane_that_lost_a_job_comes_back_through_a_canary_and_backs_off_meanwhile() 
 fn a_hung_lane_is_judged_by_a_canary_as_soon_as_it_returns() {
     let mut lane = healthy();
     let limit = Duration::from_millis(200);
-    assert!(lane.in_flight(limit, limit).is_none());
-    assert_eq!(lane.in_flight(Duration::from_millis(201), limit).unwrap().to, State::Hung);
+    assert!(lane.in_flight(limit, limit, ms(200)).is_none());
+    assert_eq!(lane.in_flight(Duration::from_millis(201), limit, ms(201)).unwrap().to, State::Hung { since: ms(201) });
     assert!(lane.lost(Loss::Panic, &RULES, ms(300)).is_none(), "it stays hung until it returns");
     assert!(lane.returned(&RULES, ms(400)).is_some());
     assert!(lane.canary_due(ms(400)));
@@ -134,8 +134,50 @@ fn a_lane_that_was_fenced_once_hangs_like_any_other_later() {
         lane.canary(Ok(()), &RULES, ms(1_000 + 100 * passed));
     }
     lane.recovered();
-    lane.in_flight(Duration::from_secs(1), Duration::from_millis(200));
+    lane.in_flight(Duration::from_secs(1), Duration::from_millis(200), ms(2_900));
     lane.returned(&RULES, ms(3_000));
     assert!(lane.canary_starts(ms(3_000)).is_some());
     assert_eq!(lane.canary(Err(Loss::Device), &RULES, ms(3_001)).unwrap().to.as_str(), "failed");
+}
+
+#[test]
+fn a_fence_long_after_another_is_the_first_again() {
+    let mut lane = healthy();
+    lane.fence(Sign::Xid(79), false, &RULES, ms(0));
+    for passed in 0..5 {
+        assert!(lane.canary_starts(ms(1_000 + 100 * passed)).is_some());
+        lane.canary(Ok(()), &RULES, ms(1_000 + 100 * passed));
+    }
+    lane.fence(Sign::Xid(79), false, &RULES, ms(40_001));
+    assert!(lane.canary_due(ms(41_001)), "one wait");
+}
+
+#[test]
+fn a_canary_that_does_not_come_back_hangs_and_is_not_believed_when_it_does() {
+    let mut lane = healthy();
+    lane.lost(Loss::Panic, &RULES, ms(0));
+    assert!(lane.canary_starts(ms(100)).is_some());
+    assert!(lane.canary_in_flight(&RULES, ms(1_100)).is_none(), "opening a device takes its time");
+    assert_eq!(lane.canary_in_flight(&RULES, ms(1_101)).unwrap().to, State::Hung { since: ms(100) });
+    assert!(lane.replacement_due(None, &RULES, ms(1_101)));
+    assert_eq!(lane.canary(Ok(()), &RULES, ms(1_500)).unwrap().to, State::Failed { canary_at: ms(1_500) });
+}
+
+#[test]
+fn a_thread_that_is_stuck_is_replaced_after_longer_and_longer_waits() {
+    let mut lane = healthy();
+    lane.in_flight(Duration::from_millis(201), Duration::from_millis(200), ms(0));
+    assert!(!lane.replacement_due(None, &RULES, ms(1_000)) && lane.replacement_due(None, &RULES, ms(1_001)));
+    lane.replacement_tried();
+    assert!(!lane.replacement_due(None, &RULES, ms(2_000)) && lane.replacement_due(None, &RULES, ms(2_001)));
+    assert_eq!(lane.replaced(ms(2_100)).unwrap().to, State::Failed { canary_at: ms(2_100) });
+    assert!(lane.canary_starts(ms(2_100)).is_some());
+    assert_eq!(lane.canary(Ok(()), &RULES, ms(2_101)).unwrap().to.as_str(), "straggler", "on trial");
+    // Fenced while its thread is stuck: as soon as canaries may run, and not while the driver calls the device broken.
+    lane.fence(Sign::Lost, true, &RULES, ms(3_000));
+    let age = Some(Duration::from_secs(100));
+    assert!(!lane.replacement_due(age, &RULES, ms(100_000)));
+    lane.release(&RULES, ms(100_000));
+    assert!(lane.replacement_due(age, &RULES, ms(101_000)) && !lane.replacement_due(None, &RULES, ms(101_000)));
+    assert!(lane.replaced(ms(101_001)).is_none(), "five canaries decide");
 }

@@ -93,6 +93,7 @@ fn told(fault: Fault) -> FaultBody {
     match fault {
         Fault::Slow { factor } => FaultBody { factor: Some(factor), ..plain("slow") },
         Fault::Hang => plain("hang"),
+        Fault::Stuck => plain("stuck"),
         Fault::Panic => plain("panic"),
         Fault::Error => plain("error"),
         Fault::Fatal => plain("fatal"),
@@ -142,6 +143,7 @@ fn parse(body: &[u8]) -> Result<Option<Fault>, ClientError> {
             Some(_) | None => return Err(ClientError::field("factor", "slow needs a factor of at least 1")),
         },
         "hang" => Fault::Hang,
+        "stuck" => Fault::Stuck,
         "panic" => Fault::Panic,
         "error" => Fault::Error,
         "fatal" => Fault::Fatal,
@@ -173,7 +175,15 @@ mod tests {
 
     #[test]
     fn faults_survive_their_json() {
-        let faults = [Fault::Slow { factor: 3.0 }, Fault::Hang, Fault::Panic, Fault::Error, Fault::Fatal, Fault::Nan];
+        let faults = [
+            Fault::Slow { factor: 3.0 },
+            Fault::Hang,
+            Fault::Stuck,
+            Fault::Panic,
+            Fault::Error,
+            Fault::Fatal,
+            Fault::Nan,
+        ];
         let garbage = [Garbage::Wrong, Garbage::BitFlip(17), Garbage::Scaled, Garbage::Swapped, Garbage::Layer];
         for fault in faults.into_iter().chain(garbage.map(Fault::Garbage)) {
             let text = serde_json::to_vec(&told(fault)).expect("JSON");

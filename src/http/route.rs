@@ -84,7 +84,7 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answe
     });
     let unread = !asked.body.is_spent();
     // Whoever stays connected while the daemon stops would have its next request cut off.
-    if unread || shared.drain.has_begun() {
+    if unread || shared.drain.closes_connections() {
         reply.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     }
     Answered { reply, unread }

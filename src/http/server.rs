@@ -40,12 +40,19 @@ const LAST_REPLIES: Duration = Duration::from_secs(1);
 /// The longest head of a request, in bytes; longer is 431.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Serves `site` until `shutdown` resolves; then drains.
+/// Serves `site` until `shutdown` resolves, then drains; or until another process has taken the port over, then leaves.
+///
+/// Leaving loses nobody: whoever is connected is answered once more and told to connect anew, for as long as a shutdown would wait.
 ///
 /// By the time `shutdown` resolves, admission refuses. The port stays open until every admitted query is answered, at most for
 /// `limits.drain`; requests that are not answered by then get a 503. Then it closes, and returns their number once the last replies are
 /// written.
-pub async fn serve(listener: TcpListener, site: Arc<Site>, shutdown: impl Future<Output = ()>) -> usize {
+pub async fn serve(
+    listener: TcpListener,
+    site: Arc<Site>,
+    taken_over: impl Future<Output = ()>,
+    shutdown: impl Future<Output = ()>,
+) -> usize {
     let limits = site.limits;
     let budget = Budget::new(limits.bodies_bytes_max.max(site.body_bytes_max()));
     let shared = Arc::new(Shared { site, budget, drain: Arc::new(Drain::new()) });
@@ -58,7 +65,18 @@ pub async fn serve(listener: TcpListener, site: Arc<Site>, shutdown: impl Future
         connections: JoinSet::new(),
         failures: Failures::new(),
     };
-    port.accept_until(shutdown).await;
+    let mut shutdown = pin!(shutdown);
+    let stays = port.accept_until(async {
+        tokio::select! {
+            biased;
+            () = shutdown.as_mut() => true,
+            () = taken_over => false,
+        }
+    });
+    if !stays.await {
+        shared.drain.leave();
+        return port.leave(stop, limits.drain, shutdown).await;
+    }
     shared.drain.begin();
     let mut unanswered = 0;
     if tokio::time::timeout(limits.drain, port.accept_until(shared.drain.settled())).await.is_err() {
@@ -87,19 +105,44 @@ struct Port {
 }
 
 impl Port {
-    /// Accepts connections until `end`.
-    async fn accept_until(&mut self, end: impl Future<Output = ()>) {
+    /// Accepts connections until `end`; gives what that said.
+    async fn accept_until<T>(&mut self, end: impl Future<Output = T>) -> T {
         let mut end = pin!(end);
         loop {
             tokio::select! {
                 biased;
-                () = &mut end => return,
+                ended = &mut end => return ended,
                 Some(ended) = self.connections.join_next() => report(&ended),
                 (stream, place) = accept(&self.listener, &self.places, &mut self.failures) => {
                     self.connections.spawn(connection(stream, Arc::clone(&self.shared), self.stopped.clone(), place));
                 }
             }
         }
+    }
+
+    /// Leaves the port to the process that has it, too; answers whoever is connected, for `patience` and not beyond a `shutdown`, and closes what
+    /// is idle then. A busy connection closes once it is answered. Gives the number of requests that were given up.
+    async fn leave(self, stop: watch::Sender<()>, patience: Duration, shutdown: impl Future<Output = ()>) -> usize {
+        let Port { listener, shared, mut connections, .. } = self;
+        drop(listener);
+        tokio::select! {
+            () = async { while connections.join_next().await.is_some() {} } => {}
+            () = tokio::time::sleep(patience) => {}
+            () = shutdown => {}
+        }
+        drop(stop);
+        let answered = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(patience.max(LAST_REPLIES), answered).await.is_err() {
+            let unanswered = shared.drain.waiting();
+            tracing::warn!(
+                requests = unanswered,
+                connections = connections.len(),
+                "drain_ms is over: connections are cut"
+            );
+            connections.shutdown().await;
+            return unanswered;
+        }
+        0
     }
 
     /// Closes the port, after it has accepted the connections that wait: the system would reset them. Not even a runtime's readiness is

@@ -7,10 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use candle_core::Device;
 
-use super::{EmulatedLoss, Spec, fatal::is_fatal};
+use super::{EmulatedLoss, Spec, fatal::is_fatal, outputs::Outputs};
 use crate::{
     clock::Clock,
-    code::{Code, RunsOn},
+    code::{Code, DATA_MAX, RunsOn},
     config,
     job::{BaseInput, Batch, Loss, ParityInput},
     model::{Net, TensorError},
@@ -45,6 +45,9 @@ pub enum OpenError {
         /// What the device said.
         source: TensorError,
     },
+    /// It panicked.
+    #[error("opening the device panicked")]
+    Panic,
     /// The weights could not be put on the device.
     #[error("the weights could not be loaded onto the device: {}", first_line(.0))]
     Weights(#[source] TensorError),
@@ -89,12 +92,14 @@ pub(super) struct Executor {
     parities: Vec<Net>,
     code: Option<Arc<dyn Code>>,
     canary: Canary,
-    /// What the canaries gave when the device had just been opened and found right; a device gives the same bits for the same batch, or
-    /// something is wrong with it. On other devices than CPUs rounding may differ.
-    proof: Option<Vec<Vec<f32>>>,
+    /// The canaries' batches, and what the manifest says of the first output of each.
+    checks: Vec<(Batch, Vec<f32>)>,
+    /// What the canaries gave when the device had just been opened and found right, or nothing yet; a device gives the same bits for the same
+    /// batch, or something is wrong with it. On other devices than CPUs rounding may differ.
+    proof: Vec<Vec<f32>>,
     exact: bool,
-    /// Whether batches may hold two rows, so that their order is checked, too.
-    pairs: bool,
+    /// What they give.
+    checked: Outputs,
     /// Rows of a batch, one after the other; kept, so that a batch allocates nothing here.
     rows: Vec<f32>,
 }
@@ -118,11 +123,14 @@ impl Executor {
             parities: parities.map_err(OpenError::Weights)?,
             code: spec.code.clone(),
             canary: spec.bundle.canary(spec.code.as_deref()),
-            proof: None,
+            checks: Vec::new(),
+            proof: Vec::new(),
             exact: device.is_cpu(),
-            pairs: spec.batch_max > 1,
+            checked: Outputs::default(),
             rows: Vec::new(),
         };
+        // Where batches may hold two rows, their order is checked, too.
+        executor.checks = executor.canaries(spec.batch_max > 1);
         let expected = executor.warm_up(spec.batch_max, &spec.clock)?;
         Ok((executor, expected))
     }
@@ -130,12 +138,13 @@ impl Executor {
     fn warm_up(&mut self, batch_max: usize, clock: &Clock) -> Result<Duration, OpenError> {
         self.canary(|_| ()).map_err(OpenError::Canary)?;
         // Both ends of the batch sizes, so that neither a kernel nor an allocation is new to the first queries.
-        self.run(&self.canary_batch(batch_max), &|_| ()).map_err(OpenError::WarmUp)?;
+        let mut outputs = Outputs::default();
+        self.run(&self.canary_batch(batch_max), &mut outputs, &|_| ()).map_err(OpenError::WarmUp)?;
         let one = self.canary_batch(1);
         let mut expected = Duration::MAX;
         for _ in 0..WARM_UP_RUNS {
             let started = clock.now();
-            self.run(&one, &|_| ()).map_err(OpenError::WarmUp)?;
+            self.run(&one, &mut outputs, &|_| ()).map_err(OpenError::WarmUp)?;
             expected = expected.min(clock.now().since(started));
         }
         Ok(expected)
@@ -158,8 +167,13 @@ impl Executor {
         ParityInput { row, rows: self.canary.rows.clone() }
     }
 
-    /// Runs a batch; one output row a job, in order. `told` hears which shares of the work are over.
-    pub(super) fn run(&mut self, batch: &Batch, told: &(dyn Fn(f32) + Sync)) -> Result<Vec<Vec<f32>>, RunError> {
+    /// Runs a batch; one output row a job, in order, instead of what `outputs` held. `told` hears which shares of the work are over.
+    pub(super) fn run(
+        &mut self,
+        batch: &Batch,
+        outputs: &mut Outputs,
+        told: &(dyn Fn(f32) + Sync),
+    ) -> Result<(), RunError> {
         self.rows.clear();
         let net = match batch {
             Batch::Base(inputs) => {
@@ -177,42 +191,57 @@ impl Executor {
             }
         };
         let net = net.expect("dispatch gives jobs to lanes that hold their model");
+        net.run_into(&self.rows, &mut outputs.values, told)?;
         // A parity model may make several output rows of one job.
-        let outputs = net.run_told(&self.rows, told)?;
-        Ok(outputs.chunks_exact(outputs.len() / batch.jobs()).map(<[f32]>::to_vec).collect())
+        outputs.width = outputs.values.len() / batch.jobs();
+        Ok(())
     }
 
     /// Runs known inputs through every model; `fault` may spoil the outputs before they are checked: against the manifest, and against what they
     /// were when the device was opened.
-    pub(super) fn canary(&mut self, fault: impl Fn(&mut [Vec<f32>])) -> Result<(), Loss> {
-        let mut found = Vec::new();
-        for (batch, expected) in self.checks() {
-            let mut outputs = self.run(&batch, &|_| ()).map_err(|error| error.loss())?;
-            fault(&mut outputs);
-            if !canary::agrees(&expected, &outputs[0]) {
+    pub(super) fn canary(&mut self, fault: impl Fn(&mut Outputs)) -> Result<(), Loss> {
+        let (checks, mut outputs) = (std::mem::take(&mut self.checks), std::mem::take(&mut self.checked));
+        let outcome = self.check(&checks, &mut outputs, fault);
+        (self.checks, self.checked) = (checks, outputs);
+        outcome
+    }
+
+    fn check(
+        &mut self,
+        checks: &[(Batch, Vec<f32>)],
+        outputs: &mut Outputs,
+        fault: impl Fn(&mut Outputs),
+    ) -> Result<(), Loss> {
+        let (is_first, mut found) = (self.proof.is_empty(), Vec::new());
+        for (number, (batch, expected)) in checks.iter().enumerate() {
+            self.run(batch, outputs, &|_| ()).map_err(|error| error.loss())?;
+            fault(outputs);
+            if !canary::agrees(expected, &outputs.values[..outputs.width]) {
                 return Err(Loss::Canary);
             }
-            found.push(outputs.concat());
+            if is_first {
+                found.push(outputs.values.clone());
+            } else if !self.is_same(&self.proof[number], &outputs.values) {
+                return Err(Loss::Canary);
+            }
         }
-        let same = |(known, found): (&Vec<f32>, &Vec<f32>)| {
-            let same_bits = || known.iter().zip(found).all(|(known, found)| known.to_bits() == found.to_bits());
-            if self.exact { same_bits() } else { canary::agrees(known, found) }
-        };
-        match &self.proof {
-            Some(proof) if !proof.iter().zip(&found).all(same) => return Err(Loss::Canary),
-            Some(_) => {}
-            None => self.proof = Some(found),
+        if is_first {
+            self.proof = found;
         }
         Ok(())
     }
 
-    /// The canaries, and what the manifest says of the first output of each.
-    fn checks(&self) -> Vec<(Batch, Vec<f32>)> {
+    fn is_same(&self, known: &[f32], found: &[f32]) -> bool {
+        let same_bits = || known.iter().zip(found).all(|(known, found)| known.to_bits() == found.to_bits());
+        if self.exact { same_bits() } else { canary::agrees(known, found) }
+    }
+
+    fn canaries(&self, pairs: bool) -> Vec<(Batch, Vec<f32>)> {
         let second = BaseInput { row: self.canary.second.clone(), must_be_finite: true };
         let mut checks = Vec::new();
         if self.base.is_some() {
             checks.push((Batch::Base(vec![self.canary_row()]), self.canary.base.clone()));
-            if self.pairs {
+            if pairs {
                 checks.push((Batch::Base(vec![self.canary_row(), second]), self.canary.base.clone()));
             }
         }
@@ -224,10 +253,13 @@ impl Executor {
 
 /// Appends a parity query to `rows`.
 fn encode(code: &dyn Code, input: &ParityInput, rows: &mut Vec<f32>) {
-    let slices: Vec<&[f32]> = input.rows.iter().map(|row| &**row).collect();
+    let mut slices: [&[f32]; DATA_MAX] = [&[]; DATA_MAX];
+    for (slice, row) in slices.iter_mut().zip(&input.rows) {
+        *slice = row;
+    }
     let start = rows.len();
     rows.resize(start + code.query_width(slices[0].len()), 0.0);
-    code.encode(input.row, &slices, &mut rows[start..]);
+    code.encode(input.row, &slices[..input.rows.len()], &mut rows[start..]);
 }
 
 fn open_device(device: &config::Device) -> Result<Device, OpenError> {

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{RunError, STRETCH_STEP};
+use super::{RunError, STRETCH_STEP, outputs::Outputs};
 use crate::job::{Fault, Garbage};
 
 /// What a slow lane's factor is cut to: longer than any deadline, short enough to be a duration.
@@ -23,6 +23,8 @@ pub struct FaultSwitch {
     changed: Condvar,
     /// Whether there is a fault: what a healthy job looks at instead of the lock.
     any: AtomicBool,
+    /// The lane's jobs are of no interest any more.
+    ended: AtomicBool,
 }
 
 impl FaultSwitch {
@@ -51,13 +53,14 @@ impl FaultSwitch {
                 self.changed.wait_while(&mut fault, |fault| *fault == Some(Fault::Hang));
                 Ok(())
             }
-            Some(Fault::Panic) => {
+            Some(Fault::Stuck) => {
+                self.clear_once(Fault::Stuck);
                 let mut fault = self.fault.lock();
-                if *fault == Some(Fault::Panic) {
-                    *fault = None;
-                    self.any.store(false, Ordering::Release);
-                }
-                drop(fault);
+                self.changed.wait_while(&mut fault, |_| !self.ended.load(Ordering::Acquire));
+                Ok(())
+            }
+            Some(Fault::Panic) => {
+                self.clear_once(Fault::Panic);
                 #[expect(
                     clippy::panic,
                     reason = "the fault that was asked for; the lane catches it like any other panic"
@@ -69,12 +72,34 @@ impl FaultSwitch {
         }
     }
 
+    /// A fault that acts once has acted.
+    fn clear_once(&self, once: Fault) {
+        let mut fault = self.fault.lock();
+        if *fault == Some(once) {
+            *fault = None;
+            self.any.store(false, Ordering::Release);
+        }
+    }
+
+    /// Waits until the device would answer.
+    pub(super) fn await_answer(&self) {
+        let mut fault = self.fault.lock();
+        self.changed.wait_while(&mut fault, |fault| *fault == Some(Fault::Hang));
+    }
+
+    /// Clears the fault for good, and lets go of jobs that never come back.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.set(None);
+    }
+
     /// What happens to the outputs of a batch.
-    pub(super) fn after(&self, outputs: &mut [Vec<f32>]) {
+    pub(super) fn after(&self, outputs: &mut Outputs) {
         match self.get() {
-            Some(Fault::Nan) => outputs.iter_mut().for_each(|output| output.fill(f32::NAN)),
+            Some(Fault::Nan) => outputs.values.fill(f32::NAN),
             Some(Fault::Garbage(how)) => spoil(outputs, how),
-            None | Some(Fault::Slow { .. } | Fault::Hang | Fault::Panic | Fault::Error | Fault::Fatal) => {}
+            None
+            | Some(Fault::Slow { .. } | Fault::Hang | Fault::Stuck | Fault::Panic | Fault::Error | Fault::Fatal) => {}
         }
     }
 
@@ -97,17 +122,24 @@ impl FaultSwitch {
 }
 
 /// Makes outputs wrong in a way that a check for finite values cannot see.
-fn spoil(outputs: &mut [Vec<f32>], how: Garbage) {
+fn spoil(outputs: &mut Outputs, how: Garbage) {
+    if how == Garbage::Swapped {
+        outputs.reverse();
+    } else {
+        outputs.rows_mut().for_each(|row| spoil_row(row, how));
+    }
+}
+
+/// The same for one output row, which is right under faults that change the order of rows.
+pub fn spoil_row(row: &mut [f32], how: Garbage) {
     match how {
-        Garbage::Wrong => outputs.iter_mut().flatten().for_each(|value| *value = 1.0 - *value),
-        Garbage::Scaled => outputs.iter_mut().flatten().for_each(|value| *value *= 1.25),
+        Garbage::Wrong => row.iter_mut().for_each(|value| *value = 1.0 - *value),
+        Garbage::Scaled => row.iter_mut().for_each(|value| *value *= 1.25),
         Garbage::BitFlip(place) => {
-            for output in outputs {
-                let at = place as usize / 32 % output.len();
-                output[at] = f32::from_bits(output[at].to_bits() ^ (1 << (place % 32)));
-            }
+            let at = place as usize / 32 % row.len();
+            row[at] = f32::from_bits(row[at].to_bits() ^ (1 << (place % 32)));
         }
-        Garbage::Swapped => outputs.reverse(),
-        Garbage::Layer => outputs.iter_mut().for_each(|output| output.rotate_left(1)),
+        Garbage::Swapped => {}
+        Garbage::Layer => row.rotate_left(1),
     }
 }

@@ -33,6 +33,7 @@ fn executor() -> Executor {
         code: Some(code),
         faults: Arc::default(),
         clock: Clock::start(),
+        left_out: false,
         emulation: None::<Arc<dyn Emulation>>,
     };
     Executor::open(&spec).unwrap().0

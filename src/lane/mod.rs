@@ -10,7 +10,9 @@ mod emulation;
 mod executor;
 mod fatal;
 mod fault;
+mod outputs;
 mod progress;
+mod tenure;
 
 use std::{
     io,
@@ -22,10 +24,12 @@ use std::{
 
 pub use emulation::{EmulatedLoss, Emulation, Meanwhile};
 pub use executor::{OpenError, RunError, gpu_uuid};
-pub use fault::FaultSwitch;
+pub use fault::{FaultSwitch, spoil_row};
 
 use executor::Executor;
+use outputs::{Given, Outputs};
 use progress::Progress;
+use tenure::Tenure;
 
 use crate::{
     clock::{Clock, Time},
@@ -56,7 +60,13 @@ pub struct Spec {
     pub clock: Clock,
     /// The device that it stands for, if it is not its own.
     pub emulation: Option<Arc<dyn Emulation>>,
+    /// Whether it starts without its device, which is known to be doubtful: its first canary opens it, and nobody waits for that.
+    pub left_out: bool,
 }
+
+/// A lane's thread, as whoever started it sees it.
+#[derive(Clone, Debug)]
+pub struct Held(Arc<Tenure>);
 
 /// Starts a lane's thread. `opened` is told, on that thread, whether device and models could be opened; if not, the thread ends.
 ///
@@ -65,31 +75,77 @@ pub fn start(
     spec: Spec,
     feed: Arc<dyn Feed>,
     opened: impl FnOnce(Result<(), OpenError>) + Send + 'static,
-) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name(format!("lane-{}", spec.lane.id)).spawn(move || {
-        let _abort = AbortOnPanic;
-        let pool = match own_pool(&spec) {
-            Ok(pool) => pool,
-            Err(error) => return opened(Err(OpenError::Pool(error))),
+) -> io::Result<Held> {
+    let tenure = Arc::<Tenure>::default();
+    let held = Held(Arc::clone(&tenure));
+    on_thread(spec, feed, tenure, move |lane| {
+        let ready = if lane.spec.left_out {
+            lane.feed.left_out(lane.id());
+            Ok(())
+        } else {
+            lane.open().map(|expected| lane.feed.ready(lane.id(), expected))
         };
+        let runs = ready.is_ok();
+        opened(ready);
+        runs
+    })?;
+    Ok(held)
+}
+
+/// Starts another thread for a lane whose own is stuck: it opens the device, which may take for ever, and runs the lane if the other has not come back by then.
+/// `tried` is told whether it does, once that is known.
+///
+/// Fails if the system gives no thread.
+pub fn replace(
+    spec: Spec,
+    feed: Arc<dyn Feed>,
+    stuck: &Held,
+    tried: impl FnOnce(Result<bool, OpenError>) + Send + 'static,
+) -> io::Result<Held> {
+    let tenure = Arc::<Tenure>::default();
+    let (held, stuck) = (Held(Arc::clone(&tenure)), stuck.clone());
+    on_thread(spec, feed, tenure, move |lane| {
+        lane.spec.faults.await_answer();
+        // The panic's message is in the log.
+        let opened = catch_unwind(AssertUnwindSafe(|| lane.open())).unwrap_or(Err(OpenError::Panic));
+        let runs = opened.map(|expected| {
+            let runs = stuck.0.take_from();
+            if runs {
+                lane.feed.opened(lane.id(), expected);
+                lane.feed.replaced(lane.id());
+            }
+            runs
+        });
+        let goes_on = matches!(runs, Ok(true));
+        tried(runs);
+        goes_on
+    })?;
+    Ok(held)
+}
+
+/// A thread for a lane; `begin` says whether it runs it.
+fn on_thread(
+    spec: Spec,
+    feed: Arc<dyn Feed>,
+    tenure: Arc<Tenure>,
+    begin: impl FnOnce(&mut Lane) -> bool + Send + 'static,
+) -> io::Result<()> {
+    let thread = thread::Builder::new().name(format!("lane-{}", spec.lane.id)).spawn(move || {
+        let _abort = AbortOnPanic;
+        let core = spec.core;
+        let pool = own_pool(&spec);
         // After the pool: its other workers would inherit the one core.
-        if let Some(core) = spec.core {
+        if let Some(core) = core {
             affinity::pin(core);
         }
-        match Executor::open(&spec) {
-            Ok((executor, expected)) => {
-                let id = spec.lane.id;
-                let expected =
-                    spec.emulation.as_ref().map_or(expected, |device| device.expected(spec.lane.role, expected));
-                let mut lane = Lane { spec, feed, executor: Some(executor), failures: Repeats::default() };
-                lane.feed.ready(id, expected);
-                opened(Ok(()));
-                lane.run();
-            }
-            Err(error) => opened(Err(error)),
+        let mut lane = Lane::new(spec, feed, tenure);
+        let pool = pool.map_err(|error| lane.pool_fault = Some(error)).ok();
+        if begin(&mut lane) {
+            lane.run();
         }
         drop(pool);
-    })
+    });
+    thread.map(drop)
 }
 
 /// Makes the calling thread the first worker of a pool of its own, so that every parallel loop it starts stays inside.
@@ -102,36 +158,71 @@ fn own_pool(spec: &Spec) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildErro
         .build()
 }
 
-/// What an attempt at a batch gave: one completion a job, and whether it panicked.
-struct Attempt {
-    completions: Vec<Completion>,
-    panicked: bool,
-}
-
 struct Lane {
     spec: Spec,
     feed: Arc<dyn Feed>,
+    /// Its thread's right to run it.
+    tenure: Arc<Tenure>,
+    /// Why it has no thread pool, if it has none.
+    pool_fault: Option<rayon::ThreadPoolBuildError>,
     /// Device and models; `None` after a panic, until they are opened anew.
     executor: Option<Executor>,
     /// Which of its failures are logged.
     failures: Repeats,
+    /// Of the batch in hand; kept, like the rows given away, so that a batch allocates nothing here.
+    outputs: Outputs,
+    completions: Vec<Completion>,
+    given: Given,
 }
 
 impl Lane {
+    /// A lane that has not opened its device.
+    fn new(spec: Spec, feed: Arc<dyn Feed>, tenure: Arc<Tenure>) -> Self {
+        Lane {
+            spec,
+            feed,
+            tenure,
+            pool_fault: None,
+            executor: None,
+            failures: Repeats::default(),
+            outputs: Outputs::default(),
+            completions: Vec::new(),
+            given: Given::default(),
+        }
+    }
+
     fn id(&self) -> LaneId {
         self.spec.lane.id
     }
 
+    /// Opens device and models; gives the time that one row is expected to take.
+    fn open(&mut self) -> Result<Duration, OpenError> {
+        if let Some(fault) = self.pool_fault.take() {
+            return Err(OpenError::Pool(fault));
+        }
+        let (executor, expected) = Executor::open(&self.spec)?;
+        self.executor = Some(executor);
+        let Spec { emulation, lane, .. } = &self.spec;
+        Ok(emulation.as_ref().map_or(expected, |device| device.expected(lane.role, expected)))
+    }
+
     fn run(&mut self) {
         loop {
-            match self.feed.pull(self.id()) {
-                Some(Work::Batch(batch)) => self.run_batch(&batch),
+            let goes_on = match self.feed.pull(self.id()) {
+                Some(Work::Batch(batch)) => self.run_batch(batch),
                 Some(Work::Canary) => {
+                    self.tenure.enter();
                     let outcome = self.run_canary();
-                    self.feed.canary(self.id(), outcome);
+                    let goes_on = self.is_back();
+                    if goes_on {
+                        self.feed.canary(self.id(), outcome);
+                    }
+                    goes_on
                 }
-                None if !self.feed.park(self.id()) => return,
-                None => {}
+                None => self.feed.park(self.id()),
+            };
+            if !goes_on {
+                return;
             }
         }
     }
@@ -144,27 +235,51 @@ impl Lane {
         }
     }
 
-    fn run_batch(&mut self, batch: &Batch) {
-        let started = self.spec.clock.now();
-        let attempt = self.attempt(batch, started);
-        if attempt.panicked {
+    /// A call has returned; `false` if another thread runs the lane by now.
+    fn is_back(&mut self) -> bool {
+        let is_back = self.tenure.leave();
+        if !is_back {
+            tracing::info!(lane = %self.id(), "a thread that was stuck has come back, and ends: another runs its lane");
             self.close();
         }
-        let service = self.spec.clock.now().since(started);
-        self.feed.complete(self.id(), attempt.completions, service);
+        is_back
     }
 
-    fn attempt(&mut self, batch: &Batch, started: Time) -> Attempt {
-        let all_lost = |loss| vec![Completion::Lost(loss); batch.jobs()];
-        let Some(executor) = &mut self.executor else {
-            return Attempt { completions: all_lost(Loss::Device), panicked: false };
-        };
+    /// `false` if the thread must end.
+    fn run_batch(&mut self, batch: Batch) -> bool {
+        let started = self.spec.clock.now();
+        self.tenure.enter();
+        match self.attempt(&batch, started) {
+            Ok(()) => {
+                let (outputs, given) = (&self.outputs, &mut self.given);
+                let completions = outputs.rows().enumerate().map(|(job, output)| checked(&batch, job, output, given));
+                self.completions.extend(completions);
+            }
+            Err(loss) => {
+                if loss == Loss::Panic {
+                    self.close();
+                }
+                self.completions.resize(batch.jobs(), Completion::Lost(loss));
+            }
+        }
+        let goes_on = self.is_back();
+        if goes_on {
+            let service = self.spec.clock.now().since(started);
+            self.feed.complete(self.spec.lane.id, batch, &mut self.completions, service);
+        }
+        goes_on
+    }
+
+    /// Fills the outputs, or says to what all jobs of the batch are lost.
+    fn attempt(&mut self, batch: &Batch, started: Time) -> Result<(), Loss> {
+        let executor = self.executor.as_mut().ok_or(Loss::Device)?;
+        let outputs = &mut self.outputs;
         let Spec { lane, faults, emulation, clock, .. } = &self.spec;
         let reports = emulation.as_ref().is_none_or(|device| !device.reports());
         let run = || {
             faults.before()?;
-            let progress = Progress::start(lane.id, &*self.feed, faults, *clock);
-            let outputs = executor.run(batch, &|share| {
+            let progress = Progress::start(lane.id, (&*self.feed, &self.tenure), faults, *clock);
+            executor.run(batch, outputs, &|share| {
                 if reports {
                     progress.told(share);
                 }
@@ -180,15 +295,12 @@ impl Lane {
                     &Meanwhile { feed: &self.feed, stretch: &|| progress.stretch() },
                 )?;
             }
-            Ok::<_, RunError>(outputs)
+            faults.after(outputs);
+            Ok::<_, RunError>(())
         };
         // A panic leaves the executor in an unknown state; it is dropped then, so nobody sees that state.
         match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(mut outputs)) => {
-                faults.after(&mut outputs);
-                let completions = outputs.into_iter().enumerate().map(|(job, output)| checked(batch, job, output));
-                Attempt { completions: completions.collect(), panicked: false }
-            }
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 if let Line::Told { left_out } = self.failures.next(self.spec.clock.now()) {
                     tracing::warn!(lane = %self.spec.lane.id, %error, left_out, "job failed");
@@ -198,17 +310,17 @@ impl Lane {
                     // Buffers of a device that is of no use any more may panic or wait for ever when they are dropped.
                     std::mem::forget(self.executor.take());
                 }
-                Attempt { completions: all_lost(loss), panicked: false }
+                Err(loss)
             }
-            Err(_) => Attempt { completions: all_lost(Loss::Panic), panicked: true },
+            Err(_) => Err(Loss::Panic),
         }
     }
 
     /// Opens device and models anew if a panic left none, then runs the known input through every model.
     fn run_canary(&mut self) -> Result<(), Loss> {
         if self.executor.is_none() {
-            match catch_unwind(AssertUnwindSafe(|| Executor::open(&self.spec))) {
-                Ok(Ok((executor, _))) => self.executor = Some(executor),
+            match catch_unwind(AssertUnwindSafe(|| self.open())) {
+                Ok(Ok(expected)) => self.feed.opened(self.id(), expected),
                 Ok(Err(error)) => {
                     if let Line::Told { left_out } = self.failures.next(self.spec.clock.now()) {
                         tracing::warn!(lane = %self.id(), %error, left_out, "device did not open again");
@@ -240,7 +352,7 @@ impl Lane {
 }
 
 /// An output that may be used, unless it had to be finite and is not.
-fn checked(batch: &Batch, job: usize, output: Vec<f32>) -> Completion {
+fn checked(batch: &Batch, job: usize, output: &[f32], given: &mut Given) -> Completion {
     let must_be_finite = match batch {
         Batch::Base(inputs) => inputs[job].must_be_finite,
         Batch::Parity(_) => true,
@@ -248,7 +360,7 @@ fn checked(batch: &Batch, job: usize, output: Vec<f32>) -> Completion {
     if must_be_finite && !output.iter().all(|value| value.is_finite()) {
         return Completion::Lost(Loss::NonFinite);
     }
-    Completion::Output(output.into())
+    Completion::Output(given.give(output))
 }
 
 /// The cores to pin lanes to: the configured one, or one each where there are enough for all lanes and one more for the rest.

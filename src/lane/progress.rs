@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::FaultSwitch;
+use super::{FaultSwitch, tenure::Tenure};
 use crate::{
     clock::{Clock, Time},
     job::{Feed, PARTS},
@@ -27,6 +27,7 @@ pub(super) struct Progress<'l> {
     feed: &'l dyn Feed,
     faults: &'l FaultSwitch,
     clock: Clock,
+    tenure: &'l Tenure,
     done: AtomicU32,
     /// Up to when an injected slowness has been seen to.
     stretched: Mutex<Time>,
@@ -34,9 +35,14 @@ pub(super) struct Progress<'l> {
 
 impl<'l> Progress<'l> {
     /// A batch starts now.
-    pub(super) fn start(lane: LaneId, feed: &'l dyn Feed, faults: &'l FaultSwitch, clock: Clock) -> Self {
+    pub(super) fn start(
+        lane: LaneId,
+        (feed, tenure): (&'l dyn Feed, &'l Tenure),
+        faults: &'l FaultSwitch,
+        clock: Clock,
+    ) -> Self {
         let stretched = Mutex::new(clock.now());
-        Progress { lane, feed, faults, clock, done: AtomicU32::new(0), stretched }
+        Progress { lane, feed, faults, clock, tenure, done: AtomicU32::new(0), stretched }
     }
 
     /// Another share (0..1) of the work is over.
@@ -45,7 +51,8 @@ impl<'l> Progress<'l> {
         let share = (share * WHOLE) as u32;
         let before = self.done.fetch_add(share, Ordering::Relaxed);
         let (told, over) = (parts(before), parts(before + share));
-        if over > told {
+        // Of a job that was stuck nobody wants to hear any more.
+        if over > told && !self.tenure.is_over() {
             self.stretch();
             self.feed.progress(self.lane, over);
         }
@@ -75,20 +82,23 @@ fn parts(done: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Completion, Loss, Work};
+    use crate::job::{Batch, Completion, Loss, Work};
 
     #[derive(Default)]
     struct Heard(Mutex<Vec<usize>>);
 
     impl Feed for Heard {
         fn ready(&self, _: LaneId, _: Duration) {}
+        fn left_out(&self, _: LaneId) {}
+        fn opened(&self, _: LaneId, _: Duration) {}
+        fn replaced(&self, _: LaneId) {}
         fn pull(&self, _: LaneId) -> Option<Work> {
             None
         }
         fn progress(&self, _: LaneId, parts: usize) {
             self.0.lock().push(parts);
         }
-        fn complete(&self, _: LaneId, _: Vec<Completion>, _: Duration) {}
+        fn complete(&self, _: LaneId, _: Batch, _: &mut Vec<Completion>, _: Duration) {}
         fn canary(&self, _: LaneId, _: Result<(), Loss>) {}
         fn park(&self, _: LaneId) -> bool {
             false
@@ -97,8 +107,8 @@ mod tests {
 
     #[test]
     fn eighths_are_told_once_each_and_large_steps_skip_some() {
-        let (heard, faults) = (Heard::default(), FaultSwitch::default());
-        let progress = Progress::start(LaneId(0), &heard, &faults, Clock::start());
+        let (heard, tenure, faults) = (Heard::default(), Tenure::default(), FaultSwitch::default());
+        let progress = Progress::start(LaneId(0), (&heard, &tenure), &faults, Clock::start());
         for share in [0.1, 0.1, 0.02, 0.3, 0.3, 0.17] {
             progress.told(share);
         }

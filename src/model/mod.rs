@@ -97,7 +97,8 @@ impl Net {
     pub fn forward(&self, rows: &Tensor) -> Result<Tensor> {
         match &self.form {
             Form::Program(program) => {
-                let outputs = program.run(&rows.flatten_all()?.to_vec1::<f32>()?, &|_| ());
+                let mut outputs = Vec::new();
+                program.run(&rows.flatten_all()?.to_vec1::<f32>()?, &mut outputs, &|_| ());
                 Tensor::from_vec(outputs, (rows.dim(0)?, self.plan.outputs()), &self.device)
             }
             Form::Steps(steps) => step::forward(steps, &self.preprocessing.apply(rows)?)?.flatten_from(1),
@@ -117,18 +118,23 @@ impl Net {
     ///
     /// Fails unless `rows` is a whole number of rows, or when the device does.
     pub fn run(&self, rows: &[f32]) -> Result<Vec<f32>> {
-        self.run_told(rows, &|_| ())
+        let mut outputs = Vec::new();
+        self.run_into(rows, &mut outputs, &|_| ())?;
+        Ok(outputs)
     }
 
-    /// The same; `told` hears of each step of it, as soon as that is over, which share (0..1) of the whole work it was. On several threads at once,
+    /// The same, into memory that is kept, instead of what it held; `told` hears of each step of it, as soon as that is over, which share (0..1) of the whole work it was. On several threads at once,
     /// if the calling thread belongs to a pool of several. A net of tensors tells nothing: what it starts on a GPU is over later.
     ///
     /// Fails as [`Net::run`] does.
-    pub fn run_told(&self, rows: &[f32], told: &(dyn Fn(f32) + Sync)) -> Result<Vec<f32>> {
+    pub fn run_into(&self, rows: &[f32], outputs: &mut Vec<f32>, told: &(dyn Fn(f32) + Sync)) -> Result<()> {
         match &self.form {
-            Form::Program(program) if rows.len().is_multiple_of(self.width()) => Ok(program.run(rows, told)),
-            Form::Program(_) | Form::Steps(_) => self.forward(&self.rows(rows)?)?.flatten_all()?.to_vec1(),
+            Form::Program(program) if rows.len().is_multiple_of(self.width()) => program.run(rows, outputs, told),
+            Form::Program(_) | Form::Steps(_) => {
+                *outputs = self.forward(&self.rows(rows)?)?.flatten_all()?.to_vec1()?;
+            }
         }
+        Ok(())
     }
 
     /// The same for any number of rows, in batches.

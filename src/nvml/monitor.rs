@@ -288,6 +288,7 @@ impl Shared {
             }
             self.rest(OPEN_EVERY);
         };
+        tracing::info!(gpu = gpu.uuid, "NVML tells this GPU's events");
         while !ends() {
             match events.wait(WAIT_MS) {
                 Ok(event) => {

@@ -13,8 +13,18 @@ use crate::{
     metrics::GpuValue,
 };
 
-/// What would bring a GPU back: `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`.
-const RECOVERY_ACTION: FieldId = FieldId(230);
+/// Fields that are asked for in one call, in this order; answers are told apart by their place, because the wrapper may translate a number.
+const FIELDS: [FieldId; 5] = [
+    // What would bring a GPU back: `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`.
+    FieldId(230),
+    // Memory rows that wait for a reset to be replaced, and one that could not be: `NVML_FI_DEV_REMAPPED_PENDING`, `_FAILURE`.
+    FieldId(144),
+    FieldId(145),
+    // Errors of memory that could not be corrected, since the driver was loaded: `NVML_FI_DEV_ECC_DBE_VOL_TOTAL`.
+    FieldId(4),
+    // Packets that were sent again: `NVML_FI_DEV_PCIE_REPLAY_COUNTER`.
+    FieldId(94),
+];
 /// `NVML_ERROR_GPU_NOT_FOUND`, which the wrapper has no name for.
 const NOT_FOUND: u32 = 28;
 
@@ -29,6 +39,12 @@ pub struct Reading {
     pub memory_used: Option<u64>,
     /// Share of the last moments in which something ran, percent.
     pub utilisation: Option<u32>,
+    /// Errors of memory that could not be corrected, since the driver was loaded.
+    pub ecc_uncorrected: Option<u64>,
+    /// Packets to or from it that were sent again.
+    pub pcie_replays: Option<u64>,
+    /// Generation of its link now (PCI Express); a link that is idle may be a slow one.
+    pub pcie_generation: Option<u32>,
     /// Why its clock is held down.
     pub limits: Limits,
 }
@@ -42,6 +58,9 @@ impl Reading {
             pair(GpuValue::Clock, self.clock_mhz.map(|mhz| f64::from(mhz) * 1e6)),
             pair(GpuValue::Memory, self.memory_used.map(|bytes| bytes as f64)),
             pair(GpuValue::Utilisation, self.utilisation.map(|percent| f64::from(percent) / 100.0)),
+            pair(GpuValue::EccUncorrected, self.ecc_uncorrected.map(|count| count as f64)),
+            pair(GpuValue::PcieReplays, self.pcie_replays.map(|count| count as f64)),
+            pair(GpuValue::PcieGeneration, self.pcie_generation.map(f64::from)),
         ]
         .into_iter()
         .flatten()
@@ -73,23 +92,42 @@ pub(super) fn look(nvml: &Nvml, uuid: &str, enter: &dyn Fn(&'static str)) -> Res
     let memory_used = or_absent(device.memory_info())?.map(|memory| memory.used);
     enter("utilisation");
     let utilisation = or_absent(device.utilization_rates())?.map(|rates| rates.gpu);
-    enter("recovery action");
-    let mut signs: Vec<Sign> = recovery(&device)?.map(Sign::Recovery).into_iter().collect();
+    enter("PCIe link");
+    let pcie_generation = or_absent(device.current_pcie_link_gen())?;
+    enter("fields");
+    let [recovery, pending, failed, ecc_uncorrected, pcie_replays] = fields(&device)?;
+    let mut signs = Vec::new();
+    // What does not fit is an action that we do not know.
+    let recovery = recovery.filter(|action| *action != 0).map(|action| u32::try_from(action).unwrap_or(u32::MAX));
+    signs.extend(recovery.map(Sign::Recovery));
+    signs.extend(failed.filter(|failed| *failed != 0).map(|_| Sign::RowFailed));
+    signs.extend(pending.filter(|pending| *pending != 0).map(|_| Sign::RowPending));
     if limits.is_harmful() {
         // The others come and go, and this would be another sign each time.
         signs.push(Sign::Limited(limits.harmful()));
     }
-    Ok((Reading { temperature, clock_mhz, memory_used, utilisation, limits }, signs))
+    let reading = Reading {
+        temperature,
+        clock_mhz,
+        memory_used,
+        utilisation,
+        ecc_uncorrected,
+        pcie_replays,
+        pcie_generation,
+        limits,
+    };
+    Ok((reading, signs))
 }
 
-/// What would bring it back, if it is not well; old drivers do not know.
-fn recovery(device: &Device<'_>) -> Result<Option<u32>, Failure> {
-    let fields = or_absent(device.field_values_for(&[RECOVERY_ACTION]))?;
-    let value = fields.and_then(|fields| fields.into_iter().next()?.ok()?.value.ok());
-    Ok(match value {
-        Some(SampleValue::U32(action)) if action != 0 => Some(action),
-        Some(_) | None => None,
-    })
+/// The [`FIELDS`]; old drivers and small GPUs do not know all of them.
+fn fields(device: &Device<'_>) -> Result<[Option<u64>; FIELDS.len()], Failure> {
+    let mut told = or_absent(device.field_values_for(&FIELDS))?.unwrap_or_default().into_iter();
+    Ok(FIELDS.map(|_| match told.next()?.ok()?.value.ok()? {
+        SampleValue::U32(value) => Some(value.into()),
+        SampleValue::U64(value) => Some(value),
+        SampleValue::I64(value) => u64::try_from(value).ok(),
+        SampleValue::F64(_) => None,
+    }))
 }
 
 /// A value, or that this GPU has none; other errors are told.

@@ -2,12 +2,15 @@
 //!
 //! The end, in order: the first SIGTERM, SIGINT or SIGHUP turns readiness red and makes admission refuse; the port stays open and says so;
 //! admitted queries are answered, for at most `drain_ms`; the port closes; the process ends with 0. Lanes that hang are left where they
-//! are, and end with the process. A second signal ends it at once.
+//! are, and end with the process. A second signal ends it at once. The other end is that another process takes over (`succession`): this one
+//! accepts no more, answers what it has, and ends with 0.
 
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
+    process,
     sync::Arc,
+    thread,
 };
 
 use tokio::{
@@ -16,9 +19,14 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Plan, Running, ServeError, notify, start_log};
+use super::{
+    Plan, Running, ServeError, notify, start_log,
+    succession::{Ports, Predecessor, Succession},
+};
 use crate::{
     admission::Admission,
+    clock::Clock,
+    config::OnFatal,
     grpc,
     http::{self, Lanes, Limits, Site},
 };
@@ -26,46 +34,64 @@ use crate::{
 /// Threads that carry sockets; parsing a request is their heaviest work.
 const HTTP_THREADS: usize = 2;
 
-/// Serves until SIGTERM, SIGINT or SIGHUP, and through the drain.
-pub fn run(plan: &Plan) -> Result<(), ServeError> {
-    let (listener, address) = bind("http", plan.config.http.listen)?;
-    let grpc = plan.config.grpc.map(|grpc| bind("grpc", grpc.listen)).transpose()?;
-    start_log::starting(plan);
-    let running = Running::start(plan)?;
+/// Serves until SIGTERM, SIGINT or SIGHUP, and through the drain; or until another process takes over.
+pub fn run(mut plan: Plan) -> Result<(), ServeError> {
+    let (running, ports) = match Predecessor::find()? {
+        None => {
+            let ports = bind(&plan)?;
+            start_log::starting(&plan);
+            (Running::start(&plan)?, ports)
+        }
+        Some(mut predecessor) => {
+            plan.left_out = predecessor.left_out(plan.config.lanes())?;
+            start_log::starting(&plan);
+            (Running::start(&plan)?, predecessor.take_over()?)
+        }
+    };
+    let plan = &plan;
     start_log::lanes(plan);
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
     let runtime = threads.map_err(ServeError::Thread)?;
-    let unanswered = runtime.block_on(serve(plan, &running, (listener, address), grpc))?;
+    let unanswered = runtime.block_on(serve(plan, &running, ports))?;
     tracing::info!(unanswered, "stopped");
     Ok(())
 }
 
-/// A port that is bound, and its address.
-type Bound = (TcpListener, SocketAddr);
+/// Binds the ports, before anything slow: a second daemon on them is found out at once.
+fn bind(plan: &Plan) -> Result<Ports, ServeError> {
+    let bind = |table, listen| {
+        let refused = |source| ServeError::Listen { table, listen, source };
+        TcpListener::bind(listen).map_err(refused)
+    };
+    let http = bind("http", plan.config.http.listen)?;
+    Ok(Ports { http, grpc: plan.config.grpc.map(|grpc| bind("grpc", grpc.listen)).transpose()? })
+}
 
-/// Binds a port, before anything slow: a second daemon on it is found out at once.
-fn bind(table: &'static str, listen: SocketAddr) -> Result<Bound, ServeError> {
+/// Makes a port ready for the runtime; gives its address, which is not the configured one if that leaves the port to the system, or if another process
+/// has bound it under an older configuration.
+fn listening(
+    table: &'static str,
+    listen: SocketAddr,
+    port: TcpListener,
+) -> Result<(tokio::net::TcpListener, SocketAddr), ServeError> {
     let refused = |source| ServeError::Listen { table, listen, source };
-    let listener = TcpListener::bind(listen).map_err(refused)?;
-    listener.set_nonblocking(true).map_err(refused)?;
-    let address = listener.local_addr().map_err(refused)?;
-    Ok((listener, address))
+    port.set_nonblocking(true).map_err(refused)?;
+    let address = port.local_addr().map_err(refused)?;
+    Ok((tokio::net::TcpListener::from_std(port).map_err(refused)?, address))
 }
 
 /// Serves to the end; gives the number of requests that got no answer of their own.
-async fn serve(
-    plan: &Plan,
-    running: &Running,
-    (listener, address): Bound,
-    grpc: Option<Bound>,
-) -> Result<usize, ServeError> {
-    let refused = |source| ServeError::Listen { table: "http", listen: plan.config.http.listen, source };
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
+async fn serve(plan: &Plan, running: &Running, ports: Ports) -> Result<usize, ServeError> {
+    let listen = plan.config.http.listen;
+    let copied = ports.try_clone().map_err(|source| ServeError::Listen { table: "http", listen, source })?;
+    let successor = await_successor(plan, running, copied)?;
+    let (listener, address) = listening("http", listen, ports.http)?;
     let mut signals = Signals::new()?;
     start_log::listening(plan, address);
     let (draining, drains) = watch::channel(());
-    let beside = grpc_port(plan, running, grpc, drains.clone())?;
+    let ends = (left_to_another(successor.clone()), drained(drains.clone()));
+    let beside = grpc_port(plan, running, ports.grpc, ends)?;
     let stopping = async move {
         signals.next().await;
         running.engine.drain();
@@ -75,38 +101,87 @@ async fn serve(
         signals.next().await;
         tracing::warn!("a second signal: stopping at once");
     };
-    let port = http::serve(listener, Arc::new(site(plan, running)), drained(drains));
+    let taken_over = async {
+        let process = succeeded(successor.clone()).await;
+        notify::succeeded_by(process);
+        tracing::warn!(process, "another process has taken over: admitted queries are answered, and this one ends");
+    };
+    let port = http::serve(listener, Arc::new(site(plan, running)), taken_over, drained(drains));
+    let reporting = async {
+        tokio::select! {
+            () = notify::report(running) => {}
+            _ = succeeded(successor.clone()) => std::future::pending().await,
+        }
+    };
     tokio::select! {
         (unanswered, beside) = async { tokio::join!(port, beside) } => Ok(unanswered + beside),
         () = stopping => Ok(running.engine.admitted()),
-        () = notify::report(running) => Ok(0),
+        () = reporting => Ok(0),
     }
 }
 
-/// The port of gRPC, if there is one, to its end; gives the number of calls that got no answer of their own.
+/// What hears of a successor that has the port, if there may be one.
+fn await_successor(plan: &Plan, running: &Running, ports: Ports) -> Result<watch::Receiver<Option<u32>>, ServeError> {
+    let (tell, told) = watch::channel(None);
+    if plan.config.health.on_fatal == OnFatal::Fence {
+        return Ok(told);
+    }
+    if process::id() == 1 {
+        // A container ends with its first process.
+        tracing::warn!("process 1 cannot be succeeded: devices that break are fenced");
+        return Ok(told);
+    }
+    let succession = Succession {
+        engine: Arc::clone(&running.engine),
+        lanes: plan.config.lanes().to_vec(),
+        ports,
+        clock: Clock::start(),
+        rest: plan.config.health.fence,
+    };
+    let wait = move || {
+        if let Some(process) = succession.wait() {
+            tell.send_replace(Some(process));
+        }
+    };
+    thread::Builder::new().name("succession".to_owned()).spawn(wait).map_err(ServeError::Thread)?;
+    Ok(told)
+}
+
+/// Resolves when another process has the port; gives its id.
+async fn succeeded(mut told: watch::Receiver<Option<u32>>) -> u32 {
+    let process = told.wait_for(Option::is_some).await.ok().and_then(|process| *process);
+    match process {
+        Some(process) => process,
+        // Nobody is left who could say so.
+        None => std::future::pending().await,
+    }
+}
+
+/// The port of gRPC, if there is one, until it is `taken_over` or drained; gives the number of calls that got no answer of their own.
 fn grpc_port(
     plan: &Plan,
     running: &Running,
-    bound: Option<Bound>,
-    drains: watch::Receiver<()>,
+    port: Option<TcpListener>,
+    (taken_over, drained): (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<impl Future<Output = usize>, ServeError> {
-    let port = match bound {
-        None => None,
-        Some((listener, address)) => {
-            let refused = |source| ServeError::Listen { table: "grpc", listen: address, source };
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
-            start_log::grpc(address);
-            let Site { signature, admission, metrics, limits, .. } = site(plan, running);
-            let site = grpc::Site { signature, admission, metrics, limits };
-            Some(grpc::serve(listener, Arc::new(site), drained(drains)))
-        }
-    };
+    let listen = plan.config.grpc.map_or(plan.config.http.listen, |grpc| grpc.listen);
+    let bound = port.map(|port| listening("grpc", listen, port)).transpose()?;
+    if let Some((_, address)) = &bound {
+        start_log::grpc(*address);
+    }
+    let Site { signature, admission, metrics, limits, .. } = site(plan, running);
+    let site = Arc::new(grpc::Site { signature, admission, metrics, limits });
     Ok(async {
-        match port {
-            Some(port) => port.await,
+        match bound {
+            Some((listener, _)) => grpc::serve(listener, site, taken_over, drained).await,
             None => 0,
         }
     })
+}
+
+/// Resolves when another process has the ports.
+async fn left_to_another(successor: watch::Receiver<Option<u32>>) {
+    let _process: u32 = succeeded(successor).await;
 }
 
 /// Resolves when the drain begins: nothing is ever sent, and then the channel closes.

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
+use super::SuccessionError;
 use crate::{
     code::{CodeError, Kind},
     config::ConfigFaults,
@@ -46,13 +47,16 @@ pub enum StartFaults {
 }
 
 impl ServeError {
-    /// Whether a device failed that is there by configuration: another process, or time, may mend that, and an unattended machine must try.
+    /// Whether a device failed that is there by configuration, or the process before this one: another process, or time, may mend that, and an
+    /// unattended machine must try.
     pub const fn is_of_a_device(&self) -> bool {
         match self {
             ServeError::Lane { source, .. } => match source {
-                OpenError::Device { .. } | OpenError::WarmUp(_) => true,
+                OpenError::Device { .. } | OpenError::WarmUp(_) | OpenError::Panic => true,
                 OpenError::Pool(_) | OpenError::NoCuda { .. } | OpenError::Weights(_) | OpenError::Canary(_) => false,
             },
+            // The supervisor starts it anew without one.
+            ServeError::Succession(_) => true,
             ServeError::Listen { .. } | ServeError::LaneEnded | ServeError::Thread(_) | ServeError::Signal(_) => false,
         }
     }
@@ -85,6 +89,9 @@ pub enum ServeError {
     /// No thread, or no runtime.
     #[error("the system gives no more threads: {0}")]
     Thread(#[source] io::Error),
+    /// It was to take over from another process.
+    #[error("it did not take over from the process before it: {0}")]
+    Succession(#[from] SuccessionError),
     /// No signal handler.
     #[error("signals cannot be handled: {0}")]
     Signal(#[source] io::Error),

@@ -1,24 +1,49 @@
-//! The lanes of one engine: starting them, telling how they are, breaking them on request.
+//! The lanes of one engine: starting them, replacing threads that are stuck, telling how they are, breaking them on request.
 
-use std::sync::{Arc, mpsc};
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+};
+
+use parking_lot::Mutex;
 
 use super::{Plan, ServeError};
 use crate::{
     clock::Clock,
     code::Code,
-    config,
     engine::Engine,
     http::{Lanes, UnknownLane},
     job::{Fault, Feed, LaneEvent, LaneReport},
-    lane::{self, Emulation, FaultSwitch, Spec},
+    lane::{self, Emulation, Held, OpenError, Spec},
     query::LaneId,
 };
+
+/// Threads of one lane that are left stuck, at most: each keeps what it had loaded.
+const STUCK_MAX: usize = 3;
 
 /// All lanes that were started.
 #[derive(Debug)]
 pub struct Crew {
     engine: Arc<Engine>,
-    lanes: Vec<(config::Lane, Arc<FaultSwitch>)>,
+    lanes: Vec<Arc<Member>>,
+}
+
+/// One lane, and the threads that run it or may.
+#[derive(Debug)]
+struct Member {
+    /// What a thread of it is started with.
+    spec: Spec,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Debug)]
+struct Threads {
+    /// The one that runs the lane.
+    running: Held,
+    /// The one that opens the device to replace it.
+    next: Option<Held>,
+    /// How many were left stuck.
+    stuck: usize,
 }
 
 impl Crew {
@@ -33,36 +58,82 @@ impl Crew {
         let (told, opened) = mpsc::sync_channel(configured.len());
         let mut lanes = Vec::new();
         for (lane, core) in configured.iter().zip(lane::cores(configured)) {
-            let faults = Arc::new(FaultSwitch::default());
             let spec = Spec {
                 lane: lane.clone(),
                 core,
                 batch_max: plan.config.deployment.batch_max,
                 bundle: Arc::clone(&plan.bundle),
                 code: code.cloned(),
-                faults: Arc::clone(&faults),
+                faults: Arc::default(),
                 clock,
                 emulation: emulation.cloned(),
+                left_out: plan.left_out.contains(&lane.id),
             };
             let (id, told) = (lane.id, told.clone());
             let feed = Arc::clone(engine) as Arc<dyn Feed>;
             // If nobody listens any more, another lane has failed and the start with it.
             let tell = move |outcome| drop(told.send((id, outcome)));
-            drop(lane::start(spec, feed, tell).map_err(ServeError::Thread)?);
-            lanes.push((lane.clone(), faults));
+            let running = lane::start(spec.clone(), feed, tell).map_err(ServeError::Thread)?;
+            lanes.push(Arc::new(Member { spec, threads: Mutex::new(Threads { running, next: None, stuck: 0 }) }));
         }
         drop(told);
         for _ in &lanes {
             let (id, outcome) = opened.recv().map_err(|_| ServeError::LaneEnded)?;
             outcome.map_err(|source| ServeError::Lane { lane: id, source })?;
         }
-        Ok(Crew { engine: Arc::clone(engine), lanes })
+        let (engine, watched, members) = (Arc::clone(engine), Arc::clone(engine), lanes.clone());
+        let replaces = move || {
+            while let Some(lane) = watched.await_stuck() {
+                members[usize::from(lane.0)].replace(&watched);
+            }
+        };
+        thread::Builder::new().name("replacements".to_owned()).spawn(replaces).map_err(ServeError::Thread)?;
+        Ok(Crew { engine, lanes })
+    }
+}
+
+impl Member {
+    /// Tries to replace the lane's thread, which is stuck, unless a try is under way.
+    fn replace(self: &Arc<Self>, engine: &Arc<Engine>) {
+        let lane = self.spec.lane.id;
+        let mut threads = self.threads.lock();
+        if threads.next.is_some() {
+            return tracing::debug!(%lane, "the thread that is to replace the lane's has not opened the device yet");
+        }
+        if threads.stuck >= STUCK_MAX {
+            return tracing::error!(%lane, stuck = threads.stuck, "too many of the lane's threads are stuck: the daemon must be restarted");
+        }
+        let member = Arc::clone(self);
+        let feed = Arc::clone(engine) as Arc<dyn Feed>;
+        match lane::replace(self.spec.clone(), feed, &threads.running, move |tried| member.tried(tried)) {
+            Ok(next) => threads.next = Some(next),
+            Err(error) => tracing::error!(%lane, %error, "no thread to replace the lane's"),
+        }
+    }
+
+    /// What became of a try; told by the thread that was to replace the lane's.
+    fn tried(&self, outcome: Result<bool, OpenError>) {
+        let lane = self.spec.lane.id;
+        let mut threads = self.threads.lock();
+        let next = threads.next.take();
+        match (outcome, next) {
+            (Ok(true), Some(next)) => {
+                threads.running = next;
+                threads.stuck += 1;
+                tracing::warn!(%lane, stuck = threads.stuck, "another thread runs the lane: its own is stuck");
+            }
+            (Ok(_), _) => tracing::debug!(%lane, "the lane's thread has come back by itself"),
+            (Err(error), _) => {
+                tracing::warn!(%lane, %error, "the lane's thread is stuck, and its device does not open again");
+            }
+        }
     }
 }
 
 impl Lanes for Crew {
     fn report(&self) -> Vec<LaneReport> {
-        let report = |(lane, faults): &(config::Lane, Arc<FaultSwitch>)| {
+        let report = |member: &Arc<Member>| {
+            let Spec { lane, faults, .. } = &member.spec;
             let (state, reason) = self.engine.describe(lane.id);
             let device = lane.device.to_string();
             LaneReport { id: lane.id, device, role: lane.role, state, reason, fault: faults.get() }
@@ -75,8 +146,8 @@ impl Lanes for Crew {
     }
 
     fn set_fault(&self, lane: LaneId, fault: Option<Fault>) -> Result<(), UnknownLane> {
-        let (_, faults) = self.lanes.get(usize::from(lane.0)).ok_or(UnknownLane)?;
-        faults.set(fault);
+        let member = self.lanes.get(usize::from(lane.0)).ok_or(UnknownLane)?;
+        member.spec.faults.set(fault);
         if let Some(fault) = fault {
             tracing::warn!(%lane, %fault, "fault injected");
         } else {
@@ -89,6 +160,6 @@ impl Lanes for Crew {
 impl Drop for Crew {
     fn drop(&mut self) {
         // A lane that hangs in an injected fault would otherwise outlive the daemon's library user.
-        self.lanes.iter().for_each(|(_, faults)| faults.set(None));
+        self.lanes.iter().for_each(|member| member.spec.faults.end());
     }
 }

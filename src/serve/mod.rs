@@ -3,6 +3,7 @@
 //! Order of a start: weights, port, lanes, HTTP. Whatever can fail fails before the first query, with a sentence for the operator; the
 //! port is bound before the slow parts, so that a second daemon on it is found out at once. Readiness turns green when every lane has
 //! loaded its models and run its canary.
+//! A process that succeeds another (`succession`) gets the port last, once its lanes are ready.
 //!
 //! Here is what a library user needs: [`Plan`] and [`Running`]. `daemon` adds the port, signals and systemd; `start_log` and `notify` say what
 //! goes on.
@@ -13,12 +14,14 @@ mod error;
 mod lanes;
 mod notify;
 mod start_log;
+mod succession;
 
 use std::{path::Path, sync::Arc, thread};
 
 pub use daemon::run;
 pub use error::{ServeError, StartFaults};
 pub use lanes::Crew;
+pub use succession::SuccessionError;
 
 use crate::{
     clock::Clock,
@@ -30,7 +33,7 @@ use crate::{
     lane::Emulation,
     metrics::Metrics,
     nvml::{self, Monitor},
-    query::{Confidence, Provenance, Signature},
+    query::{Confidence, LaneId, Provenance, Signature},
     weights::{self, Bundle, Manifest},
 };
 
@@ -41,6 +44,8 @@ pub struct Plan {
     pub config: Config,
     /// What may disappoint.
     pub warnings: Vec<Warning>,
+    /// Lanes that start without their device, because the process before this one could not use it.
+    left_out: Vec<LaneId>,
     code: Option<Arc<dyn Code>>,
     bundle: Arc<Bundle>,
 }
@@ -83,7 +88,7 @@ impl Plan {
         if let Some(code) = code.as_ref().filter(|code| asks && !judged(code)) {
             return Err(StartFaults::NotCalibrated { kind: code.kind(), k: code.k(), r: code.r() });
         }
-        Ok(Plan { warnings, code, bundle: Arc::new(bundle), config })
+        Ok(Plan { warnings, left_out: Vec::new(), code, bundle: Arc::new(bundle), config })
     }
 
     /// What `check` must refuse because `serve` would: a lane's device needs a build that this is not.

@@ -17,7 +17,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// A word goes out so many times in `WatchdogSec`: one that is lost or late is no restart.
 const FEEDS: u32 = 4;
 
-/// Says that the daemon is ready, then feeds watchdog and status line; never resolves.
+/// Says that the daemon is ready, then feeds watchdog and status line; never resolves. Whoever has been succeeded should not be heard any more, so this
+/// is dropped then.
 pub(super) async fn report(running: &Running) {
     tell(&[NotifyState::Ready, NotifyState::Status(&status(running))]);
     let limit = sd_notify::watchdog_enabled();
@@ -36,6 +37,11 @@ pub(super) async fn report(running: &Running) {
             tracing::error!(ticks = running.engine.ticks(), can_answer, "no progress: the watchdog is not fed");
         }
     }
+}
+
+/// Another process is the daemon now; systemd hears only that one from now on.
+pub(super) fn succeeded_by(process: u32) {
+    tell(&[NotifyState::MainPid(process)]);
 }
 
 /// The end has begun.

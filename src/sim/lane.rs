@@ -84,6 +84,8 @@ impl Course {
 /// A batch on a drawn lane.
 #[derive(Debug)]
 pub(super) struct Run {
+    /// The batch.
+    pub(super) batch: Batch,
     /// What comes back, one a job.
     pub(super) completions: Vec<Completion>,
     /// When each part of the work is over; the last is when it comes back.
@@ -171,14 +173,14 @@ impl Timing {
 
 impl Drawn<'_> {
     /// Runs a batch whose usual time is `work`, from `now` on.
-    pub(super) fn run(&self, batch: &Batch, from: (Duration, Time), course: &Course, rng: &mut ChaCha8Rng) -> Run {
+    pub(super) fn run(&self, batch: Batch, from: (Duration, Time), course: &Course, rng: &mut ChaCha8Rng) -> Run {
         let Timing { parts, lost } = Timing::draw(self.faults, from, course, rng);
-        let poisoned = matches!(batch, Batch::Base(inputs) if inputs.iter().any(|input| input.row[0] == POISON));
+        let poisoned = matches!(&batch, Batch::Base(inputs) if inputs.iter().any(|input| input.row[0] == POISON));
         if lost || poisoned {
             let loss = [Loss::Panic, Loss::Device, Loss::NonFinite][rng.random_range(0..3)];
-            return Run { completions: vec![Completion::Lost(loss); batch.jobs()], parts };
+            return Run { completions: vec![Completion::Lost(loss); batch.jobs()], batch, parts };
         }
-        Run { completions: self.outputs(batch), parts }
+        Run { completions: self.outputs(&batch), batch, parts }
     }
 
     fn outputs(&self, batch: &Batch) -> Vec<Completion> {

@@ -4,10 +4,7 @@ use std::{
     cmp::Reverse,
     collections::BinaryHeap,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
@@ -28,7 +25,7 @@ use crate::{
     job::{Batch, Loss, PARTS, Work},
     metrics::Metrics,
     query::{Accepts, Answer, Failure, LaneId, Provenance, Query, Row, Values},
-    reply::{Admitted, Pending, Permit},
+    reply::{Pending, Requests},
 };
 
 /// Virtual time between ticks.
@@ -95,7 +92,7 @@ struct World<'a> {
     events: BinaryHeap<Reverse<(Time, u64, Event)>>,
     planned: u64,
     lanes: Vec<Lane>,
-    permits: Arc<AtomicUsize>,
+    requests: Requests,
     arrivals: Arrivals,
     waiting: Vec<Option<Waiting>>,
     open: usize,
@@ -132,7 +129,7 @@ pub fn run(scenario: &Scenario) -> Outcome {
         events: BinaryHeap::new(),
         planned: 0,
         lanes: (0..scenario.roles.len()).map(lane).collect(),
-        permits: Arc::new(AtomicUsize::new(0)),
+        requests: Requests::new(scenario.queries),
         arrivals: Arrivals::new(scenario.seed, scenario.gap),
         waiting: Vec::with_capacity(scenario.queries),
         open: 0,
@@ -143,11 +140,11 @@ pub fn run(scenario: &Scenario) -> Outcome {
         outcome: Outcome::default(),
     };
     world.run();
-    let World { dispatch, permits, ended, mut outcome, .. } = world;
+    let World { dispatch, requests, ended, mut outcome, .. } = world;
     drop(dispatch);
     outcome.ended = ended.into_iter().map(|ended| ended.expect("the loop ends when every query has ended")).collect();
     outcome.stripes_open = metrics.stripes_open.get();
-    outcome.permits_out = permits.load(Ordering::Relaxed);
+    outcome.permits_out = requests.admitted();
     outcome
 }
 
@@ -200,8 +197,9 @@ impl World<'_> {
                 self.tell_progress(lane);
                 let run = self.lanes[at].run.take().expect("a lane that is done has run something");
                 let service = self.now.since(self.lanes[at].started);
-                let completions = run.completions;
-                self.dispatch.complete(Completed { lane, completions, service }, self.now, &mut effects);
+                let (batch, mut completions) = (run.batch, run.completions);
+                let completed = Completed { lane, batch, completions: &mut completions, service };
+                self.dispatch.complete(completed, self.now, &mut effects);
                 self.lanes[at].busy = false;
                 self.step(lane);
             }
@@ -247,7 +245,8 @@ impl World<'_> {
                         self.outcome.first_straggler.get_or_insert(self.now);
                     }
                 }
-                Effect::Drift(_) => {}
+                // Drawn lanes come back by themselves.
+                Effect::Replace(_) | Effect::Doubted(_) | Effect::Drift(_) => {}
             }
         }
     }
@@ -258,7 +257,7 @@ impl World<'_> {
             let mut effects = Vec::new();
             let work = self.dispatch.pull(lane, self.now, &mut effects);
             match work {
-                Some(Work::Batch(batch)) => self.start(lane, &batch),
+                Some(Work::Batch(batch)) => self.start(lane, batch),
                 Some(Work::Canary) => {
                     self.lanes[usize::from(lane.0)].busy = true;
                     self.plan(self.now + self.usual(lane), Event::CanaryDone(lane));
@@ -270,7 +269,7 @@ impl World<'_> {
         }
     }
 
-    fn start(&mut self, lane: LaneId, batch: &Batch) {
+    fn start(&mut self, lane: LaneId, batch: Batch) {
         self.outcome.jobs += batch.jobs();
         let cost = if matches!(batch, Batch::Parity(_)) { self.scenario.parity_cost } else { 1.0 };
         self.outcome.work += cost * batch.jobs() as f64;
@@ -311,8 +310,7 @@ impl World<'_> {
             min_confidence: scenario.policy.min_confidence,
             in_range: true,
         };
-        let permits = Permit::acquire(&self.permits, scenario.queries, 1).expect("the limit is all queries");
-        let (admitted, mut pending) = Admitted::request(vec![query], permits);
+        let (admitted, mut pending) = self.requests.admit([query]).expect("the limit is all queries");
         let waker = Waker::from(Arc::new(Rung { answered: Arc::clone(&self.answered), index }));
         let nothing_yet = Pin::new(&mut pending).poll(&mut Context::from_waker(&waker)).is_pending();
         assert!(nothing_yet, "it was not submitted yet");
@@ -330,11 +328,11 @@ impl World<'_> {
         for &index in &answered {
             let Some(mut waiting) = self.waiting[index].take() else { continue };
             let mut context = Context::from_waker(Waker::noop());
-            let Poll::Ready(mut answers) = Pin::new(&mut waiting.pending).poll(&mut context) else {
+            let Poll::Ready(answers) = Pin::new(&mut waiting.pending).poll(&mut context) else {
                 self.outcome.broken.push(format!("query {index} woke its client without an answer"));
                 continue;
             };
-            let answer = answers.pop().expect("one row, one answer");
+            let answer = answers[0].clone();
             let latency = self.now.since(waiting.admitted);
             if latency > self.scenario.deadline + TICK {
                 self.outcome.broken.push(format!("query {index} was answered after its deadline"));

@@ -5,8 +5,8 @@
 //! are set once, so lanes settle slots without a lock and every reader sees a state that was true at some moment. Of two lanes that
 //! settle the last two slots at once, at least the later sees both, so a possible decode is never missed.
 //!
-//! Stripes are shared by reference count and never reused, so a completion that comes years late still finds its own stripe, and
-//! needs no generation number to be told from a newer one. Joining is not lock-free but owned: a [`Filling`] token, of which there is
+//! Stripes are shared by reference count, and used again only when nobody holds them any more ([`crate::pool`]), so a completion that comes
+//! years late still finds its own stripe, and needs no generation number to be told from a newer one. Joining is not lock-free but owned: a [`Filling`] token, of which there is
 //! one a stripe, moves through a queue, and only its holder may add members.
 
 mod open;
@@ -21,8 +21,9 @@ pub use open::{OpenStripes, Overdue};
 use word::{Snapshot, Word};
 
 use crate::{
-    code::{Code, SlotSet},
+    code::{Code, SLOTS_MAX, SlotSet},
     metrics::{Metrics, StripeOutcome},
+    pool::{Pool, Reuse, Shared},
     query::{Accepts, FaultDomain, Provenance, Row, Values},
     reply::Admitted,
 };
@@ -33,7 +34,7 @@ pub struct Member {
     /// The input row.
     pub row: Row,
     /// The query, or `None` for a known partner that fills a short stripe.
-    pub query: Option<Arc<Admitted>>,
+    pub query: Option<Shared<Admitted>>,
     /// Where it runs; `None` for a known partner.
     pub domain: Option<FaultDomain>,
 }
@@ -47,6 +48,8 @@ pub struct Stripe {
     /// What was decoded for a data slot and held back.
     held: Box<[OnceLock<Values>]>,
     word: Word,
+    /// Whether it waits to be used again.
+    idle: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -60,14 +63,25 @@ impl fmt::Debug for Stripe {
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The stripe.
-    pub stripe: Arc<Stripe>,
+    pub stripe: Shared<Stripe>,
     /// The data slot, `0..k`.
     pub slot: usize,
 }
 
+/// What an output was to its stripe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Settled {
+    /// The slot had one already.
+    Late,
+    /// Others are missing.
+    Open,
+    /// The last that was missing.
+    Complete,
+}
+
 /// The right to add members to a stripe that is not full. One a stripe; not clonable.
 #[derive(Debug)]
-pub struct Filling(Arc<Stripe>);
+pub struct Filling(Shared<Stripe>);
 
 /// What a stripe is after a member joined.
 #[derive(Debug)]
@@ -75,25 +89,31 @@ pub enum Joined {
     /// Members are still missing.
     Short(Filling),
     /// All k members are there, so parity can be encoded.
-    Full(Arc<Stripe>),
+    Full(Shared<Stripe>),
+}
+
+/// All stripes of a code, and the memory of those that are over.
+#[derive(Debug)]
+pub struct Stripes {
+    code: Arc<dyn Code>,
+    metrics: Arc<Metrics>,
+    pool: Pool<Stripe>,
+}
+
+impl Stripes {
+    /// No stripes yet; the memory of `kept` at most is kept for use again.
+    pub fn new(code: Arc<dyn Code>, metrics: Arc<Metrics>, kept: usize) -> Self {
+        Stripes { code, metrics, pool: Pool::new(kept) }
+    }
+
+    /// A stripe without members.
+    pub fn open(&self) -> Filling {
+        self.metrics.stripes_open.inc();
+        Filling(self.pool.take(|| Stripe::idle(&self.code, &self.metrics), |stripe| stripe.idle = false))
+    }
 }
 
 impl Filling {
-    /// A stripe without members.
-    pub fn new(code: &Arc<dyn Code>, metrics: &Arc<Metrics>) -> Self {
-        let (k, r) = (code.k(), code.r());
-        metrics.stripes_open.inc();
-        Filling(Arc::new(Stripe {
-            code: Arc::clone(code),
-            members: (0..k).map(|_| OnceLock::new()).collect(),
-            parity_domains: (0..r).map(|_| OnceLock::new()).collect(),
-            outputs: (0..k + r).map(|_| OnceLock::new()).collect(),
-            held: (0..k).map(|_| OnceLock::new()).collect(),
-            word: Word(AtomicU64::new(0)),
-            metrics: Arc::clone(metrics),
-        }))
-    }
-
     /// Adds a member in the next data slot.
     pub fn join(self, member: Member) -> (Place, Joined) {
         let stripe = self.0;
@@ -102,7 +122,7 @@ impl Filling {
         let slot = stripe.word.load().filled();
         stripe.members[slot].set(member).expect("only the holder of the token adds members");
         stripe.word.fill();
-        let place = Place { stripe: Arc::clone(&stripe), slot };
+        let place = Place { stripe: stripe.clone(), slot };
         let full = slot + 1 == stripe.code.k();
         (place, if full { Joined::Full(stripe) } else { Joined::Short(Filling(stripe)) })
     }
@@ -123,12 +143,27 @@ impl Filling {
     }
 
     /// The stripe.
-    pub fn stripe(&self) -> &Arc<Stripe> {
+    pub fn stripe(&self) -> &Shared<Stripe> {
         &self.0
     }
 }
 
 impl Stripe {
+    /// One that has not been opened yet.
+    fn idle(code: &Arc<dyn Code>, metrics: &Arc<Metrics>) -> Self {
+        let (k, r) = (code.k(), code.r());
+        Stripe {
+            code: Arc::clone(code),
+            members: (0..k).map(|_| OnceLock::new()).collect(),
+            parity_domains: (0..r).map(|_| OnceLock::new()).collect(),
+            outputs: (0..k + r).map(|_| OnceLock::new()).collect(),
+            held: (0..k).map(|_| OnceLock::new()).collect(),
+            word: Word(AtomicU64::new(0)),
+            idle: true,
+            metrics: Arc::clone(metrics),
+        }
+    }
+
     /// Data slots.
     pub fn k(&self) -> usize {
         self.code.k()
@@ -145,8 +180,8 @@ impl Stripe {
     }
 
     /// The rows of a full stripe, in slot order.
-    pub fn rows(&self) -> Vec<Row> {
-        self.members.iter().filter_map(OnceLock::get).map(|member| member.row.clone()).collect()
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.members.iter().filter_map(OnceLock::get).map(|member| &member.row)
     }
 
     /// Whether some slot of it is being worked on in `domain` (promise 3: stripe-mates are never in flight together there).
@@ -164,13 +199,30 @@ impl Stripe {
         self.parity_domains[row].set(domain).expect("each parity row of a stripe is queued once, so it starts once");
     }
 
-    /// An output arrived; `false` if the slot had one.
-    pub fn settle(&self, slot: usize, output: Values) -> bool {
-        let first = self.outputs[slot].set(output).is_ok();
-        if first {
-            self.word.present(SlotSet::only(slot));
+    /// An output arrived.
+    pub fn settle(&self, slot: usize, output: Values) -> Settled {
+        if self.outputs[slot].set(output).is_err() {
+            return Settled::Late;
         }
-        first
+        let present = self.word.present(SlotSet::only(slot)).present().with(SlotSet::only(slot));
+        if present == SlotSet::below(self.outputs.len()) { Settled::Complete } else { Settled::Open }
+    }
+
+    /// How well the outputs of a complete stripe fit together, with the code and with them; `None` while some are missing.
+    pub fn checked<T>(&self, check: impl FnOnce(&dyn Code, &[&[f32]]) -> T) -> Option<T> {
+        let mut outputs: [&[f32]; SLOTS_MAX] = [&[]; SLOTS_MAX];
+        for (place, output) in outputs.iter_mut().zip(&self.outputs) {
+            *place = output.get()?;
+        }
+        Some(check(&*self.code, &outputs[..self.outputs.len()]))
+    }
+
+    /// Where `slot` runs or ran first; `None` for what was known before.
+    pub fn domain(&self, slot: usize) -> Option<FaultDomain> {
+        match slot.checked_sub(self.k()) {
+            None => self.member(slot)?.domain,
+            Some(row) => self.parity_domains[row].get().copied(),
+        }
     }
 
     /// Slots are lost or will not come in time; an output that comes all the same is still taken.
@@ -226,14 +278,14 @@ impl Stripe {
     }
 
     /// The query of `slot` if it is open.
-    pub fn open(&self, slot: usize) -> Option<&Arc<Admitted>> {
+    pub fn open(&self, slot: usize) -> Option<&Shared<Admitted>> {
         self.member(slot)?.query.as_ref().filter(|query| query.is_open())
     }
 
     /// The query of `slot` if it is open and takes what this stripe decodes, which is not yet known to be too little.
-    pub fn waiting(&self, slot: usize) -> Option<&Arc<Admitted>> {
+    pub fn waiting(&self, slot: usize) -> Option<&Shared<Admitted>> {
         let exact = self.provenance() == Provenance::Direct;
-        let takes = |query: &&Arc<Admitted>| exact || query.query.accepts == Accepts::Any;
+        let takes = |query: &&Shared<Admitted>| exact || query.query.accepts == Accepts::Any;
         self.open(slot).filter(takes).filter(|_| self.held(slot).is_none())
     }
 
@@ -247,10 +299,12 @@ impl Stripe {
         if !self.recoverable().has(slot) || !self.word.claim(slot) {
             return None;
         }
-        let outputs: Vec<Option<&[f32]>> =
-            self.outputs.iter().map(|output| output.get().map(|values| &**values)).collect();
+        let mut outputs = [None; SLOTS_MAX];
+        for (place, output) in outputs.iter_mut().zip(&self.outputs) {
+            *place = output.get().map(|values| &**values);
+        }
         // The slot's own output may have come meanwhile; then there is nothing to decode.
-        let decoded = self.code.decode(slot, &outputs)?;
+        let decoded = self.code.decode(slot, &outputs[..self.outputs.len()])?;
         decoded.iter().all(|value| value.is_finite()).then(|| decoded.into())
     }
 
@@ -274,9 +328,22 @@ impl Stripe {
     }
 }
 
+impl Reuse for Stripe {
+    fn empty(&mut self) {
+        if std::mem::replace(&mut self.idle, true) {
+            return;
+        }
+        self.metrics.stripe_over(self.word.load().outcome());
+        self.members.iter_mut().for_each(|member| drop(member.take()));
+        self.parity_domains.iter_mut().for_each(|domain| _ = domain.take());
+        self.outputs.iter_mut().chain(&mut self.held).for_each(|output| drop(output.take()));
+        self.word = Word(AtomicU64::new(0));
+    }
+}
+
 impl Drop for Stripe {
     fn drop(&mut self) {
-        self.metrics.stripe_over(self.word.load().outcome());
+        self.empty();
     }
 }
 

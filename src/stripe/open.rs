@@ -6,11 +6,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Filling, Joined, Member, Place, Stripe};
+use super::{Filling, Joined, Member, Place, Stripe, Stripes};
 use crate::{
     clock::Time,
     code::{Code, SlotSet},
     metrics::Metrics,
+    pool::Shared,
     query::{FaultDomain, Row, Values},
     queue::Bounded,
     reply::Admitted,
@@ -26,8 +27,7 @@ struct Waiting {
 /// All stripes that take members.
 #[derive(Debug)]
 pub struct OpenStripes {
-    code: Arc<dyn Code>,
-    metrics: Arc<Metrics>,
+    stripes: Stripes,
     fill: Duration,
     waiting: Bounded<Waiting>,
     /// Recent rows with direct outputs, which can fill stripes that stay short.
@@ -38,28 +38,27 @@ impl OpenStripes {
     /// No stripes yet; at most `open_max` may wait for members, each for about `fill`.
     pub fn new(code: Arc<dyn Code>, metrics: Arc<Metrics>, fill: Duration, open_max: usize) -> Self {
         let partners = Bounded::new(2 * code.k());
-        OpenStripes { code, metrics, fill, waiting: Bounded::new(open_max), partners }
+        // Some are short, and some are full and in flight; both are bounded alike.
+        let stripes = Stripes::new(code, metrics, 2 * open_max);
+        OpenStripes { stripes, fill, waiting: Bounded::new(open_max), partners }
     }
 
     /// Gives the row of a query that starts in `domain` a place. Also gives back the stripe if that made it full.
-    pub fn place(&self, query: &Arc<Admitted>, domain: FaultDomain, now: Time) -> (Place, Option<Arc<Stripe>>) {
+    pub fn place(&self, query: &Shared<Admitted>, domain: FaultDomain, now: Time) -> (Place, Option<Shared<Stripe>>) {
         let token = self.take_for(domain);
         let opened = token.as_ref().map_or(now, |token| token.opened);
-        let filling = token.map_or_else(|| Filling::new(&self.code, &self.metrics), |token| token.filling);
-        let member = Member { row: query.query.row.clone(), query: Some(Arc::clone(query)), domain: Some(domain) };
+        let filling = token.map_or_else(|| self.stripes.open(), |token| token.filling);
+        let member = Member { row: query.query.row.clone(), query: Some(query.clone()), domain: Some(domain) };
         let (place, joined) = filling.join(member);
         (place, self.keep_short(joined, opened))
     }
 
     /// Gives the row of a query that will not be run by itself a place: its slot is erased from the start, so that what is decoded is
     /// served at once. Gives back the stripe if that made it full.
-    pub fn place_erased(&self, query: &Arc<Admitted>) -> Option<Arc<Stripe>> {
+    pub fn place_erased(&self, query: &Shared<Admitted>) -> Option<Shared<Stripe>> {
         let admitted = query.query.admitted;
-        let token = self
-            .waiting
-            .pop()
-            .unwrap_or_else(|| Waiting { filling: Filling::new(&self.code, &self.metrics), opened: admitted });
-        let member = Member { row: query.query.row.clone(), query: Some(Arc::clone(query)), domain: None };
+        let token = self.waiting.pop().unwrap_or_else(|| Waiting { filling: self.stripes.open(), opened: admitted });
+        let member = Member { row: query.query.row.clone(), query: Some(query.clone()), domain: None };
         let (place, joined) = token.filling.join(member);
         place.stripe.give_up(SlotSet::only(place.slot));
         self.keep_short(joined, token.opened)
@@ -84,7 +83,7 @@ impl OpenStripes {
         }
     }
 
-    fn keep_short(&self, joined: Joined, opened: Time) -> Option<Arc<Stripe>> {
+    fn keep_short(&self, joined: Joined, opened: Time) -> Option<Shared<Stripe>> {
         match joined {
             Joined::Full(stripe) => Some(stripe),
             Joined::Short(filling) => {
@@ -115,7 +114,7 @@ impl OpenStripes {
     }
 
     fn finish(&self, mut filling: Filling, close: bool) -> Overdue {
-        let stripe = Arc::clone(filling.stripe());
+        let stripe = filling.stripe().clone();
         if close || !stripe.wants_parity() {
             filling.close();
             return Overdue::Closed(stripe);
@@ -144,7 +143,7 @@ impl OpenStripes {
 #[derive(Debug)]
 pub enum Overdue {
     /// Known partners filled it.
-    Filled(Arc<Stripe>),
+    Filled(Shared<Stripe>),
     /// It has no use for parity, or nobody to fill it.
-    Closed(Arc<Stripe>),
+    Closed(Shared<Stripe>),
 }

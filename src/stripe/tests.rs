@@ -1,13 +1,11 @@
 //! Every order in which slots can arrive or be lost, against a naive re-computation and the linear oracle.
 
-use std::sync::atomic::AtomicUsize;
-
 use super::*;
 use crate::{
     clock::Time,
     code::Sum,
     query::{Confidence, Query},
-    reply::{Pending, Permit},
+    reply::{Pending, Requests},
 };
 
 fn rows(k: usize) -> Vec<Vec<f32>> {
@@ -21,11 +19,11 @@ fn linear(row: &[f32]) -> Values {
 }
 
 /// A full stripe of open queries, the outputs of all its slots, and who waits for them.
-fn full_stripe(code: &Arc<dyn Code>, accepts: Accepts) -> (Arc<Stripe>, Vec<Values>, Vec<Pending>) {
+fn full_stripe(code: &Arc<dyn Code>, accepts: Accepts) -> (Shared<Stripe>, Vec<Values>, Vec<Pending>) {
     let metrics = Arc::new(Metrics::new("m", 1));
-    let taken = Arc::new(AtomicUsize::new(0));
+    let (stripes, requests) = (Stripes::new(Arc::clone(code), metrics, 1), Requests::new(99));
     let rows = rows(code.k());
-    let (mut pendings, mut joined) = (Vec::new(), Joined::Short(Filling::new(code, &metrics)));
+    let (mut pendings, mut joined) = (Vec::new(), Joined::Short(stripes.open()));
     for (i, row) in rows.iter().enumerate() {
         let row = Row::whole(row.clone());
         let query = Query {
@@ -36,12 +34,11 @@ fn full_stripe(code: &Arc<dyn Code>, accepts: Accepts) -> (Arc<Stripe>, Vec<Valu
             min_confidence: Confidence::NONE,
             in_range: true,
         };
-        let permits = Permit::acquire(&taken, 99, 1).unwrap();
-        let (admitted, pending) = Admitted::request(vec![query], permits);
+        let (mut admitted, pending) = requests.admit([query]).unwrap();
         pendings.push(pending);
         let Joined::Short(filling) = joined else { unreachable!("k members make it full") };
         let domain = Some(FaultDomain(u16::try_from(i).unwrap()));
-        joined = filling.join(Member { row, query: Some(Arc::clone(&admitted[0])), domain }).1;
+        joined = filling.join(Member { row, query: admitted.next(), domain }).1;
     }
     let Joined::Full(stripe) = joined else { unreachable!("k members make it full") };
     let slices: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
@@ -78,8 +75,8 @@ fn check_order(code: &Arc<dyn Code>, order: &[usize], lost: SlotSet) {
             stripe.give_up(SlotSet::only(slot));
             erased = erased.with(SlotSet::only(slot));
         } else {
-            assert!(stripe.settle(slot, Arc::clone(&outputs[slot])));
-            assert!(!stripe.settle(slot, Arc::clone(&outputs[slot])), "a second output is not taken");
+            assert_ne!(stripe.settle(slot, Arc::clone(&outputs[slot])), Settled::Late);
+            assert_eq!(stripe.settle(slot, Arc::clone(&outputs[slot])), Settled::Late, "a second output is not taken");
             present = present.with(SlotSet::only(slot));
         }
         let enough = present.count() >= code.k();
@@ -111,6 +108,30 @@ fn every_arrival_order_and_every_loss_set_up_to_k_4_r_2() {
             }
         }
     }
+}
+
+#[test]
+fn a_completion_that_comes_late_finds_its_own_stripe() {
+    let code: Arc<dyn Code> = Arc::new(Sum::with_defaults(2, 1).unwrap());
+    let metrics = Arc::new(Metrics::new("m", 1));
+    let stripes = Stripes::new(code, Arc::clone(&metrics), 4);
+    let member = |domain| Member { row: Row::whole(vec![1.0]), query: None, domain: Some(FaultDomain(domain)) };
+    let (late, joined) = stripes.open().join(member(0));
+    let place = std::ptr::from_ref(&*late.stripe);
+    drop(joined);
+    let (_, other) = stripes.open().join(member(1));
+    let Joined::Short(other) = other else { unreachable!("one of two members") };
+    assert!(!other.stripe().is_same(&late.stripe), "it is still held, so it is not used again");
+    assert_eq!(late.stripe.settle(0, [1.0].into()), Settled::Open);
+    assert!(!other.stripe().recoverable().has(0) && other.stripe().in_flight_in(FaultDomain(1)));
+    drop(late);
+    assert_eq!(metrics.stripes_open.get(), 1);
+    let again = stripes.open();
+    assert!(std::ptr::eq(place, &raw const **again.stripe()), "now it is");
+    assert!(again.stripe().member(0).is_none() && !again.stripe().in_flight_in(FaultDomain(0)));
+    assert_eq!(again.stripe().settle(0, [2.0].into()), Settled::Open, "it knows nothing of the one before");
+    drop((other, again));
+    assert_eq!(metrics.stripes_open.get(), 0);
 }
 
 #[test]

@@ -41,8 +41,9 @@ impl Word {
         self.set(mark)
     }
 
-    pub(super) fn present(&self, slots: SlotSet) {
-        self.set(u64::from(slots.bits()));
+    /// The word before.
+    pub(super) fn present(&self, slots: SlotSet) -> Snapshot {
+        self.set(u64::from(slots.bits()))
     }
 
     pub(super) fn lost(&self, slots: SlotSet) {

@@ -39,18 +39,17 @@ impl Asking {
     /// Waits for all answers, but not beyond the drain.
     pub(crate) async fn predictions(self) -> Result<Vec<Prediction>, Error> {
         let Asking { pending, drain, _awaited } = self;
-        let answers = tokio::select! {
+        tokio::select! {
             biased;
-            answers = pending => answers,
-            () = drain.over() => return Err(Error::Failed { row: 0, failure: Failure::Stopped }),
-        };
-        all(answers)
+            answers = pending => all(answers.iter()),
+            () = drain.over() => Err(Error::Failed { row: 0, failure: Failure::Stopped }),
+        }
     }
 }
 
 /// The predictions, or the first row's failure.
-fn all(answers: Vec<Answer>) -> Result<Vec<Prediction>, Error> {
-    let numbered = answers.into_iter().enumerate();
+fn all<'a>(answers: impl Iterator<Item = &'a Answer>) -> Result<Vec<Prediction>, Error> {
+    let numbered = answers.cloned().enumerate();
     numbered.map(|(row, answer)| answer.map_err(|failure| Error::Failed { row, failure })).collect()
 }
 
@@ -105,8 +104,8 @@ mod tests {
 
     #[test]
     fn the_first_failed_row_fails_the_request() {
-        let answers = vec![Ok(prediction(&[1.0])), Err(Failure::QueryFault), Err(Failure::Deadline)];
-        let error = all(answers).expect_err("two rows failed");
+        let answers = [Ok(prediction(&[1.0])), Err(Failure::QueryFault), Err(Failure::Deadline)];
+        let error = all(answers.iter()).expect_err("two rows failed");
         assert_eq!(error, Error::Failed { row: 1, failure: Failure::QueryFault });
     }
 }

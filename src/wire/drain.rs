@@ -1,6 +1,6 @@
 //! How far the end has come, and who is still waited for.
 //!
-//! The port's life has three stages, and only moves forward. While it drains, the port stays open: a client whose connection is refused
+//! The port's life has stages, and only moves forward; another process may take it over, or it drains. While it drains, the port stays open: a client whose connection is refused
 //! cannot tell a daemon that stops from one that was never there, and a 503 with Retry-After tells it. What is waited for is every request
 //! whose queries may have been admitted, and nothing else: neither an idle connection nor half a body holds the end up.
 
@@ -16,6 +16,8 @@ use tokio::sync::{Notify, watch};
 enum Stage {
     /// It takes whatever comes.
     Serving,
+    /// Another process accepts connections; it answers what comes on those that it has, and closes them.
+    Leaving,
     /// It finishes what was admitted, and refuses the rest.
     Draining,
     /// It waits for nobody any more.
@@ -40,9 +42,14 @@ impl Drain {
         Drain { stage: watch::Sender::new(Stage::Serving), waiting: AtomicUsize::new(0), settled: Notify::new() }
     }
 
-    /// Whether the end has begun.
-    pub(crate) fn has_begun(&self) -> bool {
-        *self.stage.borrow() >= Stage::Draining
+    /// Whether a connection should close once its request is answered.
+    pub(crate) fn closes_connections(&self) -> bool {
+        *self.stage.borrow() >= Stage::Leaving
+    }
+
+    /// Resolves when nobody should come any more: another process accepts connections, or the end begins.
+    pub(crate) async fn left(&self) {
+        self.reached(Stage::Leaving).await;
     }
 
     /// Resolves when the end begins.
@@ -53,6 +60,11 @@ impl Drain {
     /// Resolves when admitted queries are not waited for any longer.
     pub(crate) async fn over(&self) {
         self.reached(Stage::Over).await;
+    }
+
+    /// Another process accepts connections from now on.
+    pub(crate) fn leave(&self) {
+        self.stage.send_replace(Stage::Leaving);
     }
 
     /// The end begins.
@@ -125,12 +137,13 @@ mod tests {
     #[tokio::test]
     async fn a_stage_that_was_reached_is_seen_by_who_asks_later() {
         let drain = Drain::new();
-        assert!(!drain.has_begun());
+        assert!(!drain.closes_connections());
+        drain.leave();
+        assert!(drain.closes_connections());
         drain.begin();
         drain.begun().await;
         drain.end();
         drain.over().await;
         drain.begun().await;
-        assert!(drain.has_begun());
     }
 }

@@ -73,3 +73,22 @@ fn neither_idle_connections_nor_watchers_hold_up_the_end() {
     });
     assert_eq!(last.unwrap().status, 2, "NOT_SERVING is the last word");
 }
+
+/// Admission does not refuse then: what is on its way when a client is told to go is answered.
+#[test]
+fn a_port_that_another_process_has_is_left_without_a_refusal() {
+    let mut port = Port::open();
+    port.engine.hold();
+    let client = port.client();
+    let (mut busy, mut idle) = (client, port.client());
+    port.runtime.block_on(idle.server_live(ServerLiveRequest {})).unwrap();
+    let busy = port.runtime.spawn(async move { busy.model_infer(request(&[ROW])).await });
+    wait_until("admission", || port.engine.held().len() == 1);
+    drop(port.leave.take());
+    wait_until("the port's end", || TcpStream::connect(port.address).is_err());
+    port.engine.release();
+    port.runtime.block_on(busy).unwrap().expect("an answer");
+    let clock = Clock::start();
+    assert_eq!(port.end(), 0);
+    assert!(clock.now().since(Time::ZERO) < Duration::from_secs(4), "no stop is waited for");
+}

@@ -32,6 +32,8 @@ pub(crate) struct Port {
     /// Where clients run.
     pub(crate) runtime: Runtime,
     pub(crate) stop: Option<tokio::sync::oneshot::Sender<()>>,
+    /// Another process has the port once this is dropped.
+    pub(crate) leave: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<JoinHandle<usize>>,
 }
 
@@ -41,7 +43,7 @@ impl Port {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut Limits)) -> Port {
-        let engine = Arc::new(Adder::default());
+        let engine = Arc::new(Adder::new());
         let metrics = Arc::new(Metrics::new("adder", 1));
         let mut limits = Limits::new(QUEUE_MAX, Duration::from_secs(5));
         change(&mut limits);
@@ -56,13 +58,22 @@ impl Port {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (leave, left) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
             runtime().block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                grpc::serve(listener, Arc::new(site), async { drop(stopped.await) }).await
+                grpc::serve(listener, Arc::new(site), async { drop(left.await) }, async { drop(stopped.await) }).await
             })
         });
-        Port { address, engine, metrics, runtime: runtime(), stop: Some(stop), thread: Some(thread) }
+        Port {
+            address,
+            engine,
+            metrics,
+            runtime: runtime(),
+            stop: Some(stop),
+            leave: Some(leave),
+            thread: Some(thread),
+        }
     }
 
     /// A connection of its own.
@@ -78,6 +89,11 @@ impl Port {
     /// Ends it; gives how many requests were not answered.
     pub(crate) fn shut(&mut self) -> usize {
         drop(self.stop.take());
+        self.end()
+    }
+
+    /// Waits for its end; gives how many requests were not answered.
+    pub(crate) fn end(&mut self) -> usize {
         self.thread.take().map_or(0, |thread| thread.join().expect("the server does not panic"))
     }
 

@@ -2,19 +2,14 @@
 //!
 //! It answers through [`Admitted`], as the real one does, so what is proven about permits and clients that leave holds for the daemon too.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
 use parityd::{
     admission::{Admission, Refusal, Terms},
     clock::{Clock, Time},
+    pool::Shared,
     query::{Accepts, Answer, Confidence, Failure, Prediction, Provenance, Query, Rows, Signature, TensorSpec},
-    reply::{Admitted, Pending, Permit},
+    reply::{Admitted, Pending, Requests},
 };
 
 pub(crate) const QUEUE_MAX: usize = 64;
@@ -34,17 +29,21 @@ pub(crate) fn signature() -> Signature {
 }
 
 /// An engine that adds each row up. A row whose first value is negative fails by number; odd rows come back reconstructed.
-#[derive(Default)]
 pub(crate) struct Adder {
-    taken: Arc<AtomicUsize>,
+    requests: Requests,
     pub(crate) refusal: Mutex<Option<Refusal>>,
     /// What the last request asked of its answers.
     asked: Mutex<Option<Terms>>,
     /// Admitted and not answered, while the engine holds its answers back.
-    held: Mutex<Option<Vec<Arc<Admitted>>>>,
+    held: Mutex<Option<Vec<Shared<Admitted>>>>,
 }
 
 impl Adder {
+    pub(crate) fn new() -> Self {
+        let requests = Requests::new(QUEUE_MAX);
+        Adder { requests, refusal: Mutex::default(), asked: Mutex::default(), held: Mutex::default() }
+    }
+
     fn answer(admitted: &Admitted, index: usize) {
         let row = &admitted.query.row;
         let failure = [(-1.0, Failure::Deadline), (-2.0, Failure::QueryFault), (-3.0, Failure::Stopped)];
@@ -67,7 +66,7 @@ impl Adder {
         *self.held.lock().unwrap() = Some(Vec::new());
     }
 
-    pub(crate) fn held(&self) -> Vec<Arc<Admitted>> {
+    pub(crate) fn held(&self) -> Vec<Shared<Admitted>> {
         self.held.lock().unwrap().clone().unwrap_or_default()
     }
 
@@ -88,7 +87,7 @@ impl Adder {
     }
 
     pub(crate) fn taken(&self) -> usize {
-        self.taken.load(Ordering::Acquire)
+        self.requests.admitted()
     }
 }
 
@@ -98,7 +97,6 @@ impl Admission for Adder {
             return Err(refusal);
         }
         *self.asked.lock().unwrap() = Some(terms);
-        let permits = Permit::acquire(&self.taken, QUEUE_MAX, rows.count()).ok_or(Refusal::Full)?;
         let query = |row| Query {
             row,
             admitted: Time::ZERO,
@@ -107,7 +105,8 @@ impl Admission for Adder {
             min_confidence: terms.min_confidence.unwrap_or(Confidence::NONE),
             in_range: true,
         };
-        let (admitted, pending) = Admitted::request(rows.iter().map(query).collect(), permits);
+        let (entering, pending) = self.requests.admit(rows.iter().map(query)).ok_or(Refusal::Full)?;
+        let admitted: Vec<_> = entering.collect();
         if let Some(held) = self.held.lock().unwrap().as_mut() {
             held.extend(admitted);
         } else {

@@ -65,7 +65,7 @@ impl Port {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut Site)) -> Port {
-        let engine = Arc::new(Adder::default());
+        let engine = Arc::new(Adder::new());
         let mut site = Site {
             signature: signature(),
             admission: Arc::clone(&engine) as Arc<dyn Admission>,
@@ -81,7 +81,7 @@ impl Port {
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
-                http::serve(listener, Arc::new(site), async { drop(stopped.await) }).await;
+                http::serve(listener, Arc::new(site), std::future::pending(), async { drop(stopped.await) }).await;
             });
         });
         Port { address: told.recv().unwrap(), engine, stop: Some(stop), thread: Some(thread) }

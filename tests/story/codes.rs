@@ -102,7 +102,7 @@ fn interpolated_answers_do_not_miss_a_lane() {
     let words = words(&replies);
     assert!(words.get("reconstructed").is_some_and(|&count| count >= 100), "{words:?}");
     let load = Load { allow_reconstructed: false, ..Load::new(50, Duration::from_secs(1)) };
-    let replies = send(&daemon, load);
+    let replies = send(&daemon.url, load);
     assert_all_answered(&replies, "berrut, direct only");
     assert_eq!(self::words(&replies).keys().copied().collect::<Vec<_>>(), ["direct"]);
 }
@@ -124,7 +124,7 @@ fn a_lane_that_returns_garbage_is_found_out() {
         let daemon =
             Daemon::start(&text.replace("[deployment.policy]", &format!("errors = {errors}\n[deployment.policy]")));
         daemon.fault(0, r#"{"kind": "garbage"}"#);
-        let replies = send(&daemon, Load::new(100, Duration::from_secs(3)));
+        let replies = send(&daemon.url, Load::new(100, Duration::from_secs(3)));
         assert_all_answered(&replies, "garbage");
         let images = images();
         let right = |reply: &&Reply| argmax(&reply.logits[0]) == Some(usize::from(images.labels[reply.images[0]]));

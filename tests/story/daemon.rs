@@ -24,7 +24,9 @@ pub(crate) struct Daemon {
     pub(crate) url: String,
     agent: Agent,
     log: Arc<Mutex<Vec<String>>>,
-    _folder: TempDir,
+    folder: TempDir,
+    /// The process that has the port, if it is not the one that was started.
+    successor: Option<u32>,
 }
 
 /// A shipped configuration with `edits` (line, replacement), on a free port, with faults on.
@@ -76,7 +78,7 @@ impl Daemon {
         let stderr = child.stderr.take().expect("piped");
         let agent = agent(Duration::from_secs(5));
         let log = Arc::new(Mutex::new(Vec::new()));
-        let mut daemon = Daemon { child, url: String::new(), agent, log: Arc::clone(&log), _folder: folder };
+        let mut daemon = Daemon { child, url: String::new(), agent, log: Arc::clone(&log), folder, successor: None };
         let (told, bound) = mpsc::sync_channel(1);
         // Reads to the end, so that the daemon never blocks on a full pipe; what it logs shows when a test fails.
         thread::spawn(move || {
@@ -150,7 +152,7 @@ impl Daemon {
 
     /// Resident memory in KiB.
     pub(crate) fn memory_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
         line.trim().trim_end_matches("kB").trim().parse().unwrap()
     }
@@ -162,8 +164,36 @@ impl Daemon {
 
     /// Sends it SIGTERM.
     pub(crate) fn signal(&self) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(kill("-TERM", self.process()), "it is there");
+    }
+
+    /// The process that has the port.
+    pub(crate) fn process(&self) -> u32 {
+        self.successor.unwrap_or(self.child.id())
+    }
+
+    /// Another process has taken over from the one that was started, which ends: the story goes on with that one. Returns the exit code.
+    pub(crate) fn succeeded(&mut self) -> Option<i32> {
+        self.wait_until("taken over", |daemon| daemon.last_successor().is_some());
+        self.follow();
+        self.wait()
+    }
+
+    /// The story goes on with the process that took over last.
+    pub(crate) fn follow(&mut self) {
+        self.successor = self.last_successor();
+    }
+
+    fn last_successor(&self) -> Option<u32> {
+        let log = self.log();
+        let line = log.iter().rfind(|line| line.contains("another process has taken over"))?;
+        let (_, process) = line.split_once("process=")?;
+        process.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Writes another configuration, for whoever reads it next.
+    pub(crate) fn configure(&self, config: &str) {
+        fs::write(self.folder.path().join("config.toml"), config).unwrap();
     }
 
     /// Waits for its end, and returns its exit code.
@@ -183,7 +213,15 @@ impl Drop for Daemon {
         // It may have ended by itself; either way nothing of it is left.
         drop(self.child.kill());
         drop(self.child.wait());
+        if let Some(successor) = self.successor {
+            kill("-KILL", successor);
+        }
     }
+}
+
+/// Whether a process was there to get the signal.
+fn kill(signal: &str, process: u32) -> bool {
+    Command::new("kill").args([signal, &process.to_string()]).stderr(Stdio::null()).status().unwrap().success()
 }
 
 /// A client with connections of its own; statuses are values, not errors.

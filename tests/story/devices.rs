@@ -53,7 +53,11 @@ impl Driver {
     fn daemon(&self) -> Daemon {
         let variables = self.variables();
         let variables = variables.each_ref().map(|(name, value)| (*name, value.to_str().unwrap()));
-        Daemon::start_with(&lanes_of_gpus(), &variables)
+        let daemon = Daemon::start_with(&lanes_of_gpus(), &variables);
+        // What happens before, nobody is told.
+        let heard = |line: &&String| line.contains("NVML tells this GPU's events");
+        daemon.wait_until("listening to each driver", |daemon| daemon.log().iter().filter(heard).count() == LANES);
+        daemon
     }
 }
 
@@ -103,7 +107,7 @@ struct Outcome {
 fn break_for(daemon: &Daemon, lasts: Duration, breaks: impl FnOnce(), mends: impl FnOnce()) -> Outcome {
     let load = Load::new(PER_SECOND, lasts + Duration::from_secs(2));
     thread::scope(|scope| {
-        let replies = scope.spawn(|| send(daemon, load));
+        let replies = scope.spawn(|| send(&daemon.url, load));
         thread::sleep(Duration::from_secs(1));
         let broken = Instant::now();
         breaks();
@@ -114,7 +118,9 @@ fn break_for(daemon: &Daemon, lasts: Duration, breaks: impl FnOnce(), mends: imp
                 if lane == LANE && state != "healthy" {
                     found.get_or_insert_with(|| (broken.elapsed(), state.clone(), reason.clone()));
                 }
-                assert!(lane == LANE || state == "healthy", "lane {lane} is left alone: {lanes:?}");
+                // On a busy machine another lane may have been late twice for want of a core, which is no fault of this story.
+                let is_left_alone = ["healthy", "straggler"].contains(&state.as_str());
+                assert!(lane == LANE || is_left_alone, "lane {lane} is left alone: {lanes:?}");
             }
             assert_eq!(daemon.status("/v2/health/ready"), Some(200), "two lanes are left: {lanes:?}");
             thread::sleep(Duration::from_millis(5));
@@ -149,7 +155,7 @@ fn check(daemon: &Daemon, outcome: &Outcome, what: &str, (state, reason): (&str,
     assert!(*delay <= limit, "{what} was found after {delay:?}");
     daemon.wait_until("healthy again", |daemon| {
         // A straggler is on trial until queries have shown that it is fast.
-        send(daemon, Load::new(PER_SECOND, Duration::from_millis(100)));
+        send(&daemon.url, Load::new(PER_SECOND, Duration::from_millis(100)));
         daemon.lane_states().iter().all(|state| state == "healthy")
     });
     let events = daemon.json("/admin/events");
@@ -178,6 +184,24 @@ fn faults_that_jobs_show_are_found_and_healed() {
     }
 }
 
+/// A thread cannot be ended; the device is well, and another thread takes the lane.
+#[test]
+fn a_thread_that_never_comes_back_is_replaced() {
+    let _alone = alone();
+    let driver = Driver::new();
+    let daemon = driver.daemon();
+    let second = Duration::from_secs(1);
+    for _ in 0..2 {
+        let stuck = || daemon.fault(LANE, r#"{"kind": "stuck"}"#);
+        let outcome = break_for(&daemon, 2 * second, stuck, || ());
+        check(&daemon, &outcome, "stuck", ("hung", "in flight"), second);
+    }
+    let replaced = |line: &String| line.contains("another thread runs the lane");
+    assert_eq!(daemon.log().iter().filter(|line| replaced(line)).count(), 2);
+    let replies = send(&daemon.url, Load::new(PER_SECOND, second));
+    assert_all_answered(&replies, "with another thread");
+}
+
 #[test]
 fn what_the_driver_tells_of_a_gpu_fences_its_lane_at_once() {
     let _alone = alone();
@@ -190,6 +214,7 @@ fn what_the_driver_tells_of_a_gpu_fences_its_lane_at_once() {
         ("GPU lost", "0.ret = 15", "lost"),
         ("reset required", "0.ret = 16", "must be reset"),
         ("recovery action", "0.recovery = 1", "recovery action 1"),
+        ("row of memory lost", "0.field145 = 1", "could not be replaced"),
     ] {
         // Events keep their numbers, or they would be told again.
         let kept = if what == "Xid 79" { "" } else { "0.xid = 1:79\n" };
@@ -199,6 +224,15 @@ fn what_the_driver_tells_of_a_gpu_fences_its_lane_at_once() {
     }
     assert_eq!(daemon.metric("parityd_gpu_xid_total", "xid=\"79\""), Some(1.0));
     assert!(daemon.metric("parityd_gpu_temperature_celsius", "000000000000").is_some());
+    // Counters are what the driver says, and absent where it says nothing; a row that waits for a reset is told alone.
+    assert_eq!(daemon.metric("parityd_gpu_ecc_uncorrected", "000000000000"), None);
+    driver.says("0.xid = 1:79\n0.field4 = 7\n0.field94 = 3\n0.field144 = 1");
+    daemon.wait_until("told of errors", |daemon| {
+        daemon.metric("parityd_gpu_ecc_uncorrected", "000000000000") == Some(7.0)
+    });
+    assert_eq!(daemon.metric("parityd_gpu_pcie_replays", "000000000000"), Some(3.0));
+    assert_eq!(daemon.metric("parityd_gpu_pcie_generation", "000000000000"), Some(5.0));
+    assert_eq!(daemon.lane_states(), ["healthy"; LANES]);
 }
 
 /// Xid 31 is a broken program, perhaps another tenant's: the lane proves that it is well, and loses nothing.
@@ -222,7 +256,7 @@ fn a_clock_that_is_held_down_sharpens_the_eye_and_takes_nothing_away() {
     let limited = || daemon.metric("parityd_gpu_limited", "hw_thermal").unwrap_or(0.0);
     driver.says("0.throttle = 0x40");
     daemon.wait_until("told of the heat", |_| limited() > 0.5);
-    let replies = send(&daemon, Load::new(PER_SECOND, Duration::from_secs(1)));
+    let replies = send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1)));
     assert_all_answered(&replies, "throttled");
     assert_eq!(daemon.lane_states(), ["healthy"; LANES], "heat alone is no fault");
     let slow = || daemon.fault(LANE, r#"{"kind": "slow", "factor": 3}"#);
@@ -239,7 +273,7 @@ fn an_nvml_that_hangs_blocks_neither_service_nor_the_end() {
     let driver = Driver::new();
     let mut daemon = driver.daemon();
     driver.says("hang_ms = 600000");
-    let replies = send(&daemon, Load::new(PER_SECOND, Duration::from_secs(2)));
+    let replies = send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(2)));
     assert_all_answered(&replies, "NVML hangs");
     let told = |daemon: &Daemon, words: &str| daemon.log().iter().any(|line| line.contains(words));
     daemon.wait_until("told of it", |daemon| told(daemon, "NVML does not answer"));
@@ -300,7 +334,7 @@ fn when_all_lanes_are_slow_none_is_left_out_for_long() {
     for lane in 0..LANES {
         daemon.fault(lane, r#"{"kind": "slow", "factor": 3}"#);
     }
-    let replies = send(&daemon, Load::new(PER_SECOND / 4, Duration::from_secs(4)));
+    let replies = send(&daemon.url, Load::new(PER_SECOND / 4, Duration::from_secs(4)));
     assert_all_answered(&replies, "all slow");
     row("all lanes slow x3, a quarter of the load", "at most one lane is a straggler", None, &replies);
     let base = &daemon.lane_states()[..2];

@@ -18,7 +18,7 @@ const HANG: &str = r#"{"kind": "hang"}"#;
 /// Sends a load, and SIGTERM after `at`; returns when that was, too.
 fn send_and_stop(daemon: &Daemon, at: Duration, load: Load) -> (Vec<Reply>, Instant) {
     thread::scope(|scope| {
-        let replies = scope.spawn(|| send(daemon, load));
+        let replies = scope.spawn(|| send(&daemon.url, load));
         thread::sleep(at);
         let stopped = Instant::now();
         daemon.signal();
@@ -72,11 +72,11 @@ fn while_it_waits_for_admitted_queries_new_ones_get_a_503() {
     let _alone = alone();
     let mut daemon = stuck(2000, 10_000);
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| send(&daemon, Load::new(10, Duration::from_millis(100))));
+        let waiting = scope.spawn(|| send(&daemon.url, Load::new(10, Duration::from_millis(100))));
         thread::sleep(Duration::from_millis(200));
         daemon.signal();
         daemon.wait_until("draining", |daemon| daemon.status("/v2/health/ready") == Some(503));
-        let refused = send(&daemon, Load::new(100, Duration::from_millis(300)));
+        let refused = send(&daemon.url, Load::new(100, Duration::from_millis(300)));
         assert_eq!(statuses(&refused), BTreeMap::from([(503, refused.len())]));
         assert!(refused.iter().all(|reply| reply.reason == "draining" && reply.retry_after));
         let waited = waiting.join().unwrap();
@@ -91,7 +91,7 @@ fn queries_that_outlast_drain_ms_get_a_503_and_a_second_signal_ends_it_at_once()
     for second in [false, true] {
         let mut daemon = stuck(60_000, if second { 60_000 } else { 300 });
         let replies = thread::scope(|scope| {
-            let waiting = scope.spawn(|| send(&daemon, Load::new(10, Duration::from_millis(100))));
+            let waiting = scope.spawn(|| send(&daemon.url, Load::new(10, Duration::from_millis(100))));
             thread::sleep(Duration::from_millis(300));
             daemon.signal();
             if second {

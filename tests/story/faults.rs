@@ -15,7 +15,7 @@ const PARITY: usize = 2;
 /// Under load, `fault` is injected into a lane again and again, so that one that fires once fires often.
 fn send_while_broken(daemon: &Daemon, lane: usize, fault: &str) -> Vec<Reply> {
     thread::scope(|scope| {
-        let replies = scope.spawn(|| send(daemon, Load::new(100, LOAD)));
+        let replies = scope.spawn(|| send(&daemon.url, Load::new(100, LOAD)));
         while !replies.is_finished() {
             daemon.fault(lane, fault);
             thread::sleep(Duration::from_millis(250));
@@ -33,7 +33,7 @@ fn breaks_nothing(fault: &str) {
         assert_all_answered(&replies, &format!("{fault} on lane {lane}"));
         daemon.clear(lane);
         daemon.wait_healthy();
-        let after = send(&daemon, Load::new(50, Duration::from_millis(200)));
+        let after = send(&daemon.url, Load::new(50, Duration::from_millis(200)));
         assert_all_answered(&after, &format!("after {fault} on lane {lane}"));
     }
 }
@@ -90,7 +90,7 @@ fn a_slow_lane_is_found_spared_and_taken_back() {
     let daemon = Daemon::start(&config("config.toml", &[]));
     daemon.fault(BASE, r#"{"kind": "slow", "factor": 300}"#);
     let replies = thread::scope(|scope| {
-        let replies = scope.spawn(|| send(&daemon, Load::new(100, 2 * LOAD)));
+        let replies = scope.spawn(|| send(&daemon.url, Load::new(100, 2 * LOAD)));
         daemon.wait_until("lane 0 is found slow", |daemon| daemon.lane_states()[BASE] == "straggler");
         daemon.wait_until("it is probed", |daemon| daemon.metric("parityd_jobs_total", "kind=\"probe\"") > Some(0.0));
         replies.join().unwrap()

@@ -18,9 +18,9 @@ fn overload_is_refused_at_once_and_loses_nothing() {
     daemon.fault(0, r#"{"kind": "hang"}"#);
     daemon.fault(1, r#"{"kind": "hang"}"#);
     let load = Load::new(200, Duration::from_secs(2));
-    let warm = send(&daemon, load);
+    let warm = send(&daemon.url, load);
     let before = daemon.memory_kib();
-    let replies = send(&daemon, Load { seed: 2, ..load });
+    let replies = send(&daemon.url, Load { seed: 2, ..load });
     let grown = daemon.memory_kib().saturating_sub(before);
     for replies in [&warm, &replies] {
         let counts = statuses(replies);
@@ -38,6 +38,6 @@ fn overload_is_refused_at_once_and_loses_nothing() {
     daemon.clear(0);
     daemon.clear(1);
     daemon.wait_healthy();
-    let after = send(&daemon, Load::new(50, Duration::from_secs(1)));
+    let after = send(&daemon.url, Load::new(50, Duration::from_secs(1)));
     assert_eq!(statuses(&after).get(&200), Some(&after.len()), "once the overload is over");
 }

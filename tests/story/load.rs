@@ -84,7 +84,7 @@ pub(crate) fn images() -> Images {
 }
 
 /// Sends the load and waits for what comes back; in the order in which it was sent.
-pub(crate) fn send(daemon: &Daemon, load: Load) -> Vec<Reply> {
+pub(crate) fn send(url: &str, load: Load) -> Vec<Reply> {
     let images = images();
     let mut random = ChaCha8Rng::seed_from_u64(load.seed);
     let count = (load.duration.as_secs_f64() * f64::from(load.per_second)).round() as usize;
@@ -100,7 +100,7 @@ pub(crate) fn send(daemon: &Daemon, load: Load) -> Vec<Reply> {
             let body = body(&images, picked, load.allow_reconstructed, load.min_confidence);
             let sent_at = Duration::from_secs(index as u64) / load.per_second;
             thread::sleep((start + sent_at).saturating_duration_since(Instant::now()));
-            let outcome = exchange(&agent, &daemon.url, &body);
+            let outcome = exchange(&agent, url, &body);
             let latency = Instant::now().saturating_duration_since(start + sent_at);
             let reply = Reply { images: picked.clone(), sent_at, due: start + sent_at, latency, ..outcome };
             replies.lock().unwrap().push((index, reply));

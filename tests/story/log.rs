@@ -20,7 +20,7 @@ fn json_lines_are_json_to_the_last_panic_and_a_fault_that_repeats_is_told_ten_ti
     let daemon = Daemon::start_with(&config("config.toml", &IMPATIENT), &[("PARITYD_LOG_FORMAT", "json")]);
     daemon.fault(1, r#"{"kind": "panic"}"#);
     daemon.fault(0, r#"{"kind": "error"}"#);
-    send(&daemon, Load::new(100, Duration::from_secs(2)));
+    send(&daemon.url, Load::new(100, Duration::from_secs(2)));
     let lines: Vec<Value> = daemon.log().iter().map(|line| serde_json::from_str(line).expect(line)).collect();
     let told = |message: &str, lane: &str| {
         let told = lines.iter().filter(|line| {

@@ -18,6 +18,7 @@ mod limits;
 mod load;
 mod log;
 mod parm;
+mod restart;
 #[cfg(target_os = "linux")]
 mod systemd;
 mod table;
@@ -59,7 +60,7 @@ fn assert_all_answered(replies: &[Reply], what: &str) {
 fn healthy_lanes_answer_directly_and_well() {
     let _alone = alone();
     let mut daemon = Daemon::start(&config("config.toml", &[]));
-    let replies = send(&daemon, Load::new(100, Duration::from_secs(3)));
+    let replies = send(&daemon.url, Load::new(100, Duration::from_secs(3)));
     assert_all_answered(&replies, "nothing is broken");
     let direct = replies.iter().filter(|reply| reply.provenance == ["direct"]).count();
     assert!(direct * 100 >= replies.len() * 90, "{direct} of {} are direct", replies.len());

@@ -15,7 +15,7 @@ const LOAD: Duration = Duration::from_secs(5);
 /// Sends `load` while lane 0 hangs for 100 ms and works for 100 ms in turn.
 pub(crate) fn send_while_lane_0_hangs(daemon: &Daemon, load: Load) -> Vec<Reply> {
     thread::scope(|scope| {
-        let replies = scope.spawn(|| send(daemon, load));
+        let replies = scope.spawn(|| send(&daemon.url, load));
         while !replies.is_finished() {
             daemon.fault(0, HANG);
             thread::sleep(Duration::from_millis(100));
@@ -95,7 +95,7 @@ fn a_dead_parity_lane_costs_nothing() {
     let _alone = alone();
     let daemon = Daemon::start(&config("examples/parm.toml", &[]));
     daemon.fault(2, HANG);
-    let replies = send(&daemon, Load::new(100, Duration::from_secs(2)));
+    let replies = send(&daemon.url, Load::new(100, Duration::from_secs(2)));
     assert_all_answered(&replies, "without parity");
     assert!(replies.iter().all(|reply| reply.provenance == ["direct"]));
     let slow = replies.iter().filter(|reply| reply.latency > Duration::from_millis(250)).count();
@@ -111,7 +111,7 @@ fn the_deadline_holds_when_nothing_answers() {
     let daemon = Daemon::start(&config("examples/parm.toml", &edits));
     daemon.fault(0, HANG);
     daemon.fault(1, HANG);
-    let replies = send(&daemon, Load::new(20, Duration::from_secs(1)));
+    let replies = send(&daemon.url, Load::new(20, Duration::from_secs(1)));
     assert_eq!(statuses(&replies), BTreeMap::from([(504, replies.len())]));
     for reply in &replies {
         assert_eq!(reply.reason, "deadline");

@@ -61,13 +61,31 @@ fn it_is_told_of_readiness_life_and_the_end() {
     assert!(ready.contains("STATUS=3 of 3 lanes healthy; answered 0 direct"), "{ready}");
     systemd.hear_of("WATCHDOG=1");
     daemon.fault(0, r#"{"kind": "error"}"#);
-    send(&daemon, Load::new(20, Duration::from_millis(200)));
+    send(&daemon.url, Load::new(20, Duration::from_millis(200)));
     let status = systemd.hear_of("2 of 3 lanes healthy");
     assert!(status.contains("lane 0 failed") || status.contains("lane 0 probation"), "{status}");
     systemd.hear_of("WATCHDOG=1");
     daemon.signal();
     systemd.hear_of("STOPPING=1");
     assert_eq!(daemon.wait(), Some(0));
+}
+
+/// Only the main process is listened to, so systemd hears which one that is, and then that one: with all lanes well.
+#[test]
+fn it_is_told_which_process_took_over() {
+    let _alone = alone();
+    let restarts = [("fence_ms = 30000", "fence_ms = 100"), ("on_fatal = \"fence\"", "on_fatal = \"restart\"")];
+    let (systemd, mut daemon, _folder) = Supervisor::start(&config("config.toml", &restarts));
+    systemd.hear_of("WATCHDOG=1");
+    daemon.fault(0, r#"{"kind": "fatal"}"#);
+    send(&daemon.url, Load::new(100, Duration::from_millis(200)));
+    let told = systemd.hear_of("MAINPID=");
+    assert_eq!(daemon.succeeded(), Some(0));
+    assert_eq!(told.trim(), format!("MAINPID={}", daemon.process()));
+    systemd.forget();
+    daemon.wait_healthy();
+    systemd.hear_of("STATUS=3 of 3 lanes healthy");
+    systemd.hear_of("WATCHDOG=1");
 }
 
 /// A daemon none of whose lanes can answer is not alive, whatever its threads do. The paper's baseline calls such lanes healthy.
@@ -80,7 +98,7 @@ fn the_watchdog_starves_when_every_base_lane_is_stuck_and_is_fed_when_one_comes_
         daemon.fault(lane, r#"{"kind": "hang"}"#);
     }
     thread::scope(|scope| {
-        scope.spawn(|| send(&daemon, Load::new(20, Duration::from_millis(200))));
+        scope.spawn(|| send(&daemon.url, Load::new(20, Duration::from_millis(200))));
         thread::sleep(2 * WATCHDOG);
         systemd.forget();
         let until = Instant::now() + 2 * WATCHDOG;

@@ -46,7 +46,7 @@ impl Scenario {
         let load = Load { allow_reconstructed: self.allow_reconstructed, ..Load::new(RATE, duration) };
         let start = Instant::now();
         let replies = thread::scope(|scope| {
-            let replies = scope.spawn(|| send(&daemon, load));
+            let replies = scope.spawn(|| send(&daemon.url, load));
             if let Some((lane, fault)) = self.fault {
                 thread::sleep(Duration::from_secs(1));
                 while start.elapsed() < duration.checked_sub(Duration::from_secs(1)).unwrap() {

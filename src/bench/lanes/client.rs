@@ -112,9 +112,9 @@ impl Sent {
         let Poll::Ready(answers) = Pin::new(&mut pending).poll(&mut Context::from_waker(Waker::noop())) else {
             return Latency::NONE;
         };
-        let Some(Ok(prediction)) = answers.into_iter().next() else { return Latency::NONE };
+        let Some(Ok(prediction)) = answers.iter().next() else { return Latency::NONE };
         let decoded = matches!(prediction.provenance, Provenance::Reconstructed | Provenance::Approximate);
-        let right = self.label.map(|label| if class(&prediction) == usize::from(label) { 1.0 } else { 0.0 });
+        let right = self.label.map(|label| if class(prediction) == usize::from(label) { 1.0 } else { 0.0 });
         Latency { time: Time::from_nanos(at).since(self.intended), decoded, answered: true, right }
     }
 }

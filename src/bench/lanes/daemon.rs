@@ -11,7 +11,7 @@ use crate::{
     bench::{BenchError, cell::DEADLINE, contender::Contender},
     clock::Clock,
     code::{Kind, Spec},
-    config::{Admin, CodeSpec, Config, Deployment, Device, Health, Http, Lane, Lanes},
+    config::{Admin, CodeSpec, Config, Deployment, Device, Health, Http, Lane, Lanes, OnFatal},
     job::{JobKind, Role},
     lane::Emulation,
     query::LaneId,
@@ -100,6 +100,7 @@ impl Site {
                 fence: rules.fence,
                 canary_every: rules.canary_every,
                 ready_lanes_min: 1,
+                on_fatal: OnFatal::Fence,
             },
             lanes: Lanes::Listed(lanes.map(|(lane, &role)| Lane { role, ..lane.clone() }).collect()),
             deployment: Deployment {

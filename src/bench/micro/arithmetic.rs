@@ -1,6 +1,6 @@
 //! Encoders, decoders and the core, on one thread.
 
-use std::{hint::black_box, sync::Arc, sync::atomic::AtomicUsize, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use super::{Beside, Figure, Target, in_turns};
 use crate::{
@@ -9,10 +9,10 @@ use crate::{
     config::{Placement, Policy, PolicyKind},
     dispatch::{Completed, Dispatch, LaneSettings, Settings},
     health::Rules,
-    job::{Completion, Role},
+    job::{Completion, Role, Work},
     metrics::Metrics,
     query::{Accepts, Confidence, FaultDomain, LaneId, Query, Row, Values},
-    reply::{Admitted, Permit},
+    reply::Requests,
 };
 
 /// Values of a picture of 224 × 224 in three colours.
@@ -75,7 +75,8 @@ fn event(clock: Clock, lanes: u16) -> Figure {
     for lane in (0..lanes).map(LaneId) {
         dispatch.ready(lane, Duration::from_millis(1), &mut effects);
     }
-    let (row, output, taken) = (Row::whole(vec![0.5; 784]), Values::from(vec![0.5; 10]), Arc::new(AtomicUsize::new(0)));
+    let (row, output, requests) = (Row::whole(vec![0.5; 784]), Values::from(vec![0.5; 10]), Requests::new(1_024));
+    let mut completions = Vec::new();
     let (mut now, mut lane) = (Time::ZERO, 0);
     let [three] = in_turns(
         clock,
@@ -91,12 +92,13 @@ fn event(clock: Clock, lanes: u16) -> Figure {
                 min_confidence: Confidence::NONE,
                 in_range: true,
             };
-            let permits = Permit::acquire(&taken, 1_024, 1).expect("it comes back each time");
-            let (admitted, pending) = Admitted::request(vec![query], permits);
+            let (admitted, pending) = requests.admit([query]).expect("its place comes back each time");
             dispatch.submit(admitted, &mut effects);
-            assert!(dispatch.pull(LaneId(lane), now, &mut effects).is_some(), "there is a query");
-            let completions = vec![Completion::Output(Arc::clone(&output))];
-            let completed = Completed { lane: LaneId(lane), completions, service: Duration::from_millis(1) };
+            let work = dispatch.pull(LaneId(lane), now, &mut effects);
+            let Some(Work::Batch(batch)) = work else { unreachable!("there is a query") };
+            completions.push(Completion::Output(Arc::clone(&output)));
+            let (lane, service) = (LaneId(lane), Duration::from_millis(1));
+            let completed = Completed { lane, batch, completions: &mut completions, service };
             dispatch.complete(completed, now, &mut effects);
             effects.clear();
             if now.nanos().is_multiple_of(1_000_000) {

@@ -107,12 +107,12 @@ fn ask(engine: &Engine, row: &Rows, parks: bool) {
 
 /// What a lane's thread does, without a device.
 fn lane(engine: &Engine, parks: bool, over: &AtomicBool) {
-    let output = Values::from(vec![0.5; 10]);
+    let (output, mut completions) = (Values::from(vec![0.5; 10]), Vec::new());
     while !over.load(Ordering::Acquire) {
         match engine.pull(LANE) {
             Some(Work::Batch(batch)) => {
-                let completions = vec![Completion::Output(Arc::clone(&output)); batch.jobs()];
-                engine.complete(LANE, completions, Duration::from_micros(1));
+                completions.resize(batch.jobs(), Completion::Output(Arc::clone(&output)));
+                engine.complete(LANE, batch, &mut completions, Duration::from_micros(1));
             }
             Some(Work::Canary) => engine.canary(LANE, Ok(())),
             None if parks => drop(engine.park(LANE)),

@@ -10,7 +10,7 @@ const SURE: [f32; 2] = [5.0, 9.0];
 const UNSURE: [f32; 2] = [5.2, 0.0];
 
 /// A calibrated core whose queries ask for a confidence of 0.9, with both members of a stripe and its parity job in flight.
-fn stripe(rerun: Rerun) -> (Hand, [(Arc<Admitted>, Pending); 2]) {
+fn stripe(rerun: Rerun) -> (Hand, [(Shared<Admitted>, Pending); 2]) {
     let calibration = Calibration { temperature: Temperature::UNIT, agreement: 0.9, rows: 5_000 };
     let mut hand = Hand::with(rerun, 2, 1, Some(calibration));
     hand.least = Confidence::new(0.9).unwrap();

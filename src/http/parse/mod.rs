@@ -61,25 +61,34 @@ pub fn parse(
         ClientError::field(JSON_LENGTH, format!("{told}, and the body has {sent} bytes"))
     };
     let (json, tail) = split.ok_or_else(beyond)?;
-    let expected = |json_bytes, words| Expected {
+    let expected = |json_bytes, strings| Expected {
         signature,
         queue_max,
         json_bytes,
-        words,
+        strings,
         tail,
         used: Cell::new(0),
         verdict: RefCell::default(),
     };
     if json_bytes == Some(0) {
-        return expected(0, false).raw();
+        return expected(0, Strings::Refused).raw();
     }
-    match expected(json.len(), false).parse(json) {
+    match expected(json.len(), Strings::Refused).parse(json) {
         Err(ClientError::Json(error)) => match not_finite::quoted(json) {
-            Some(json) => expected(json.len(), true).parse(&json),
+            Some(json) => expected(json.len(), Strings::NotFinite).parse(&json),
             None => Err(ClientError::Json(error)),
         },
         read => read,
     }
+}
+
+/// What a string among numbers is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Strings {
+    /// A mistake.
+    Refused,
+    /// A word that [`not_finite`] has quoted; others are a mistake.
+    NotFinite,
 }
 
 /// What the request is held against.
@@ -87,8 +96,7 @@ struct Expected<'a> {
     signature: &'a Signature,
     queue_max: usize,
     json_bytes: usize,
-    /// Whether strings may stand for values that are not finite.
-    words: bool,
+    strings: Strings,
     /// The bytes after the JSON.
     tail: &'a [u8],
     /// How many of them are a tensor's.

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Unexpected, Visitor};
 
-use super::{Expected, not_finite};
+use super::{Expected, Strings, not_finite};
 use crate::wire::{Datatype, Number};
 
 /// Reads `data` into one vector.
@@ -81,7 +81,7 @@ impl<'de> Visitor<'de> for Level<'_, '_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<(), E> {
-        match not_finite::value(word).filter(|_| self.expected.words) {
+        match not_finite::value(word).filter(|_| self.expected.strings == Strings::NotFinite) {
             Some(value) => self.push(Number::Real(value)),
             None => Err(E::invalid_type(Unexpected::Str(word), &self)),
         }

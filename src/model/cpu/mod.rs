@@ -59,6 +59,8 @@ pub(super) struct Program {
 #[derive(Debug, Default)]
 struct Scratch {
     buffers: Vec<Aligned>,
+    /// What a step needs besides: a line of a picture.
+    line: Vec<f32>,
     rows: usize,
 }
 
@@ -119,14 +121,15 @@ impl Program {
         Arc::ptr_eq(&self.steps, &other.steps)
     }
 
-    /// Runs raw rows, one after the other; gives their outputs, one after the other. `told` hears of each step which share of all the work it was,
+    /// Runs raw rows, one after the other; `outputs` are theirs, one after the other. `told` hears of each step which share of all the work it was,
     /// as soon as it is over; on several threads at once, if there are several.
-    pub(super) fn run(&self, rows: &[f32], told: &Told<'_>) -> Vec<f32> {
+    pub(super) fn run(&self, rows: &[f32], outputs: &mut Vec<f32>, told: &Told<'_>) {
         let n = rows.len() / self.width;
         assert_eq!(rows.len(), n * self.width, "whole rows");
         let per_row: usize = self.buffers.iter().map(Picture::len).sum();
         let at_once = (BUFFERED / per_row).max(1);
-        let mut outputs = vec![0.0; n * self.outputs];
+        outputs.clear();
+        outputs.resize(n * self.outputs, 0.0);
         let threads = own_threads();
         let chunk = at_once.min(n.div_ceil(threads)).max(1);
         if n > 1 && threads > 1 {
@@ -137,7 +140,6 @@ impl Program {
                 self.some(rows, outputs, n, told);
             }
         }
-        outputs
     }
 
     /// As many of all rows as share the buffers.
@@ -150,7 +152,7 @@ impl Program {
         }
         let part = n as f32 / all as f32;
         let last = self.steps.iter().zip(&*self.shares).fold(0, |_, (step, share)| {
-            let last = self.step(step, rows, n, &mut scratch.buffers);
+            let last = self.step(step, rows, n, &mut scratch);
             told(share * part);
             last
         });
@@ -159,7 +161,8 @@ impl Program {
     }
 
     /// Runs one step; tells the buffer that it wrote.
-    fn step(&self, step: &Step, rows: &[f32], n: usize, buffers: &mut [Aligned]) -> Buffer {
+    fn step(&self, step: &Step, rows: &[f32], n: usize, scratch: &mut Scratch) -> Buffer {
+        let Scratch { buffers, line, .. } = scratch;
         let to = step.writes();
         let mut output = std::mem::take(&mut buffers[to]);
         let written = &mut output.values_mut()[..n * self.buffers[to].len()];
@@ -178,7 +181,7 @@ impl Program {
                 filters.run(read(from), relu, (written, &self.buffers[to]));
             }
             Step::MaxPool { window, relu, from, to } => {
-                picture::max_pool(read(from), window, relu, (written, &self.buffers[to]));
+                picture::max_pool(read(from), window, relu, (written, &self.buffers[to]), line);
             }
             Step::AveragePool { from, .. } => picture::average_pool(read(from), written),
             Step::Unflatten { from, to } => picture::reshape(read(from), (written, &self.buffers[to])),

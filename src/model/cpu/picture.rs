@@ -98,26 +98,33 @@ pub(super) fn max_pool(
     window: Window,
     relu: bool,
     (written, to): (&mut [f32], &Picture),
+    over_lines: &mut Vec<f32>,
 ) {
+    // The largest of the lines under a line of squares comes first, because it goes along whole lines.
+    over_lines.resize(from.width * from.channels, 0.0);
     pulp::Arch::new().dispatch(
         #[inline(always)]
-        || max_pool_of((read, from), window, relu, (written, to)),
+        || max_pool_of((read, from), window, relu, (written, to), over_lines),
     );
 }
 
 #[inline(always)]
-fn max_pool_of((read, from): (&[f32], &Picture), window: Window, relu: bool, (written, to): (&mut [f32], &Picture)) {
+fn max_pool_of(
+    (read, from): (&[f32], &Picture),
+    window: Window,
+    relu: bool,
+    (written, to): (&mut [f32], &Picture),
+    over_lines: &mut [f32],
+) {
     let Window { kernel, stride, padding } = window;
     let least = if relu { 0.0 } else { f32::NEG_INFINITY };
     let inside = |first: usize, side: usize| first.saturating_sub(padding)..side.min(first + kernel - padding);
     let (source, target, channels) = (from.walk(1, 0), to.walk(1, 0), from.channels);
-    // The largest of the lines under a line of squares comes first, because it goes along whole lines.
-    let mut over_lines = vec![0.0; from.width * channels];
     for (read, written) in read.chunks_exact(from.len()).zip(written.chunks_exact_mut(to.len())) {
         for y in 0..to.height {
             over_lines.fill(least);
             for line in inside(y * stride, from.height) {
-                larger(&mut over_lines, &read[source.start + line * source.y..][..from.width * channels]);
+                larger(over_lines, &read[source.start + line * source.y..][..from.width * channels]);
             }
             let places = written[target.start + y * target.y..].chunks_exact_mut(channels);
             for (x, largest) in places.take(to.width).enumerate() {

@@ -1,0 +1,354 @@
+//! One process takes over from another without losing a query: `on_fatal = "restart"`.
+//!
+//! After some errors (`lane/fatal`) CUDA gives a process nothing but the same error for that GPU, while a new process finds the GPU well. Other lanes serve on,
+//! so the cure must not cost what they still answer. The process that has the port starts its *successor*, with one end of a socket as standard
+//! input, and this is all that they say to each other:
+//!
+//! ```text
+//! predecessor                                     successor
+//!   lanes to leave out  ──────────────────────────►  loads, opens the other devices, runs canaries
+//!                       ◄──────────────────────────  ready
+//!   the listening ports ──────────────────────────►  accepts connections
+//!                       ◄──────────────────────────  serving
+//!   accepts no more, answers what it has, ends
+//! ```
+//!
+//! What always holds: somebody accepts connections at every moment, because both do until the last word. A port (there may be two, of HTTP and of gRPC) is one socket, not two on one
+//! address, so no connection waits in a queue that is closed. A successor that fails costs a line in the log and a longer wait; one whose
+//! predecessor is gone ends. Devices that were doubtful when it started are opened by canaries, in the background: opening a dead GPU may never return.
+//!
+//! *Rejected*: `exec` in place (nobody would answer while weights load), and leaving it to systemd alone (the same, and what was in flight is lost).
+
+use std::{
+    env, io,
+    io::{IoSlice, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    net::{Shutdown, TcpListener},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+
+use crate::{
+    clock::{Clock, Time},
+    config::Lane,
+    engine::Engine,
+    query::LaneId,
+};
+
+/// Set for a successor: its standard input is the socket.
+const SUCCEEDS: &str = "PARITYD_SUCCEEDS";
+/// How long a successor may take to load weights and open devices; what the systemd unit gives a start.
+const LOADING: Duration = Duration::from_mins(5);
+/// How long it may take to say that it serves, once it has the port.
+const TAKING: Duration = Duration::from_secs(10);
+/// The wait for the next try grows up to so many times.
+const TRIES_MAX: u32 = 10;
+/// The longest list of lanes to leave out, in bytes.
+const LINE_MAX: usize = 64 * 1024;
+
+/// The successor's words.
+const READY: u8 = b'R';
+const SERVING: u8 = b'S';
+/// The predecessor's word that comes with the port.
+const PORT: u8 = b'P';
+
+/// Why one process did not take over from another.
+#[derive(Debug, thiserror::Error)]
+pub enum SuccessionError {
+    /// It did not start.
+    #[error("the successor did not start: {0}")]
+    Start(#[source] io::Error),
+    /// It ended, or said nothing for too long.
+    #[error("the other process was not heard of: {0}; if it failed, its own lines say why")]
+    Silent(#[source] io::Error),
+    /// It said something else.
+    #[error("the other process does not keep to the order of a succession")]
+    Words,
+    /// This process was told to stop meanwhile.
+    #[error("the daemon stops")]
+    Stopping,
+}
+
+/// The sockets that listen.
+#[derive(Debug)]
+pub(super) struct Ports {
+    pub(super) http: TcpListener,
+    pub(super) grpc: Option<TcpListener>,
+}
+
+impl Ports {
+    /// The same sockets once more.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        let grpc = self.grpc.as_ref().map(TcpListener::try_clone).transpose()?;
+        Ok(Ports { http: self.http.try_clone()?, grpc })
+    }
+}
+
+/// The process that has the port, as its successor sees it.
+#[derive(Debug)]
+pub(super) struct Predecessor {
+    socket: UnixStream,
+}
+
+impl Predecessor {
+    /// The process that this one was started by to succeed it; `None` for any other start.
+    pub(super) fn find() -> Result<Option<Self>, SuccessionError> {
+        if env::var_os(SUCCEEDS).is_none() {
+            return Ok(None);
+        }
+        let socket = io::stdin().as_fd().try_clone_to_owned().map_err(SuccessionError::Silent)?;
+        Ok(Some(Predecessor { socket: UnixStream::from(socket) }))
+    }
+
+    /// Which of these lanes start without their devices.
+    pub(super) fn left_out(&mut self, lanes: &[Lane]) -> Result<Vec<LaneId>, SuccessionError> {
+        let mut line = Vec::new();
+        loop {
+            match read_word(&self.socket)? {
+                b'\n' => break,
+                _ if line.len() == LINE_MAX => return Err(SuccessionError::Words),
+                byte => line.push(byte),
+            }
+        }
+        let line = String::from_utf8(line).map_err(|_| SuccessionError::Words)?;
+        let doubtful = |lane: &&Lane| line.split_whitespace().any(|name| name == name_of(lane));
+        Ok(lanes.iter().filter(doubtful).map(|lane| lane.id).collect())
+    }
+
+    /// Every lane is loaded: takes the ports.
+    pub(super) fn take_over(mut self) -> Result<Ports, SuccessionError> {
+        self.socket.write_all(&[READY]).map_err(SuccessionError::Silent)?;
+        let ports = receive_ports(&self.socket)?;
+        self.socket.write_all(&[SERVING]).map_err(SuccessionError::Silent)?;
+        Ok(ports)
+    }
+}
+
+/// What it takes to be succeeded.
+#[derive(Debug)]
+pub(super) struct Succession {
+    pub(super) engine: Arc<Engine>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) ports: Ports,
+    pub(super) clock: Clock,
+    /// From one start to the next at least; n times that after n failures.
+    pub(super) rest: Duration,
+}
+
+impl Succession {
+    /// Waits until a device needs another process, and until such a process has the port; gives its id. `None` if the daemon stops first.
+    pub(super) fn wait(self) -> Option<u32> {
+        let mut tried = self.clock.now();
+        let mut times = 1;
+        while self.engine.await_broken() {
+            self.pause_until(tried + self.rest * times.min(TRIES_MAX))?;
+            if !self.engine.is_broken() {
+                continue;
+            }
+            tried = self.clock.now();
+            match self.succeed() {
+                Ok(successor) => return Some(successor),
+                Err(SuccessionError::Stopping) => return None,
+                Err(error) => {
+                    tracing::error!(%error, times, "no other process took over; the lanes that are left serve on");
+                }
+            }
+            times += 1;
+        }
+        None
+    }
+
+    /// `None` if the daemon stops meanwhile.
+    fn pause_until(&self, end: Time) -> Option<()> {
+        while self.clock.now() < end {
+            self.clock.pause(end.since(self.clock.now()).min(Duration::from_millis(100)));
+            if self.engine.is_draining() {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    fn succeed(&self) -> Result<u32, SuccessionError> {
+        let (ours, theirs) = UnixStream::pair().map_err(SuccessionError::Start)?;
+        let mut child = successor(theirs).map_err(SuccessionError::Start)?;
+        let id = child.id();
+        tracing::warn!(process = id, "a device needs a new process: a successor starts");
+        match self.hand_over(&ours) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                // It ends by itself when it finds the socket closed, unless it is stuck in a device.
+                drop(ours.shutdown(Shutdown::Both));
+                end(&mut child);
+                Err(error)
+            }
+        }
+    }
+
+    fn hand_over(&self, mut socket: &UnixStream) -> Result<(), SuccessionError> {
+        let doubtful = left_out(&self.lanes, |lane| self.engine.describe(lane).0);
+        socket.write_all(format!("{}\n", doubtful.join(" ")).as_bytes()).map_err(SuccessionError::Silent)?;
+        expect(socket, READY, LOADING, || self.engine.is_draining())?;
+        send_ports(socket, &self.ports)?;
+        expect(socket, SERVING, TAKING, || false)
+    }
+}
+
+/// Names of the lanes that a successor should not wait for: those that are out of work, unless that would leave it without the base model.
+fn left_out(lanes: &[Lane], state: impl Fn(LaneId) -> &'static str) -> Vec<String> {
+    let works = |lane: &&Lane| ["healthy", "straggler"].contains(&state(lane.id));
+    if !lanes.iter().filter(works).any(|lane| lane.role.runs_base()) {
+        return Vec::new();
+    }
+    lanes.iter().filter(|lane| !works(lane)).map(name_of).collect()
+}
+
+/// What a lane is called between processes: its GPU, since `devices = "auto"` may count otherwise next time; else its number.
+fn name_of(lane: &Lane) -> String {
+    lane.gpu().map_or_else(|| lane.id.to_string(), str::to_owned)
+}
+
+/// This program with this process's arguments.
+fn successor(socket: UnixStream) -> io::Result<Child> {
+    let mut arguments = env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    // The program that runs: under its name if that is still there, so that `ps` shows it; a newer one may stand in its place.
+    let program = env::current_exe().ok().filter(|program| program.exists()).unwrap_or_else(|| "/proc/self/exe".into());
+    let mut command = Command::new(program);
+    command.arg0(name).args(arguments).env(SUCCEEDS, "stdin").stdin(Stdio::from(OwnedFd::from(socket)));
+    // Set to the process that systemd started, it would keep another one from feeding the watchdog.
+    command.env_remove("WATCHDOG_PID").spawn()
+}
+
+fn end(child: &mut Child) {
+    if let Err(error) = child.kill().and_then(|()| child.wait()) {
+        tracing::warn!(%error, process = child.id(), "the successor that failed could not be ended");
+    }
+}
+
+fn read_word(mut socket: &UnixStream) -> Result<u8, SuccessionError> {
+    let mut word = [0];
+    socket.read_exact(&mut word).map_err(SuccessionError::Silent)?;
+    Ok(word[0])
+}
+
+/// Waits for one word, for `patience` at most and not once `stops` holds.
+fn expect(socket: &UnixStream, word: u8, patience: Duration, stops: impl Fn() -> bool) -> Result<(), SuccessionError> {
+    let step = Duration::from_millis(200);
+    socket.set_read_timeout(Some(step)).map_err(SuccessionError::Silent)?;
+    let mut waited = Duration::ZERO;
+    loop {
+        match read_word(socket) {
+            Ok(found) if found == word => return Ok(()),
+            Ok(_) => return Err(SuccessionError::Words),
+            Err(SuccessionError::Silent(error)) if error.kind() == io::ErrorKind::WouldBlock && waited < patience => {
+                if stops() {
+                    return Err(SuccessionError::Stopping);
+                }
+                waited += step;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn send_ports(socket: &UnixStream, Ports { http, grpc }: &Ports) -> Result<(), SuccessionError> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let ports: Vec<_> = [Some(http), grpc.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
+    assert!(control.push(SendAncillaryMessage::ScmRights(&ports)), "there is room for two");
+    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(&[PORT])], &mut control, SendFlags::NOSIGNAL);
+    sent.map(drop).map_err(|error| SuccessionError::Silent(error.into()))
+}
+
+fn receive_ports(socket: &UnixStream) -> Result<Ports, SuccessionError> {
+    let mut word = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    // Not for the programs that this one starts.
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut word)], &mut control, flags);
+    received.map_err(|error| SuccessionError::Silent(error.into()))?;
+    let rights = |message| if let RecvAncillaryMessage::ScmRights(rights) = message { Some(rights) } else { None };
+    let mut ports = control.drain().filter_map(rights).flatten().map(TcpListener::from);
+    match ports.next() {
+        Some(http) if word == [PORT] => Ok(Ports { http, grpc: ports.next() }),
+        Some(_) | None => Err(SuccessionError::Words),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::ErrorKind, net::TcpStream, path::Path, thread};
+
+    use super::*;
+    use crate::config::Config;
+
+    fn lanes() -> Vec<Lane> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(root.join("config.toml")).unwrap();
+        Config::parse(&text, root, "config.toml").unwrap().lanes().to_vec()
+    }
+
+    #[test]
+    fn the_ports_go_from_one_process_to_the_other() {
+        let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
+        for grpc in [None, Some(bind())] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let ports = Ports { http: bind(), grpc };
+            let address = |port: &TcpListener| port.local_addr().unwrap();
+            let addresses = (address(&ports.http), ports.grpc.as_ref().map(address));
+            let successor = thread::spawn(move || {
+                let mut predecessor = Predecessor { socket: theirs };
+                let left_out = predecessor.left_out(&lanes()).unwrap();
+                (left_out, predecessor.take_over().unwrap())
+            });
+            (&ours).write_all(b"0 2 GPU-x\n").unwrap();
+            expect(&ours, READY, TAKING, || false).unwrap();
+            send_ports(&ours, &ports.try_clone().unwrap()).unwrap();
+            expect(&ours, SERVING, TAKING, || false).unwrap();
+            drop(ports);
+            let (left_out, ports) = successor.join().unwrap();
+            assert_eq!(left_out, [LaneId(0), LaneId(2)]);
+            assert_eq!((address(&ports.http), ports.grpc.as_ref().map(address)), addresses);
+            for port in [Some(ports.http), ports.grpc].into_iter().flatten() {
+                let client = TcpStream::connect(address(&port)).unwrap();
+                assert_eq!(port.accept().unwrap().1, address_of(&client), "the port lives on");
+            }
+        }
+    }
+
+    fn address_of(client: &TcpStream) -> std::net::SocketAddr {
+        client.local_addr().unwrap()
+    }
+
+    #[test]
+    fn who_ends_or_says_something_else_is_not_waited_for() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (&theirs).write_all(b"X").unwrap();
+        assert!(matches!(expect(&ours, READY, TAKING, || false), Err(SuccessionError::Words)));
+        assert!(matches!(expect(&ours, READY, TAKING, || true), Err(SuccessionError::Stopping)));
+        assert!(matches!(expect(&ours, READY, Duration::ZERO, || false), Err(SuccessionError::Silent(_))));
+        drop(theirs);
+        let gone = expect(&ours, READY, TAKING, || false);
+        assert!(matches!(gone, Err(SuccessionError::Silent(error)) if error.kind() == ErrorKind::UnexpectedEof));
+    }
+
+    #[test]
+    fn a_successor_leaves_out_what_is_out_of_work_unless_nothing_else_is_there() {
+        let lanes = lanes();
+        let of = |states: [&'static str; 3]| left_out(&lanes, |lane| states[usize::from(lane.0)]);
+        assert_eq!(of(["fenced", "healthy", "failed"]), ["0", "2"]);
+        assert_eq!(of(["healthy", "straggler", "healthy"]), [""; 0]);
+        assert_eq!(of(["fenced", "fenced", "healthy"]), [""; 0], "no lane with the base model is left");
+    }
+}
