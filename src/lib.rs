@@ -8,7 +8,10 @@ compile_error!("parityd ends on Unix signals and runs on Linux and macOS; on Win
 
 pub mod serve;
 
+pub mod grpc;
 pub mod http;
+
+pub mod wire;
 
 pub mod admission;
 pub mod engine;

@@ -27,18 +27,16 @@ fn python(library: &str) -> Result<String, String> {
     }
 }
 
-#[test]
-fn every_http_method_of_tritonclient_works_or_fails_as_documented() {
-    let python = match python("tritonclient.http") {
+/// Runs one of the scripts against `address`.
+fn run(script: &str, library: &str, address: impl Fn(&Daemon) -> String) {
+    let python = match python(library) {
         Ok(python) => python,
         Err(why) => return println!("skipped: {why}"),
     };
     let daemon = Daemon::start(&config("config.toml", &[]));
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/triton_http.py");
-    let url = daemon.url.trim_start_matches("http://");
     let output = Command::new(python)
-        .arg(script)
-        .args(["--url", url])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script))
+        .args(["--url", &address(&daemon)])
         .env("NO_PROXY", "*")
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
@@ -78,4 +76,18 @@ fn schemathesis_finds_no_server_error_and_no_violation_of_the_document() {
         .unwrap();
     println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "the lines above say what is wrong, and how to send it again");
+}
+
+#[test]
+fn every_http_method_of_tritonclient_works_or_fails_as_documented() {
+    run("triton_http.py", "tritonclient.http", |daemon| daemon.url.trim_start_matches("http://").to_owned());
+}
+
+#[test]
+fn every_grpc_method_of_tritonclient_works_or_fails_as_documented() {
+    run("triton_grpc.py", "tritonclient.grpc", |daemon| {
+        let line = daemon.log().into_iter().find(|line| line.contains("listens for gRPC")).expect("it says where");
+        let (_, address) = line.split_once("address=").expect("the address");
+        address.split(' ').next().unwrap_or_default().to_owned()
+    });
 }

@@ -32,7 +32,7 @@ fn shipped_files_are_valid_and_name_the_shipped_weights() {
 fn shipped_files_hold_the_lines_that_scripts_edit() {
     for file in SHIPPED {
         let text = fs::read_to_string(path(file)).unwrap();
-        for line in ["listen = \"127.0.0.1:8000\"", "faults = false"] {
+        for line in ["listen = \"127.0.0.1:8000\"", "listen = \"127.0.0.1:8001\"", "faults = false"] {
             assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{file}: {line}");
         }
     }

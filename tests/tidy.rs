@@ -37,7 +37,9 @@ const LAYERS: &Layers = &[
     ("dispatch", &["stripe", "health", "config", "code", "job", "pool", "queue", "reply", "query", "metrics", "clock"]),
     // The rim towards clients.
     ("admission", &["reply", "query"]),
-    ("http", &["admission", "reply", "query", "metrics", "job", "repeat", "clock"]),
+    ("wire", &["admission", "reply", "query", "metrics", "repeat", "clock"]),
+    ("http", &["wire", "admission", "reply", "query", "metrics", "job", "repeat", "clock"]),
+    ("grpc", &["wire", "admission", "reply", "query", "metrics", "clock"]),
     // The rim towards devices: never names dispatch, they share `job`.
     ("model", &[]),
     ("nvml", &["health", "metrics", "query", "clock"]),
@@ -67,6 +69,8 @@ const LAYERS: &Layers = &[
         &[
             "engine",
             "http",
+            "grpc",
+            "wire",
             "lane",
             "nvml",
             "weights",
@@ -102,6 +106,7 @@ const LAYERS: &Layers = &[
             "serve",
             "engine",
             "http",
+            "wire",
             "lane",
             "nvml",
             "weights",
@@ -137,6 +142,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper", &["http", "bench"]),
     ("hyper_util", &["http", "bench"]),
     ("http_body_util", &["http", "bench"]),
+    // The same of the other protocol.
+    ("tonic", &["grpc"]),
+    ("tonic_prost", &["grpc"]),
+    ("tonic_reflection", &["grpc"]),
+    ("prost", &["grpc"]),
     // Every queue is bounded because there is one place that makes them.
     ("crossbeam", &["queue"]),
     // A driver call may never return: whoever makes one must be prepared for that.
@@ -155,9 +165,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     // Files that strangers send are decoded in one place, which looks at their size first.
     ("image", &["http"]),
     // An executor that the core depended on could not be replaced by the simulator. bench is a program of its own, with its own sockets.
-    ("tokio", &["http", "serve", "bench", "main"]),
-    ("async", &["http", "serve", "bench", "main"]),
-    (".await", &["http", "serve", "bench", "main"]),
+    ("tokio", &["wire", "http", "grpc", "serve", "bench", "main"]),
+    ("async", &["wire", "http", "grpc", "serve", "bench", "main"]),
+    (".await", &["wire", "http", "grpc", "serve", "bench", "main"]),
     // One clock: everything else is told the time, so that tests and the simulator control it.
     ("Instant::now", &["clock"]),
     ("SystemTime", &["clock"]),

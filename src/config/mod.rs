@@ -1,7 +1,7 @@
 //! The configuration: every key with its unit, default and rule, as plain data that cannot hold an impossible value.
 //!
 //! Read once at start. All faults are reported together, each with its place, key, value and rule. A value comes from a flag, else from
-//! the environment (`PARITYD_HTTP_LISTEN` for `http.listen`), else from the file, else from the default that `config.toml` documents.
+//! the environment (`PARITYD_HTTP_LISTEN` for `http.listen`, `PARITYD_GRPC_LISTEN` for `grpc.listen`), else from the file, else from the default that `config.toml` documents.
 
 mod faults;
 mod lanes;
@@ -75,6 +75,8 @@ impl Config {
 pub struct Config {
     /// `[http]`
     pub http: Http,
+    /// `[grpc]`; `None` without it.
+    pub grpc: Option<Grpc>,
     /// `[admin]`
     pub admin: Admin,
     /// `[health]`
@@ -101,6 +103,13 @@ pub struct Http {
     pub listen: SocketAddr,
     /// `drain_ms`: how long a stop waits for admitted queries.
     pub drain: Duration,
+}
+
+/// `[grpc]`: the port of the same protocol over gRPC.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grpc {
+    /// `listen`: address and port; port 0 lets the system choose.
+    pub listen: SocketAddr,
 }
 
 /// `[admin]`: routes for tests and demonstrations.

@@ -16,6 +16,10 @@ impl fmt::Display for Config {
         }
         writeln!(f, "[http]\nlisten = {}", text(&self.http.listen.to_string()))?;
         writeln!(f, "drain_ms = {}", millis(self.http.drain))?;
+        match &self.grpc {
+            Some(grpc) => writeln!(f, "\n[grpc]\nlisten = {}", text(&grpc.listen.to_string()))?,
+            None => writeln!(f, "\n# [grpc]: none, so that nothing listens for it")?,
+        }
         writeln!(f, "\n[admin]\nfaults = {}", self.admin.faults)?;
         writeln!(f, "\n[health]\nhang_ms = {}", millis(self.health.hang))?;
         writeln!(f, "canary_first_ms = {}", millis(self.health.canary_first))?;

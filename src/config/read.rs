@@ -16,7 +16,7 @@ use crate::{
 };
 
 use super::{
-    Admin, CodeSpec, Config, Deployment, Device, Grace, Health, Hedge, Http, Lane, Lanes, OnFatal, ParityWhen,
+    Admin, CodeSpec, Config, Deployment, Device, Grace, Grpc, Health, Hedge, Http, Lane, Lanes, OnFatal, ParityWhen,
     Placement, Policy, PolicyKind, Rerun,
     lanes::LANES_MAX,
     rules,
@@ -29,12 +29,16 @@ use super::{
 /// The variable that overrides `http.listen`.
 pub(super) const HTTP_LISTEN: &str = "PARITYD_HTTP_LISTEN";
 
+/// The variable that overrides `grpc.listen`.
+pub(super) const GRPC_LISTEN: &str = "PARITYD_GRPC_LISTEN";
+
 /// Looks up an environment variable.
 pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
 pub(super) fn config(root: &mut Section<'_, '_>, folder: &Path, environment: Environment<'_>) -> Config {
     let config = Config {
         http: root.table("http", |table| http(table, environment)),
+        grpc: grpc(root, environment),
         admin: root.table("admin", |table| Admin { faults: table.get("faults", boolean).unwrap_or(false) }),
         health: root.table("health", health),
         lanes: lanes(root),
@@ -46,14 +50,28 @@ pub(super) fn config(root: &mut Section<'_, '_>, folder: &Path, environment: Env
 }
 
 fn http(table: &mut Section<'_, '_>, environment: Environment<'_>) -> Http {
-    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000));
-    let file = table.get("listen", |value| address(text(value, "127.0.0.1:8000")?));
-    let over = environment(HTTP_LISTEN).and_then(|value| {
-        let read = address(&value);
-        read.map_err(|rule| table.fault_elsewhere(HTTP_LISTEN, "listen", &value, rule)).ok()
-    });
+    let listen = listen(table, 8000, environment(HTTP_LISTEN).map(|value| (HTTP_LISTEN, value)));
     let drain = table.get("drain_ms", |value| millis(value, MILLIS_MIN)).unwrap_or(Duration::from_secs(10));
-    Http { listen: over.or(file).unwrap_or(default), drain }
+    Http { listen, drain }
+}
+
+/// Without its table there is no such port, so that a configuration which knows nothing of it opens none.
+fn grpc(root: &mut Section<'_, '_>, environment: Environment<'_>) -> Option<Grpc> {
+    let over = environment(GRPC_LISTEN).map(|value| (GRPC_LISTEN, value));
+    let is_wanted = root.has("grpc") || over.is_some();
+    let grpc = root.table("grpc", |table| Grpc { listen: listen(table, 8001, over) });
+    is_wanted.then_some(grpc)
+}
+
+/// `listen`, or what a variable says in its place.
+fn listen(table: &mut Section<'_, '_>, port: u16, over: Option<(&'static str, String)>) -> SocketAddr {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let file = table.get("listen", |value| address(text(value, &default.to_string())?));
+    let over = over.and_then(|(variable, value)| {
+        let read = address(&value);
+        read.map_err(|rule| table.fault_elsewhere(variable, "listen", &value, rule)).ok()
+    });
+    over.or(file).unwrap_or(default)
 }
 
 fn health(table: &mut Section<'_, '_>) -> Health {

@@ -300,6 +300,24 @@ fn the_environment_overrides_the_file_and_is_checked_alike() {
 }
 
 #[test]
+fn without_its_table_or_variable_there_is_no_port_of_grpc() {
+    let with = |table: &str, value: Option<&'static str>| {
+        let environment = move |name: &str| value.filter(|_| name == "PARITYD_GRPC_LISTEN").map(str::to_owned);
+        let text = format!("{table}{LEAST}");
+        let config = Config::parse_with(&text, Path::new(""), "test.toml", &environment);
+        config.map(|config| config.grpc.map(|grpc| grpc.listen.to_string())).map_err(|faults| faults.to_string())
+    };
+    assert_eq!(with("", None), Ok(None));
+    assert_eq!(with("[grpc]\n", None), Ok(Some("127.0.0.1:8001".into())));
+    assert_eq!(with("[grpc]\nlisten = \"[::1]:9\"\n", None), Ok(Some("[::1]:9".into())));
+    assert_eq!(with("", Some("127.0.0.1:0")), Ok(Some("127.0.0.1:0".into())));
+    assert_eq!(with("[grpc]\nlisten = \"[::1]:9\"\n", Some("[::1]:8")), Ok(Some("[::1]:8".into())));
+    let told = with("", Some("nowhere")).unwrap_err();
+    assert!(told.starts_with("PARITYD_GRPC_LISTEN: grpc.listen = \"nowhere\": must be an IP address"), "{told}");
+    assert!(with("[grpc]\nport = 1\n", None).unwrap_err().contains("grpc.port: unknown key"));
+}
+
+#[test]
 fn a_file_is_found_or_the_next_step_is_told() {
     assert_eq!(find(Some(Path::new("x.toml"))).unwrap(), Path::new("x.toml"));
     let told = Config::load(Path::new("no/such.toml")).unwrap_err().to_string();

@@ -11,9 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    Lanes, UnknownLane,
+    Lanes,
     body::Allowance,
-    error::{ClientError, Error},
     infer::is_type,
     respond,
     respond::Reply,
@@ -23,6 +22,7 @@ use crate::{
     admission::Refusal,
     job::{Fault, Garbage, LaneEvent, LaneReport},
     query::LaneId,
+    wire::{ClientError, Error, UnknownLane},
 };
 
 /// The longest body of a fault.
@@ -171,6 +171,7 @@ fn parse(body: &[u8]) -> Result<Option<Fault>, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::status::Status;
 
     #[test]
     fn faults_survive_their_json() {

@@ -5,14 +5,7 @@
 //! parsed as it comes, because admission is all or none and nothing is gained by half a request. A compressed one is inflated as it comes,
 //! and the limits hold for what it becomes.
 
-use std::{
-    io, mem,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, mem, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -22,50 +15,8 @@ use hyper::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 
-use super::{
-    coding::{Coding, Inflater},
-    error::{ClientError, Error},
-};
-
-/// Bytes of request bodies that may be in memory, all connections together.
-#[derive(Clone, Debug)]
-pub(super) struct Budget {
-    used: Arc<AtomicUsize>,
-    bytes_max: usize,
-}
-
-impl Budget {
-    /// A budget of `bytes_max`, all of it free.
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Budget { used: Arc::default(), bytes_max }
-    }
-
-    fn claim(&self) -> Claim {
-        Claim { budget: self.clone(), bytes: 0 }
-    }
-}
-
-/// A part of the budget; free again when dropped.
-#[derive(Debug)]
-struct Claim {
-    budget: Budget,
-    bytes: usize,
-}
-
-impl Claim {
-    fn grow(&mut self, bytes: usize) -> Result<(), Error> {
-        let fits = |used: usize| used.checked_add(bytes).filter(|&after| after <= self.budget.bytes_max);
-        self.budget.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).map_err(|_| Error::Busy)?;
-        self.bytes += bytes;
-        Ok(())
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
-}
+use super::coding::{Coding, Inflater};
+use crate::wire::{Budget, Claim, ClientError, Error};
 
 /// How much may be read, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -206,23 +157,4 @@ impl Inbound {
 /// Whether a request says that it has a body.
 pub(super) fn has_body(headers: &HeaderMap) -> bool {
     headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_claim_is_refused_whole_and_comes_back_when_dropped() {
-        let budget = Budget::new(10);
-        let mut first = budget.claim();
-        first.grow(6).expect("six of ten");
-        let mut second = budget.claim();
-        assert_eq!(second.grow(5), Err(Error::Busy));
-        second.grow(4).expect("four are left");
-        drop(first);
-        second.grow(6).expect("six came back");
-        drop(second);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
-    }
 }

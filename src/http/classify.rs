@@ -16,10 +16,8 @@ use tokio::sync::Semaphore;
 
 use super::{
     body::{Allowance, Held},
-    error::{ClientError, Error, MIN_CONFIDENCE},
     form,
-    infer::predictions,
-    outputs::{Parameters, highest},
+    outputs::Parameters,
     picture::{Canvas, FILE_BYTES_MAX},
     respond,
     respond::Reply,
@@ -27,9 +25,8 @@ use super::{
 };
 use crate::{
     admission::{Refusal, Terms},
-    clock::{Clock, Time, unix_millis},
-    metrics::Answered,
     query::{Accepts, Confidence, Prediction, Rows, Signature},
+    wire::{ClientError, Error, MIN_CONFIDENCE, Timing, highest, predictions},
 };
 
 /// Pictures that are decoded at once.
@@ -172,26 +169,18 @@ pub(super) async fn classify(shared: &Shared, asked: &mut Asked) -> Result<Reply
         read = asked.body.read(headers, allowance) => read?,
         () = shared.drain.begun() => return Err(Refusal::Draining.into()),
     };
-    let clock = Clock::start();
+    let mut timing = Timing::start();
     let row = tokio::select! {
         biased;
         row = shared.places.row(canvas, body, boundary) => row?,
         () = shared.drain.begun() => return Err(Refusal::Draining.into()),
     };
-    let read = clock.now();
+    timing.read();
     let rows = Rows::new(row, site.signature.input.width()).expect("a canvas has the shape of one row");
-    let predictions = predictions(shared, rows, wish.terms()).await;
-    let answered = clock.now();
-    let predictions = predictions.inspect_err(|_| site.metrics.requests.failed(answered.since(Time::ZERO)));
+    let predictions = predictions(&*site.admission, &shared.drain, rows, wish.terms()).await;
+    timing.answered(&site.metrics, &predictions);
     let reply = written(&site.signature, wish.top_k, &predictions.map_err(own_field)?);
-    let now = clock.now();
-    site.metrics.requests.answered(Answered {
-        rows: 1,
-        whole: now.since(Time::ZERO),
-        reading: read.since(Time::ZERO),
-        writing: now.since(answered),
-        at_millis: unix_millis(),
-    });
+    timing.written(&site.metrics, 1);
     Ok(reply)
 }
 
@@ -231,7 +220,7 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{http::body::Budget, query::TensorSpec};
+    use crate::{query::TensorSpec, wire::Budget};
 
     #[test]
     fn a_wish_is_read_whole_or_refused_by_name() {

@@ -18,10 +18,8 @@ use hyper::{
     header::{ACCEPT_ENCODING, AsHeaderName, CONTENT_ENCODING},
 };
 
-use super::{
-    body::Held,
-    error::{ClientError, Error, cut},
-};
+use super::body::Held;
+use crate::wire::{ClientError, Error, cut};
 
 /// Shorter replies are sent as they are.
 const REPLY_BYTES_MIN: usize = 1024;
@@ -206,7 +204,7 @@ mod tests {
     use flate2::{Compress, FlushCompress};
 
     use super::*;
-    use crate::http::body::{Allowance, Budget};
+    use crate::{http::body::Allowance, wire::Budget};
 
     fn headers(name: hyper::header::HeaderName, value: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();

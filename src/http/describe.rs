@@ -8,18 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Site,
-    error::{ClientError, Error},
-    respond,
+    Site, respond,
     respond::{Problem, Reply},
 };
 use crate::{
     metrics::Total,
     query::{Signature, TensorSpec},
+    wire::{ClientError, EXTENSIONS, Error},
 };
-
-/// Extensions of the protocol that are served whole.
-const EXTENSIONS: [&str; 4] = ["classification", "model_configuration", "binary_tensor_data", "statistics"];
 
 /// What a person sees who opens the port in a browser.
 pub(super) fn root(site: &Site) -> Reply {

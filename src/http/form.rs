@@ -7,10 +7,8 @@ use std::ops::Range;
 
 use hyper::{HeaderMap, header::CONTENT_TYPE};
 
-use super::{
-    error::{ClientError, cut},
-    infer::is_type,
-};
+use super::infer::is_type;
+use crate::wire::{ClientError, cut};
 
 /// The longest boundary that RFC 2046 allows, in bytes.
 const BOUNDARY_BYTES_MAX: usize = 70;

@@ -1,26 +1,22 @@
 //! One infer request: headers, body, admission, answers, reply.
 //!
-//! A request of n rows is n queries, which may run on n lanes and come back with n provenances; here they are one again. It is all or
-//! none: the first row that failed fails the request. The future that waits for the answers *is* the client's interest in them: hyper drops
-//! it when the client leaves, and with it [`Pending`](crate::reply::Pending).
+//! The future that waits for the answers *is* the client's interest in them: hyper drops it when the client leaves, and with it
+//! [`Pending`](crate::reply::Pending).
 
 use hyper::{HeaderMap, header::CONTENT_TYPE};
 
 use super::{
     body::Allowance,
     coding::Coding,
-    error::{ClientError, Error},
     outputs,
-    parse::{Call, JSON_LENGTH, parse},
+    parse::{JSON_LENGTH, parse},
     respond,
     respond::Reply,
     route::{Asked, Shared},
 };
 use crate::{
-    admission::{Refusal, Terms},
-    clock::{Clock, Time, unix_millis},
-    metrics::Answered,
-    query::{Answer, Failure, Prediction, Rows},
+    admission::Refusal,
+    wire::{Call, ClientError, Error, Timing, predictions},
 };
 
 /// Answers `POST …/infer`.
@@ -37,36 +33,17 @@ pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, E
         // A body that dribbles in does not hold up the end.
         () = shared.drain.begun() => return Err(Refusal::Draining.into()),
     };
-    let clock = Clock::start();
+    let mut timing = Timing::start();
     let Call { id, terms, wanted, rows } = parse(body.as_ref(), json_bytes, &site.signature, site.limits.queue_max)?;
     drop(body);
-    let read = clock.now();
-    let predictions = predictions(shared, rows, terms).await;
-    let answered = clock.now();
-    let predictions = predictions.inspect_err(|_| site.metrics.requests.failed(answered.since(Time::ZERO)))?;
+    timing.read();
+    let predictions = predictions(&*site.admission, &shared.drain, rows, terms).await;
+    timing.answered(&site.metrics, &predictions);
+    let predictions = predictions?;
     let written = outputs::write(site, id.as_deref(), wanted, &predictions);
     let reply = respond::outputs(written, Coding::of_reply(headers));
-    let now = clock.now();
-    site.metrics.requests.answered(Answered {
-        rows: predictions.len(),
-        whole: now.since(Time::ZERO),
-        reading: read.since(Time::ZERO),
-        writing: now.since(answered),
-        at_millis: unix_millis(),
-    });
+    timing.written(&site.metrics, predictions.len());
     Ok(reply)
-}
-
-/// Admits all rows of a request, and waits for their answers.
-pub(super) async fn predictions(shared: &Shared, rows: Rows, terms: Terms) -> Result<Vec<Prediction>, Error> {
-    let _awaited = shared.drain.await_me();
-    let pending = shared.site.admission.admit(&rows, terms)?;
-    drop(rows);
-    tokio::select! {
-        biased;
-        answers = pending => all(answers.iter()),
-        () = shared.drain.over() => Err(Error::Failed { row: 0, failure: Failure::Stopped }),
-    }
 }
 
 /// Absent, JSON or binary; which of the forms the body has, the header of the JSON's length says.
@@ -90,27 +67,4 @@ fn json_bytes(headers: &HeaderMap) -> Result<Option<usize>, ClientError> {
     let Some(value) = headers.get(JSON_LENGTH) else { return Ok(None) };
     let told = value.to_str().ok().and_then(|text| text.trim().parse().ok());
     told.map(Some).ok_or_else(|| ClientError::field(JSON_LENGTH, "not a number of bytes"))
-}
-
-/// The predictions, or the first row's failure.
-fn all<'a>(answers: impl Iterator<Item = &'a Answer>) -> Result<Vec<Prediction>, Error> {
-    let numbered = answers.cloned().enumerate();
-    numbered.map(|(row, answer)| answer.map_err(|failure| Error::Failed { row, failure })).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::query::Provenance;
-
-    fn prediction(values: &[f32]) -> Prediction {
-        Prediction { values: values.into(), provenance: Provenance::Direct, confidence: None }
-    }
-
-    #[test]
-    fn the_first_failed_row_fails_the_request() {
-        let answers = [Ok(prediction(&[1.0])), Err(Failure::QueryFault), Err(Failure::Deadline)];
-        let error = all(answers.iter()).expect_err("two rows failed");
-        assert_eq!(error, Error::Failed { row: 1, failure: Failure::QueryFault });
-    }
 }

@@ -9,15 +9,13 @@
 //! here (limits before a byte is read, a reply before a refused body has arrived, noticing that a client left) lie below one.
 //!
 //! `server` accepts, `route` finds the handler, `body` reads and `coding` inflates, `parse` checks, `infer` and `admin` act, `describe` tells,
-//! `outputs`, `respond` and `error` write, `drain` knows when all is over.
+//! `outputs`, `respond` and `status` write. The rules that gRPC shares are in [`wire`](crate::wire).
 
 mod admin;
 mod body;
 mod classify;
 mod coding;
 mod describe;
-mod drain;
-mod error;
 mod form;
 mod infer;
 mod openapi;
@@ -28,13 +26,15 @@ mod respond;
 mod route;
 mod server;
 mod socket;
+mod status;
 mod trace;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
-pub use error::{ClientError, Error};
-pub use parse::{Call, Form, Wanted, parse};
+pub use parse::parse;
 pub use server::serve;
+
+pub use crate::wire::{Call, ClientError, Error, Form, Limits, UnknownLane, Wanted};
 
 use crate::{
     admission::Admission,
@@ -63,47 +63,10 @@ impl fmt::Debug for Site {
     }
 }
 
-/// Bytes that one value may take in JSON: a double printed in full, with its separator and indentation.
-const VALUE_BYTES_MAX: usize = 32;
-/// Bytes for everything in a body that is not a value.
-const FRAME_BYTES: usize = 64 * 1024;
-
 impl Site {
     /// The longest body of an infer request: what `queue_max` rows can take.
     pub fn body_bytes_max(&self) -> usize {
-        let values = self.limits.queue_max.saturating_mul(self.signature.input.width());
-        values.saturating_mul(VALUE_BYTES_MAX).saturating_add(FRAME_BYTES)
-    }
-}
-
-/// How much of anything a client may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Rows in one request; the deployment's `queue_max`.
-    pub queue_max: usize,
-    /// Open connections; more wait in the kernel's backlog.
-    pub connections_max: usize,
-    /// Bytes of request bodies in memory, all connections together. One body of the largest size always fits.
-    pub bodies_bytes_max: usize,
-    /// From a connection's being idle until its next header is complete; then it is closed.
-    pub header_timeout: Duration,
-    /// From a request's header until its body is complete (408), and the longest that a reply may wait for its reader.
-    pub body_timeout: Duration,
-    /// How long a shutdown waits for admitted queries.
-    pub drain: Duration,
-}
-
-impl Limits {
-    /// The usual limits around a deployment's `queue_max` and the daemon's `drain_ms`.
-    pub const fn new(queue_max: usize, drain: Duration) -> Self {
-        Limits {
-            queue_max,
-            connections_max: 1024,
-            bodies_bytes_max: 256 * 1024 * 1024,
-            header_timeout: Duration::from_secs(30),
-            body_timeout: Duration::from_secs(30),
-            drain,
-        }
+        self.limits.body_bytes_max(&self.signature)
     }
 }
 
@@ -121,8 +84,3 @@ pub trait Lanes: Send + Sync {
     /// There is no such lane.
     fn set_fault(&self, lane: LaneId, fault: Option<Fault>) -> Result<(), UnknownLane>;
 }
-
-/// There is no lane of that id.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("there is no lane of that id")]
-pub struct UnknownLane;

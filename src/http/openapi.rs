@@ -124,11 +124,11 @@ mod tests {
     use crate::{
         admission::Refusal,
         http::{
-            UnknownLane,
-            error::{ClientError, Error},
             route::{Target, target},
+            status::Status,
         },
         query::Failure,
+        wire::{ClientError, Error, UnknownLane},
     };
 
     fn paths() -> BTreeSet<String> {
@@ -213,7 +213,7 @@ mod tests {
             let arms = served.match_indices("=> \"").map(|(at, arrow)| at + arrow.len());
             arms.filter_map(|at| served[at..].split('"').next().map(str::to_owned)).collect()
         };
-        let mut known = words(include_str!("error.rs"));
+        let mut known = words(include_str!("../wire/error.rs"));
         known.extend(["deadline", "query_fault", "stopped"].map(str::to_owned));
         assert_eq!(coded.iter().map(|(_, reason)| reason.clone()).collect::<BTreeSet<_>>(), known, "errors() is whole");
 

@@ -17,8 +17,7 @@ use image::{
     metadata::Orientation,
 };
 
-use super::error::ClientError;
-use crate::query::Signature;
+use crate::{query::Signature, wire::ClientError};
 
 /// The longest file, in bytes.
 pub(super) const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -11,12 +11,8 @@ use hyper::{
 };
 use serde::Serialize;
 
-use super::{
-    coding::Coding,
-    error::{ClientError, Error},
-    outputs::Written,
-    parse::JSON_LENGTH,
-};
+use super::{coding::Coding, outputs::Written, parse::JSON_LENGTH, status::Status};
+use crate::wire::{ClientError, Error};
 
 /// What a handler gives back.
 pub(super) type Reply = Response<Full<Bytes>>;

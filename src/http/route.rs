@@ -12,17 +12,17 @@ use serde_json::json;
 
 use super::{
     Site, admin,
-    body::{Allowance, Budget, Inbound, has_body},
+    body::{Allowance, Inbound, has_body},
     classify,
     classify::Places,
-    describe,
-    drain::Drain,
-    error::{ClientError, Error, cut},
-    infer, openapi, respond,
+    describe, infer, openapi, respond,
     respond::Reply,
     trace::{REQUEST_ID, Traces},
 };
-use crate::admission::Refusal;
+use crate::{
+    admission::Refusal,
+    wire::{Budget, ClientError, Drain, Error, cut},
+};
 
 /// The longest body of a question, in bytes.
 const QUESTION_BYTES_MAX: usize = 4096;
@@ -32,7 +32,7 @@ const QUESTION_BYTES_MAX: usize = 4096;
 pub(super) struct Shared {
     pub(super) site: Arc<Site>,
     pub(super) budget: Budget,
-    pub(super) drain: Drain,
+    pub(super) drain: Arc<Drain>,
     pub(super) places: Places,
     pub(super) traces: Traces,
     /// What `/openapi.json` says.
@@ -43,7 +43,7 @@ impl Shared {
     /// Nothing has been asked.
     pub(super) fn new(site: Arc<Site>, budget: Budget) -> Self {
         let openapi = openapi::document(&site);
-        let (drain, places, traces) = (Drain::new(), Places::default(), Traces::new());
+        let (drain, places, traces) = (Arc::new(Drain::new()), Places::default(), Traces::new());
         Shared { site, budget, drain, places, traces, openapi }
     }
 }
@@ -105,7 +105,7 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answe
             reply
         }
         Err(error) => {
-            count(&shared.site, &error);
+            error.count(&shared.site.metrics);
             shared.traces.unanswered(&trace, method, uri, &error);
             respond::error(&error)
         }
@@ -117,14 +117,6 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answe
         reply.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     }
     Answered { reply, unread }
-}
-
-/// Counts what was refused here. Queries that failed after admission are the engine's to count.
-fn count(site: &Site, error: &Error) {
-    match error {
-        Error::Client(_) | Error::Busy | Error::Refused(_) => site.metrics.failed(error.reason(), 1),
-        Error::Failed { .. } => {}
-    }
 }
 
 async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
@@ -258,18 +250,7 @@ fn verb(asked: &Method, taken: &[Method], allow: &'static str) -> Result<(), Err
 }
 
 fn served(site: &Site, model: &Model) -> Result<(), Error> {
-    let signature = &site.signature;
-    if model.name != signature.name {
-        let (name, served) = (cut(model.name.clone()), signature.name.clone());
-        return Err(ClientError::UnknownModel { name, served }.into());
-    }
-    match &model.version {
-        Some(version) if *version != signature.version => {
-            let (version, served) = (cut(version.clone()), signature.version.clone());
-            Err(ClientError::UnknownVersion { version, served }.into())
-        }
-        Some(_) | None => Ok(()),
-    }
+    Ok(site.signature.check_model(&model.name, model.version.as_deref())?)
 }
 
 #[cfg(test)]

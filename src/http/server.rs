@@ -10,7 +10,6 @@
 use std::{
     convert::Infallible,
     future::Future,
-    io,
     pin::pin,
     sync::{
         Arc,
@@ -29,17 +28,11 @@ use tokio::{
 
 use super::{
     Site,
-    body::Budget,
     route::{Shared, answer},
     socket::{Socket, linger},
 };
-use crate::{
-    clock::Clock,
-    repeat::{Line, Repeats},
-};
+use crate::wire::{Budget, Failures, accept};
 
-/// How long the loop rests after an accept that failed for want of resources.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// How long a connection that was made before the port closed may take to send its first request.
 const FIRST_REQUEST: Duration = Duration::from_millis(100);
 /// How long the end waits for replies to be read, once there is nothing else to wait for.
@@ -70,7 +63,7 @@ pub async fn serve(
         places: Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS))),
         stopped,
         connections: JoinSet::new(),
-        failures: Failures { clock: Clock::start(), repeats: Repeats::default() },
+        failures: Failures::new(),
     };
     let mut shutdown = pin!(shutdown);
     let stays = port.accept_until(async {
@@ -109,12 +102,6 @@ struct Port {
     stopped: watch::Receiver<()>,
     connections: JoinSet<()>,
     failures: Failures,
-}
-
-/// Which of the failures to accept are logged.
-struct Failures {
-    clock: Clock,
-    repeats: Repeats,
 }
 
 impl Port {
@@ -184,40 +171,6 @@ fn report(ended: &Result<(), JoinError>) {
     {
         tracing::error!(%error, "a connection's handler panicked");
     }
-}
-
-/// The next connection and its place under the cap.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-    failures: &mut Failures,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    if places.available_permits() == 0
-        && let Line::Told { left_out } = failures.repeats.next(failures.clock.now())
-    {
-        tracing::warn!(left_out, "every connection is in use: new ones wait until one closes");
-    }
-    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
-            // The client left while it waited: the next one is not affected.
-            Err(error) if is_of_one_client(&error) => {}
-            Err(error) => {
-                if let Line::Told { left_out } = failures.repeats.next(failures.clock.now()) {
-                    tracing::warn!(%error, left_out, "cannot accept connections");
-                }
-                tokio::time::sleep(ACCEPT_REST).await;
-            }
-        }
-    }
-}
-
-fn is_of_one_client(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
-    )
 }
 
 /// Serves one connection to its end.

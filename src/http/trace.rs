@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hyper::{HeaderMap, Method, StatusCode, Uri, header::HeaderValue};
 use parking_lot::Mutex;
 
-use super::error::{Error, cut};
+use super::status::Status;
 use crate::{
     clock::Clock,
     repeat::{Line, Repeats},
+    wire::{Error, cut},
 };
 
 /// The header of a request's id, in both directions.

@@ -1,4 +1,4 @@
-//! The daemon around a running engine: port, signals, systemd.
+//! The daemon around a running engine: ports, signals, systemd.
 //!
 //! The end, in order: the first SIGTERM, SIGINT or SIGHUP turns readiness red and makes admission refuse; the port stays open and says so;
 //! admitted queries are answered, for at most `drain_ms`; the port closes; the process ends with 0. Lanes that hang are left where they
@@ -16,17 +16,18 @@ use std::{
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::watch,
 };
 
 use super::{
     Plan, Running, ServeError, notify, start_log,
-    succession::{Predecessor, Succession},
+    succession::{Ports, Predecessor, Succession},
 };
 use crate::{
     admission::Admission,
     clock::Clock,
     config::OnFatal,
+    grpc,
     http::{self, Lanes, Limits, Site},
 };
 
@@ -36,11 +37,11 @@ const HTTP_THREADS: usize = 2;
 /// Serves until SIGTERM, SIGINT or SIGHUP, and through the drain; or until another process takes over.
 pub fn run(mut plan: Plan) -> Result<(), ServeError> {
     let mut predecessor = Predecessor::find()?;
-    let (running, listener) = match &mut predecessor {
+    let (running, ports) = match &mut predecessor {
         None => {
-            let listener = bind(plan.config.http.listen)?;
+            let ports = bind(&plan)?;
             start_log::starting(&plan);
-            (Running::start(&plan)?, listener)
+            (Running::start(&plan)?, ports)
         }
         Some(predecessor) => {
             plan.left_out = predecessor.left_out(plan.config.lanes())?;
@@ -48,46 +49,59 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
             (Running::start(&plan)?, predecessor.take_over()?)
         }
     };
-    let (plan, address) = (&plan, listening(&plan, &listener)?);
+    let plan = &plan;
     start_log::lanes(plan);
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
     let runtime = threads.map_err(ServeError::Thread)?;
-    let unanswered = runtime.block_on(serve(plan, &running, (listener, address), predecessor))?;
+    let unanswered = runtime.block_on(serve(plan, &running, ports, predecessor))?;
     tracing::info!(unanswered, "stopped");
     Ok(())
 }
 
-/// Binds the port, before anything slow: a second daemon on it is found out at once.
-fn bind(listen: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(listen).map_err(|source| ServeError::Listen { listen, source })
+/// Binds the ports, before anything slow: a second daemon on them is found out at once.
+fn bind(plan: &Plan) -> Result<Ports, ServeError> {
+    let bind = |table, listen| {
+        let refused = |source| ServeError::Listen { table, listen, source };
+        TcpListener::bind(listen).map_err(refused)
+    };
+    let http = bind("http", plan.config.http.listen)?;
+    Ok(Ports { http, grpc: plan.config.grpc.map(|grpc| bind("grpc", grpc.listen)).transpose()? })
 }
 
-/// Makes the port ready for the runtime; gives its address, which is not the configured one if that leaves the port to the system, or if another process
+/// Makes a port ready for the runtime; gives its address, which is not the configured one if that leaves the port to the system, or if another process
 /// has bound it under an older configuration.
-fn listening(plan: &Plan, listener: &TcpListener) -> Result<SocketAddr, ServeError> {
-    let refused = |source| ServeError::Listen { listen: plan.config.http.listen, source };
-    listener.set_nonblocking(true).map_err(refused)?;
-    listener.local_addr().map_err(refused)
+fn listening(
+    table: &'static str,
+    listen: SocketAddr,
+    port: TcpListener,
+) -> Result<(tokio::net::TcpListener, SocketAddr), ServeError> {
+    let refused = |source| ServeError::Listen { table, listen, source };
+    port.set_nonblocking(true).map_err(refused)?;
+    let address = port.local_addr().map_err(refused)?;
+    Ok((tokio::net::TcpListener::from_std(port).map_err(refused)?, address))
 }
 
 /// Serves to the end; gives the number of requests that got no answer of their own.
 async fn serve(
     plan: &Plan,
     running: &Running,
-    (listener, address): (TcpListener, SocketAddr),
+    ports: Ports,
     predecessor: Option<Predecessor>,
 ) -> Result<usize, ServeError> {
-    let refused = |source| ServeError::Listen { listen: plan.config.http.listen, source };
-    let successor = await_successor(plan, running, listener.try_clone().map_err(refused)?)?;
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
+    let listen = plan.config.http.listen;
+    let copied = ports.try_clone().map_err(|source| ServeError::Listen { table: "http", listen, source })?;
+    let successor = await_successor(plan, running, copied)?;
+    let (listener, address) = listening("http", listen, ports.http)?;
     let mut signals = Signals::new()?;
-    // What could fail is done: connections are accepted as soon as the port is polled.
+    let (draining, drains) = watch::channel(());
+    let ends = (left_to_another(successor.clone()), drained(drains.clone()));
+    let beside = grpc_port(plan, running, ports.grpc, ends)?;
+    // What could fail is done: connections are accepted as soon as the ports are polled.
     if let Some(mut predecessor) = predecessor {
         predecessor.serving()?;
     }
     start_log::listening(plan, address);
-    let (draining, drains) = oneshot::channel::<()>();
     let stopping = async move {
         signals.next().await;
         running.engine.drain();
@@ -102,7 +116,7 @@ async fn serve(
         notify::succeeded_by(process);
         tracing::warn!(process, "another process has taken over: admitted queries are answered, and this one ends");
     };
-    let port = http::serve(listener, Arc::new(site(plan, running)), taken_over, async { drop(drains.await) });
+    let port = http::serve(listener, Arc::new(site(plan, running)), taken_over, drained(drains));
     let reporting = async {
         tokio::select! {
             () = notify::report(running) => {}
@@ -110,18 +124,14 @@ async fn serve(
         }
     };
     tokio::select! {
-        unanswered = port => Ok(unanswered),
+        (unanswered, beside) = async { tokio::join!(port, beside) } => Ok(unanswered + beside),
         () = stopping => Ok(running.engine.admitted()),
         () = reporting => Ok(0),
     }
 }
 
 /// What hears of a successor that has the port, if there may be one.
-fn await_successor(
-    plan: &Plan,
-    running: &Running,
-    port: TcpListener,
-) -> Result<watch::Receiver<Option<u32>>, ServeError> {
+fn await_successor(plan: &Plan, running: &Running, ports: Ports) -> Result<watch::Receiver<Option<u32>>, ServeError> {
     let (tell, told) = watch::channel(None);
     if plan.config.health.on_fatal == OnFatal::Fence {
         return Ok(told);
@@ -136,7 +146,7 @@ fn await_successor(
     let succession = Succession {
         engine: Arc::clone(&running.engine),
         lanes: plan.config.lanes().to_vec(),
-        port,
+        ports,
         clock: Clock::start(),
         rest: plan.config.health.fence,
     };
@@ -157,6 +167,38 @@ async fn succeeded(mut told: watch::Receiver<Option<u32>>) -> u32 {
         // Nobody is left who could say so.
         None => std::future::pending().await,
     }
+}
+
+/// The port of gRPC, if there is one, until it is `taken_over` or drained; gives the number of calls that got no answer of their own.
+fn grpc_port(
+    plan: &Plan,
+    running: &Running,
+    port: Option<TcpListener>,
+    (taken_over, drained): (impl Future<Output = ()>, impl Future<Output = ()>),
+) -> Result<impl Future<Output = usize>, ServeError> {
+    let listen = plan.config.grpc.map_or(plan.config.http.listen, |grpc| grpc.listen);
+    let bound = port.map(|port| listening("grpc", listen, port)).transpose()?;
+    if let Some((_, address)) = &bound {
+        start_log::grpc(*address);
+    }
+    let Site { signature, admission, metrics, limits, .. } = site(plan, running);
+    let site = Arc::new(grpc::Site { signature, admission, metrics, limits });
+    Ok(async {
+        match bound {
+            Some((listener, _)) => grpc::serve(listener, site, taken_over, drained).await,
+            None => 0,
+        }
+    })
+}
+
+/// Resolves when another process has the ports.
+async fn left_to_another(successor: watch::Receiver<Option<u32>>) {
+    let _process: u32 = succeeded(successor).await;
+}
+
+/// Resolves when the drain begins: nothing is ever sent, and then the channel closes.
+async fn drained(mut drains: watch::Receiver<()>) {
+    drop(drains.changed().await);
 }
 
 /// What the port serves.

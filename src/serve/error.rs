@@ -66,8 +66,10 @@ impl ServeError {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The port.
-    #[error("cannot listen on {listen}: {source}; set [http] listen to a free address (port 0 takes any free port)")]
+    #[error("cannot listen on {listen}: {source}; set [{table}] listen to a free address (port 0 takes any free port)")]
     Listen {
+        /// Whose port: `http` or `grpc`.
+        table: &'static str,
         /// The address as configured.
         listen: SocketAddr,
         /// What the system said.

@@ -15,10 +15,15 @@ pub(super) fn starting(plan: &Plan) {
     if plan.config.admin.faults {
         tracing::warn!("[admin] faults is on: whoever reaches the port can break lanes");
     }
-    if !plan.config.http.listen.ip().is_loopback() {
+    let reachable = |listen: &SocketAddr| !listen.ip().is_loopback();
+    if let Some(listen) = Some(plan.config.http.listen).filter(reachable) {
         tracing::warn!(
-            "[http] listen = {} is reachable from other machines, and there is no authentication: keep it behind a proxy",
-            plan.config.http.listen
+            "[http] listen = {listen} is reachable from other machines, and there is no authentication: keep it behind a proxy"
+        );
+    }
+    if let Some(listen) = plan.config.grpc.map(|grpc| grpc.listen).filter(reachable) {
+        tracing::warn!(
+            "[grpc] listen = {listen} is reachable from other machines, and there is no authentication: keep it behind a proxy"
         );
     }
 }
@@ -50,6 +55,11 @@ pub(super) fn listening(plan: &Plan, address: SocketAddr) {
             "try: curl -s -H 'Content-Type: application/json' http://{address}/v2/models/{name}/infer -d @{example}"
         );
     }
+}
+
+/// The port of gRPC is open, too. Not a word of the line before, which scripts look for.
+pub(super) fn grpc(address: SocketAddr) {
+    tracing::info!(%address, "listens for gRPC");
 }
 
 /// Where a client on this machine reaches an address that was listened on.

@@ -8,12 +8,12 @@
 //! predecessor                                     successor
 //!   lanes to leave out  ──────────────────────────►  loads, opens the other devices, runs canaries
 //!                       ◄──────────────────────────  ready
-//!   the listening port  ──────────────────────────►  accepts connections
+//!   the listening ports ──────────────────────────►  accepts connections
 //!                       ◄──────────────────────────  serving
 //!   accepts no more, answers what it has, ends
 //! ```
 //!
-//! What always holds: somebody accepts connections at every moment, because both do until the last word. The port is one socket, not two on one
+//! What always holds: somebody accepts connections at every moment, because both do until the last word. A port (there may be two, of HTTP and of gRPC) is one socket, not two on one
 //! address, so no connection waits in a queue that is closed. A successor that fails costs a line in the log and a longer wait; one whose
 //! predecessor is gone before it has the port ends. A stop that comes at any moment before the last word ends both. Devices that were doubtful when it started are opened by canaries, in the background: opening a dead GPU may never return.
 //!
@@ -88,6 +88,21 @@ pub enum SuccessionError {
     Stopping,
 }
 
+/// The sockets that listen.
+#[derive(Debug)]
+pub(super) struct Ports {
+    pub(super) http: TcpListener,
+    pub(super) grpc: Option<TcpListener>,
+}
+
+impl Ports {
+    /// The same sockets once more.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        let grpc = self.grpc.as_ref().map(TcpListener::try_clone).transpose()?;
+        Ok(Ports { http: self.http.try_clone()?, grpc })
+    }
+}
+
 /// The process that has the port, as its successor sees it.
 #[derive(Debug)]
 pub(super) struct Predecessor {
@@ -122,12 +137,12 @@ impl Predecessor {
         Ok(lanes.iter().filter(doubtful).map(|lane| lane.id).collect())
     }
 
-    /// Ends this process if the predecessor ends before it gives the port away: nobody would know of a process that may still load for minutes.
+    /// Ends this process if the predecessor ends before it gives the ports away: nobody would know of a process that may still load for minutes.
     fn end_with_it(&self) -> Result<(), SuccessionError> {
         let socket = self.socket.try_clone().map_err(SuccessionError::Silent)?;
         let taken = Arc::clone(&self.taken);
         let watch = move || {
-            // The port's word is the next that comes; it is left where it is. Who took it may have been faster.
+            // The ports' word is the next that comes; it is left where it is. Who took them may have been faster.
             let heard = rustix::net::recv(&socket, &mut [0], RecvFlags::PEEK).is_ok_and(|(_, read)| read > 0);
             if !heard && !taken.load(Ordering::Acquire) {
                 tracing::error!("the process before this one has ended");
@@ -139,12 +154,12 @@ impl Predecessor {
         thread::Builder::new().name("predecessor".to_owned()).spawn(watch).map(drop).map_err(SuccessionError::Start)
     }
 
-    /// Every lane is loaded: takes the port.
-    pub(super) fn take_over(&mut self) -> Result<TcpListener, SuccessionError> {
+    /// Every lane is loaded: takes the ports.
+    pub(super) fn take_over(&mut self) -> Result<Ports, SuccessionError> {
         self.socket.write_all(&[READY]).map_err(SuccessionError::Silent)?;
-        let port = receive_port(&self.socket)?;
+        let ports = receive_ports(&self.socket)?;
         self.taken.store(true, Ordering::Release);
-        Ok(port)
+        Ok(ports)
     }
 
     /// Connections are accepted from now on.
@@ -158,7 +173,7 @@ impl Predecessor {
 pub(super) struct Succession {
     pub(super) engine: Arc<Engine>,
     pub(super) lanes: Vec<Lane>,
-    pub(super) port: TcpListener,
+    pub(super) ports: Ports,
     pub(super) clock: Clock,
     /// From one start to the next at least; n times that after n failures.
     pub(super) rest: Duration,
@@ -223,7 +238,7 @@ impl Succession {
         expect(socket, READY, LOADING, || self.engine.is_draining())?;
         let goes_on = || if self.engine.is_draining() { Err(SuccessionError::Stopping) } else { Ok(()) };
         goes_on()?;
-        send_port(socket, &self.port)?;
+        send_ports(socket, &self.ports)?;
         expect(socket, SERVING, TAKING, || false)?;
         goes_on()
     }
@@ -295,26 +310,29 @@ fn expect(socket: &UnixStream, word: u8, patience: Duration, stops: impl Fn() ->
     }
 }
 
-fn send_port(socket: &UnixStream, port: &TcpListener) -> Result<(), SuccessionError> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn send_ports(socket: &UnixStream, Ports { http, grpc }: &Ports) -> Result<(), SuccessionError> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let port = [port.as_fd()];
-    assert!(control.push(SendAncillaryMessage::ScmRights(&port)), "there is room for one");
+    let ports: Vec<_> = [Some(http), grpc.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
+    assert!(control.push(SendAncillaryMessage::ScmRights(&ports)), "there is room for two");
     let sent = rustix::net::sendmsg(socket, &[IoSlice::new(&[PORT])], &mut control, SendFlags::NOSIGNAL);
     sent.map(drop).map_err(|error| SuccessionError::Silent(error.into()))
 }
 
-fn receive_port(socket: &UnixStream) -> Result<TcpListener, SuccessionError> {
+fn receive_ports(socket: &UnixStream) -> Result<Ports, SuccessionError> {
     let mut word = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     // Not for the programs that this one starts.
     let flags = RecvFlags::CMSG_CLOEXEC;
     let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut word)], &mut control, flags);
     received.map_err(|error| SuccessionError::Silent(error.into()))?;
     let rights = |message| if let RecvAncillaryMessage::ScmRights(rights) = message { Some(rights) } else { None };
-    let port = control.drain().find_map(rights).into_iter().flatten().next();
-    port.filter(|_| word == [PORT]).map(TcpListener::from).ok_or(SuccessionError::Words)
+    let mut ports = control.drain().filter_map(rights).flatten().map(TcpListener::from);
+    match ports.next() {
+        Some(http) if word == [PORT] => Ok(Ports { http, grpc: ports.next() }),
+        Some(_) | None => Err(SuccessionError::Words),
+    }
 }
 
 #[cfg(test)]
@@ -331,27 +349,37 @@ mod tests {
     }
 
     #[test]
-    fn the_port_goes_from_one_process_to_the_other() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = port.local_addr().unwrap();
-        let successor = thread::spawn(move || {
-            let mut predecessor = Predecessor { socket: theirs, taken: Arc::default() };
-            let left_out = predecessor.left_out(&lanes()).unwrap();
-            let port = predecessor.take_over().unwrap();
-            predecessor.serving().unwrap();
-            (left_out, port)
-        });
-        (&ours).write_all(b"0 2 GPU-x\n").unwrap();
-        expect(&ours, READY, TAKING, || false).unwrap();
-        send_port(&ours, &port).unwrap();
-        expect(&ours, SERVING, TAKING, || false).unwrap();
-        drop(port);
-        let (left_out, port) = successor.join().unwrap();
-        assert_eq!(left_out, [LaneId(0), LaneId(2)]);
-        assert_eq!(port.local_addr().unwrap(), address);
-        let client = TcpStream::connect(address).unwrap();
-        assert_eq!(port.accept().unwrap().1, client.local_addr().unwrap(), "the port lives on");
+    fn the_ports_go_from_one_process_to_the_other() {
+        let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
+        for grpc in [None, Some(bind())] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let ports = Ports { http: bind(), grpc };
+            let address = |port: &TcpListener| port.local_addr().unwrap();
+            let addresses = (address(&ports.http), ports.grpc.as_ref().map(address));
+            let successor = thread::spawn(move || {
+                let mut predecessor = Predecessor { socket: theirs, taken: Arc::default() };
+                let left_out = predecessor.left_out(&lanes()).unwrap();
+                let ports = predecessor.take_over().unwrap();
+                predecessor.serving().unwrap();
+                (left_out, ports)
+            });
+            (&ours).write_all(b"0 2 GPU-x\n").unwrap();
+            expect(&ours, READY, TAKING, || false).unwrap();
+            send_ports(&ours, &ports.try_clone().unwrap()).unwrap();
+            expect(&ours, SERVING, TAKING, || false).unwrap();
+            drop(ports);
+            let (left_out, ports) = successor.join().unwrap();
+            assert_eq!(left_out, [LaneId(0), LaneId(2)]);
+            assert_eq!((address(&ports.http), ports.grpc.as_ref().map(address)), addresses);
+            for port in [Some(ports.http), ports.grpc].into_iter().flatten() {
+                let client = TcpStream::connect(address(&port)).unwrap();
+                assert_eq!(port.accept().unwrap().1, address_of(&client), "the port lives on");
+            }
+        }
+    }
+
+    fn address_of(client: &TcpStream) -> std::net::SocketAddr {
+        client.local_addr().unwrap()
     }
 
     #[test]

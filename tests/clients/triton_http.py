@@ -7,67 +7,16 @@ Each method works, with the right result, or raises the documented error (docs/c
 numpy from the same safetensors. Needs tritonclient[http]; prints a line for each method, and exits 1 if one of them failed.
 """
 
-import argparse
 import asyncio
 import gzip
 import json
-import pathlib
-import struct
-import sys
-import tomllib
 import zlib
 
 import numpy as np
 import tritonclient.http as http
 import tritonclient.http.aio as http_aio
+from fashion_mnist import DIRECT, MANIFEST, MODEL, ROWS, close, every, forward
 from tritonclient.utils import InferenceServerException
-
-MODEL = "fashion-mnist"
-WEIGHTS = pathlib.Path(__file__).resolve().parents[2] / "weights" / MODEL / "1"
-MANIFEST = tomllib.loads((WEIGHTS / "manifest.toml").read_text())
-RELATIVE = 1e-4
-
-
-def tensors(path):
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    head, body = json.loads(data[8 : 8 + length]), data[8 + length :]
-    head.pop("__metadata__", None)
-    read = lambda at: np.frombuffer(body[slice(*at["data_offsets"])], "<f4").reshape(at["shape"])
-    return {name: read(at).astype(np.float64) for name, at in head.items()}
-
-
-def convolved(rows, weight, bias, pad):
-    rows = np.pad(rows, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    windows = np.lib.stride_tricks.sliding_window_view(rows, weight.shape[2:], axis=(2, 3))
-    return np.einsum("ncxyij,ocij->noxy", windows, weight) + bias[None, :, None, None]
-
-
-def pooled(rows):
-    n, c, h, w = rows.shape
-    return rows.reshape(n, c, h // 2, 2, w // 2, 2).max(axis=(3, 5))
-
-
-def forward(rows):
-    """LeNet-5, in float64."""
-    w, relu = tensors(WEIGHTS / "base.safetensors"), lambda x: np.maximum(x, 0)
-    of = MANIFEST["preprocessing"]
-    x = (rows.astype(np.float64) - of["mean"]) / of["std"]
-    x = pooled(relu(convolved(x, w["conv1.weight"], w["conv1.bias"], 2)))
-    x = pooled(relu(convolved(x, w["conv2.weight"], w["conv2.bias"], 0)))
-    x = x.reshape(len(x), -1)
-    x = relu(x @ w["fc1.weight"].T + w["fc1.bias"])
-    x = relu(x @ w["fc2.weight"].T + w["fc2.bias"])
-    return x @ w["fc3.weight"].T + w["fc3.bias"]
-
-
-def close(found, rows):
-    want = forward(rows)
-    assert found.shape == want.shape, f"{found.shape}, not {want.shape}"
-    # Relative to the row's largest value: single logits pass through zero.
-    apart = np.abs(found - want).max(axis=1) / np.abs(want).max(axis=1)
-    assert apart.max() < RELATIVE, f"{apart.max()} apart from the direct forward"
-
 
 def refused(status, words, call):
     try:
@@ -88,10 +37,6 @@ def tensor(rows, datatype="FP32", binary=True):
 
 def output(**asked):
     return http.InferRequestedOutput("logits", **asked)
-
-
-DIRECT = {"parameters": {"allow_reconstructed": False}}
-ROWS = np.random.default_rng(7).random((4, 1, 28, 28), dtype=np.float32)
 
 
 class Checks:
@@ -329,22 +274,5 @@ class Checks:
         asyncio.run(every())
 
 
-def main():
-    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("--url", default="127.0.0.1:8000", help="host and port of the daemon")
-    checks = Checks(asked.parse_args().url)
-    failed = 0
-    for name, check in vars(Checks).items():
-        if name.startswith("_") or name == "infer":
-            continue
-        try:
-            print(f"{name}: {check(checks) or 'ok'}")
-        except Exception as error:  # noqa: BLE001: whatever it is, the other methods are tried, too
-            failed += 1
-            print(f"{name}: FAILED: {type(error).__name__}: {error}")
-    if failed:
-        sys.exit(f"{failed} failed")
-
-
 if __name__ == "__main__":
-    main()
+    every(Checks, __doc__, "127.0.0.1:8000")

@@ -5,6 +5,8 @@
 //! HTTP client would send.
 
 #[expect(clippy::unwrap_used, reason = "a harness ends the test when the unexpected happens")]
+mod engine;
+#[expect(clippy::unwrap_used, reason = "a harness ends the test when the unexpected happens")]
 mod port;
 
 mod clients;

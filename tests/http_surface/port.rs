@@ -1,4 +1,4 @@
-//! The engine of a few lines, the server in front of it, and a client that can misbehave.
+//! The server in front of the engine, and a client that can misbehave.
 
 use std::{
     io::{Read, Write},
@@ -9,115 +9,17 @@ use std::{
 };
 
 use parityd::{
-    admission::{Admission, Refusal, Terms},
-    clock::{Clock, Time},
+    admission::Admission,
     http::{self, Lanes, Limits, Site, UnknownLane},
     job::{Fault, LaneEvent, LaneReport, Role},
     metrics::Metrics,
-    pool::Shared,
-    query::{Accepts, Answer, Confidence, Failure, LaneId, Prediction, Provenance, Query, Rows, Signature, TensorSpec},
-    reply::{Admitted, Pending, Requests},
+    query::LaneId,
 };
 use serde_json::{Value, json};
 
-pub(crate) const QUEUE_MAX: usize = 64;
+pub(crate) use crate::engine::{Adder, QUEUE_MAX, ROW, signature, wait_until};
+
 pub(crate) const INFER: &str = "/v2/models/adder/infer";
-
-/// An engine that adds each row up. A row whose first value is negative fails by number; odd rows come back reconstructed.
-pub(crate) struct Adder {
-    requests: Requests,
-    pub(crate) refusal: Mutex<Option<Refusal>>,
-    /// What the last request asked of its answers.
-    asked: Mutex<Option<Terms>>,
-    /// Admitted and not answered, while the engine holds its answers back.
-    held: Mutex<Option<Vec<Shared<Admitted>>>>,
-}
-
-impl Adder {
-    fn new() -> Self {
-        let requests = Requests::new(QUEUE_MAX);
-        Adder { requests, refusal: Mutex::default(), asked: Mutex::default(), held: Mutex::default() }
-    }
-
-    fn answer(admitted: &Admitted, index: usize) {
-        let row = &admitted.query.row;
-        let failure = [(-1.0, Failure::Deadline), (-2.0, Failure::QueryFault), (-3.0, Failure::Stopped)];
-        let failed = failure.iter().find(|(first, _)| (row[0] - first).abs() < f32::EPSILON);
-        let confidence = Confidence::new(0.75).unwrap();
-        let provenance = match admitted.query.accepts {
-            Accepts::Any if index % 2 == 1 && confidence >= admitted.query.min_confidence => Provenance::Reconstructed,
-            Accepts::Any | Accepts::DirectOnly => Provenance::Direct,
-        };
-        let confidence = (provenance == Provenance::Reconstructed).then_some(confidence);
-        let sum = row.iter().sum::<f32>();
-        let answer: Answer = match failed {
-            Some((_, failure)) => Err(*failure),
-            None => Ok(Prediction { values: [sum, f32::MAX * sum].into(), provenance, confidence }),
-        };
-        admitted.answer(answer).expect("nobody else answers");
-    }
-
-    pub(crate) fn hold(&self) {
-        *self.held.lock().unwrap() = Some(Vec::new());
-    }
-
-    pub(crate) fn held(&self) -> Vec<Shared<Admitted>> {
-        self.held.lock().unwrap().clone().unwrap_or_default()
-    }
-
-    pub(crate) fn release(&self) {
-        for (index, admitted) in self.held.lock().unwrap().take().unwrap_or_default().iter().enumerate() {
-            Adder::answer(admitted, index);
-        }
-    }
-
-    /// Refuses from now on.
-    pub(crate) fn refuse(&self, refusal: Refusal) {
-        *self.refusal.lock().unwrap() = Some(refusal);
-    }
-
-    /// What the last request asked of its answers.
-    pub(crate) fn terms(&self) -> Terms {
-        self.asked.lock().unwrap().expect("something was admitted")
-    }
-
-    pub(crate) fn taken(&self) -> usize {
-        self.requests.admitted()
-    }
-}
-
-impl Admission for Adder {
-    fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal> {
-        if let Some(refusal) = *self.refusal.lock().unwrap() {
-            return Err(refusal);
-        }
-        *self.asked.lock().unwrap() = Some(terms);
-        let query = |row| Query {
-            row,
-            admitted: Time::ZERO,
-            deadline: Time::ZERO,
-            accepts: terms.accepts,
-            min_confidence: terms.min_confidence.unwrap_or(Confidence::NONE),
-            in_range: true,
-        };
-        let (entering, pending) = self.requests.admit(rows.iter().map(query)).ok_or(Refusal::Full)?;
-        let admitted: Vec<_> = entering.collect();
-        if let Some(held) = self.held.lock().unwrap().as_mut() {
-            held.extend(admitted);
-        } else {
-            std::thread::spawn(move || {
-                for (index, admitted) in admitted.iter().enumerate() {
-                    Adder::answer(admitted, index);
-                }
-            });
-        }
-        Ok(pending)
-    }
-
-    fn readiness(&self) -> Result<(), Refusal> {
-        self.refusal.lock().unwrap().map_or(Ok(()), Err)
-    }
-}
 
 /// One lane that remembers its fault.
 #[derive(Default)]
@@ -165,15 +67,7 @@ impl Port {
     pub(crate) fn with(change: impl FnOnce(&mut Site)) -> Port {
         let engine = Arc::new(Adder::new());
         let mut site = Site {
-            signature: Signature {
-                name: "adder".into(),
-                version: "1".into(),
-                platform: "test".into(),
-                input: TensorSpec { name: "input".into(), shape: vec![1, 2, 2] },
-                input_range: (0.0, 1.0),
-                output: TensorSpec { name: "logits".into(), shape: vec![2] },
-                labels: vec!["cat".into(), "dog".into()],
-            },
+            signature: signature(),
             admission: Arc::clone(&engine) as Arc<dyn Admission>,
             metrics: Arc::new(Metrics::new("adder", 1)),
             lanes: Some(Arc::new(OneLane::default())),
@@ -339,15 +233,4 @@ pub(crate) fn rows(rows: &[[f32; 4]]) -> String {
 pub(crate) fn tensor(data: &Value) -> Value {
     let count = data.as_array().map_or(1, Vec::len);
     json!({"inputs": [{"name": "input", "shape": [count, 1, 2, 2], "datatype": "FP32", "data": data}]})
-}
-
-pub(crate) const ROW: [f32; 4] = [0.5, 1.0, 2.0, 4.0];
-
-#[track_caller]
-pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let clock = Clock::start();
-    while !holds() {
-        assert!(clock.now().since(Time::ZERO) < Duration::from_secs(10), "{what} never came");
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
 }

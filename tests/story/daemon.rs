@@ -38,6 +38,7 @@ pub(crate) fn config(shipped: &str, edits: &[(&str, &str)]) -> String {
     let absolute = format!("weights = {:?}", folder.display().to_string());
     let fixed = [
         ("listen = \"127.0.0.1:8000\"", "listen = \"127.0.0.1:0\""),
+        ("listen = \"127.0.0.1:8001\"", "listen = \"127.0.0.1:0\""),
         ("faults = false", "faults = true"),
         (weights.as_str(), absolute.as_str()),
     ];
@@ -65,6 +66,7 @@ impl Daemon {
             .arg(&file)
             // Neither the developer's port nor a backtrace for each injected panic.
             .env_remove("PARITYD_HTTP_LISTEN")
+            .env_remove("PARITYD_GRPC_LISTEN")
             .env_remove("RUST_BACKTRACE")
             .env_remove("NOTIFY_SOCKET")
             .envs(variables.iter().copied())

@@ -97,7 +97,7 @@ fn operations_md_explains_every_metric_and_no_other() {
 fn operations_md_explains_every_reason() {
     let page = page("docs/operations.md");
     let words = words(&page);
-    for path in ["src/http/error.rs", "src/query.rs"] {
+    for path in ["src/wire/error.rs", "src/query.rs"] {
         let source = source(path);
         let arms: Vec<String> = literals(&source)
             .into_iter()

@@ -90,6 +90,7 @@ impl Site {
         let lanes = self.devices.iter().zip(&contender.roles);
         let config = Config {
             http: Http { listen: SocketAddr::from(([127, 0, 0, 1], 0)), drain: Duration::ZERO },
+            grpc: None,
             admin: Admin { faults: false },
             health: Health {
                 hang: rules.hang.unwrap_or(DEADLINE),

@@ -11,9 +11,8 @@
 //! send Triton's; what is known must have the right type. A refusal that names its field goes past serde in [`Expected::refuse`],
 //! because a serde error is only text.
 //!
-//! `tensor` reads the input, `values` and `datatype` its numbers, `wanted` the parameters and the requested outputs.
+//! `tensor` reads the input, `values` its numbers, `wanted` the parameters and the requested outputs.
 
-mod datatype;
 mod not_finite;
 mod scalars;
 mod tensor;
@@ -32,32 +31,17 @@ use serde::{
     de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor},
 };
 
-use datatype::Datatype;
-use tensor::{Inputs, binary_values};
-pub use wanted::{Form, Wanted};
+use tensor::Inputs;
 use wanted::{Outputs, ParametersSeed};
 
-use super::error::{ClientError, cut};
 use crate::{
     admission::Terms,
-    query::{Accepts, Rows, Signature, TensorSpec},
+    query::{Accepts, Signature},
+    wire::{Call, ClientError, Datatype, Form, Wanted},
 };
 
 /// The header that tells how many bytes of the body are JSON.
 pub(super) const JSON_LENGTH: &str = "Inference-Header-Content-Length";
-
-/// An infer request that can be admitted.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// To be repeated in the reply, even if it is empty.
-    pub id: Option<String>,
-    /// What the client asks of the answers.
-    pub terms: Terms,
-    /// How it wants the output.
-    pub wanted: Wanted,
-    /// At least one row, each as wide as the input.
-    pub rows: Rows,
-}
 
 /// Reads the body of an infer request: at most `queue_max` rows of the signature's one input. `json_bytes` is what
 /// `Inference-Header-Content-Length` says, if it was sent.
@@ -78,8 +62,7 @@ pub fn parse(
     };
     let (json, tail) = split.ok_or_else(beyond)?;
     let expected = |json_bytes, strings| Expected {
-        input: &signature.input,
-        output: &signature.output,
+        signature,
         queue_max,
         json_bytes,
         strings,
@@ -110,8 +93,7 @@ enum Strings {
 
 /// What the request is held against.
 struct Expected<'a> {
-    input: &'a TensorSpec,
-    output: &'a TensorSpec,
+    signature: &'a Signature,
     queue_max: usize,
     json_bytes: usize,
     strings: Strings,
@@ -139,12 +121,13 @@ impl Expected<'_> {
 
     /// A raw request: the bytes of one row in the model's own datatype. Such a client reads no JSON, so its answer is binary, too.
     fn raw(&self) -> Result<Call, ClientError> {
-        let (sent, holds) = (self.tail.len(), self.input.width() * Datatype::Fp32.bytes());
+        let (sent, holds) = (self.tail.len(), self.signature.input.width() * Datatype::Fp32.bytes());
         if sent != holds {
             let problem = format!("0, so that the body is one row, of {holds} bytes, and it has {sent}");
             return Err(ClientError::field(JSON_LENGTH, problem));
         }
-        let rows = self.cut(1, binary_values(Datatype::Fp32, self.tail)?)?;
+        let field = "inputs[0].data";
+        let rows = self.signature.cut_rows(1, Datatype::Fp32.read_values(self.tail, field)?, field)?;
         let terms = Terms { accepts: Accepts::Any, min_confidence: None, timeout: None };
         Ok(Call { id: None, terms, wanted: Wanted { form: Form::Binary, classes: None }, rows })
     }
@@ -158,27 +141,6 @@ impl Expected<'_> {
 
     fn refuse_field<E: serde::de::Error>(&self, field: &'static str, problem: impl Into<String>) -> E {
         self.refuse(ClientError::field(field, problem))
-    }
-
-    /// The shape that is right, as text.
-    fn shape(&self) -> String {
-        let dims = self.input.shape.iter().map(ToString::to_string);
-        format!("[{}]", std::iter::once("n".to_owned()).chain(dims).collect::<Vec<_>>().join(", "))
-    }
-
-    /// How many rows `shape` holds.
-    fn rows(&self, shape: &[u64]) -> Result<usize, ClientError> {
-        let field = "inputs[0].shape";
-        let row = shape.get(1..).unwrap_or_default();
-        let same = |(&dim, &want): (&u64, &usize)| usize::try_from(dim) == Ok(want);
-        if shape.is_empty() || row.len() != self.input.shape.len() || !row.iter().zip(&self.input.shape).all(same) {
-            return Err(ClientError::field(field, format!("{shape:?}, and {} is expected", self.shape())));
-        }
-        match usize::try_from(shape[0]) {
-            Ok(0) => Err(ClientError::field(field, "a request has at least one row")),
-            Ok(rows) if rows <= self.queue_max => Ok(rows),
-            Ok(_) | Err(_) => Err(ClientError::TooManyRows { queue_max: self.queue_max }),
-        }
     }
 }
 
@@ -227,7 +189,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         }
         let rows = inputs.ok_or_else(|| expected.refuse_field("inputs", "missing"))?;
         let parameters = parameters.unwrap_or_default();
-        let wanted = parameters.wanted(outputs.unwrap_or_default());
+        let wanted = parameters.wanted(outputs.unwrap_or_default(), Form::Typed);
         Ok(Call { id: id.flatten(), terms: parameters.terms(), wanted, rows })
     }
 }

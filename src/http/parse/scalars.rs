@@ -8,21 +8,7 @@ use std::fmt;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::Expected;
-use crate::http::error::{ClientError, cut};
-
-/// The value of a parameter.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum Scalar {
-    Null,
-    Bool(bool),
-    Unsigned(u64),
-    /// Negative or fractional.
-    Number(f64),
-    /// Of no parameter that we know is the text of interest.
-    Text,
-    /// A list or an object.
-    Compound,
-}
+use crate::wire::{ClientError, Scalar, cut};
 
 /// Reads an object, or `null`, and hands each pair to `take`.
 pub(super) struct Scalars<'a, F> {

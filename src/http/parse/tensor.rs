@@ -12,15 +12,11 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{
-    Expected,
-    datatype::Datatype,
-    once,
-    scalars::{Scalar, Scalars},
-    values::Data,
-    wanted::{NO_SHARED_MEMORY, whole},
+use super::{Expected, once, scalars::Scalars, values::Data};
+use crate::{
+    query::Rows,
+    wire::{ClientError, Datatype, Scalar, no_shared_memory, whole},
 };
-use crate::{http::error::ClientError, query::Rows};
 
 /// Reads the list of inputs, which must be one.
 pub(super) struct Inputs<'a>(pub(super) &'a Expected<'a>);
@@ -42,13 +38,12 @@ impl<'de> Visitor<'de> for Inputs<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Rows, A::Error> {
         let Inputs(expected) = self;
-        let name = &expected.input.name;
         let Some(rows) = list.next_element_seed(Tensor(expected))? else {
-            return Err(expected.refuse_field("inputs", format!("the input {name:?} is missing")));
+            return Err(expected.refuse(expected.signature.not_one_input(0)));
         };
         // The first was the model's only input, whatever the second is called.
         if list.next_element::<IgnoredAny>()?.is_some() {
-            return Err(expected.refuse_field("inputs", format!("exactly one tensor is expected, {name:?}")));
+            return Err(expected.refuse(expected.signature.not_one_input(2)));
         }
         Ok(rows)
     }
@@ -113,7 +108,7 @@ impl<'de> Visitor<'de> for Tensor<'_> {
             self.read(&mut fields, key, &mut map)?;
         }
         let wrong = |error| expected.refuse(error);
-        let is_named = fields.name.as_deref().map(|name| expected.is_input(name));
+        let is_named = fields.name.as_deref().map(|name| expected.signature.check_input(name));
         is_named.unwrap_or_else(|| Err(missing("inputs[0].name"))).map_err(wrong)?;
         let datatype = fields.datatype.ok_or_else(|| wrong(missing("inputs[0].datatype")))?;
         let rows = fields.rows.ok_or_else(|| wrong(missing("inputs[0].shape")))?;
@@ -131,7 +126,7 @@ impl<'de> Visitor<'de> for Tensor<'_> {
                 return Err(expected.refuse_field("inputs[0].data", "given beside binary_data_size"));
             }
         };
-        expected.cut(rows, values).map_err(wrong)
+        expected.signature.cut_rows(rows, values, "inputs[0].data").map_err(wrong)
     }
 }
 
@@ -144,13 +139,16 @@ impl Tensor<'_> {
             Key::Datatype => {
                 let mut word = None::<String>;
                 once(&mut word, "inputs[0].datatype", map.next_value())?;
-                let datatype = datatype(&word.unwrap_or_default()).map_err(|error| expected.refuse(error))?;
+                let datatype = Datatype::read(&word.unwrap_or_default()).map_err(|error| expected.refuse(error))?;
                 once(&mut into.datatype, "inputs[0].datatype", Ok(datatype))
             }
             Key::Shape => {
                 let mut shape = None::<Vec<u64>>;
                 once(&mut shape, "inputs[0].shape", map.next_value())?;
-                let rows = expected.rows(&shape.unwrap_or_default()).map_err(|error| expected.refuse(error))?;
+                let rows = expected
+                    .signature
+                    .check_rows(&shape.unwrap_or_default(), expected.queue_max)
+                    .map_err(|error| expected.refuse(error))?;
                 once(&mut into.rows, "inputs[0].shape", Ok(rows))
             }
             Key::Parameters => {
@@ -177,42 +175,20 @@ impl Parameters {
     fn take(&mut self, name: &str, value: Scalar) -> Result<(), ClientError> {
         match name {
             "binary_data_size" => self.binary_bytes = whole("inputs[0].parameters.binary_data_size", value)?,
-            "shared_memory_region" | "shared_memory_byte_size" | "shared_memory_offset" if value != Scalar::Null => {
-                return Err(ClientError::field("inputs[0].parameters", format!("{name}: {NO_SHARED_MEMORY}")));
-            }
-            _ => {}
+            _ => no_shared_memory("inputs[0].parameters", name, value)?,
         }
         Ok(())
     }
-}
-
-/// Binary values of the input.
-pub(super) fn binary_values(datatype: Datatype, bytes: &[u8]) -> Result<Arc<[f32]>, ClientError> {
-    let misfit = |(index, misfit)| ClientError::field("inputs[0].data", format!("value {index} {misfit}"));
-    datatype.values(bytes).map_err(misfit)
 }
 
 fn missing(field: &'static str) -> ClientError {
     ClientError::field(field, "missing")
 }
 
-fn datatype(word: &str) -> Result<Datatype, ClientError> {
-    Datatype::named(word).ok_or_else(|| {
-        let known = Datatype::ALL.map(Datatype::as_str).join(", ");
-        ClientError::field("inputs[0].datatype", format!("{:?} is none of {known}", super::cut(word.to_owned())))
-    })
-}
-
 impl Expected<'_> {
-    fn is_input(&self, name: &str) -> Result<(), ClientError> {
-        let want = &self.input.name;
-        let wrong = || ClientError::field("inputs[0].name", format!("{want:?} is expected, not {name:?}"));
-        if name == want { Ok(()) } else { Err(wrong()) }
-    }
-
     /// The tensor as the bytes after the JSON, which must be its own and no more.
     fn binary(&self, rows: usize, datatype: Datatype, told: u64) -> Result<Arc<[f32]>, ClientError> {
-        let holds = rows.saturating_mul(self.input.width()).saturating_mul(datatype.bytes());
+        let holds = rows.saturating_mul(self.signature.input.width()).saturating_mul(datatype.bytes());
         if usize::try_from(told) != Ok(holds) {
             let problem = format!("{told}, and the shape holds {holds} bytes of {}", datatype.as_str());
             return Err(ClientError::field("inputs[0].parameters.binary_data_size", problem));
@@ -224,15 +200,6 @@ impl Expected<'_> {
             return Err(ClientError::field("inputs[0].parameters.binary_data_size", problem));
         }
         self.used.set(holds);
-        binary_values(datatype, &self.tail[..holds])
-    }
-
-    /// `values` as so many rows.
-    pub(super) fn cut(&self, rows: usize, values: Arc<[f32]>) -> Result<Rows, ClientError> {
-        let (found, width) = (values.len(), self.input.width());
-        Rows::new(values, width).filter(|cut| cut.count() == rows).ok_or_else(|| {
-            let problem = format!("{found} values, and the shape holds {}", rows * width);
-            ClientError::field("inputs[0].data", problem)
-        })
+        datatype.read_values(&self.tail[..holds], "inputs[0].data")
     }
 }

@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::query::Confidence;
+use crate::{
+    http::status::Status,
+    query::{Confidence, TensorSpec},
+};
 
 const QUEUE_MAX: usize = 4;
 

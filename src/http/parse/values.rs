@@ -7,11 +7,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Unexpected, Visitor};
 
-use super::{
-    Expected, Strings,
-    datatype::{Datatype, Number},
-    not_finite,
-};
+use super::{Expected, Strings, not_finite};
+use crate::wire::{Datatype, Number};
 
 /// Reads `data` into one vector.
 pub(super) struct Data<'a> {
@@ -26,10 +23,10 @@ impl<'de> DeserializeSeed<'de> for Data<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Vec<f32>, D::Error> {
         let Data { expected, rows, datatype } = self;
-        let limit = rows.saturating_mul(expected.input.width());
+        let limit = rows.saturating_mul(expected.signature.input.width());
         // A value and its comma are two bytes: no declared shape makes us reserve more than the body can fill.
         let mut into = Vec::with_capacity(limit.min(expected.json_bytes / 2 + 1));
-        let levels = expected.input.shape.len() + 1;
+        let levels = expected.signature.input.shape.len() + 1;
         json.deserialize_seq(Level { expected, into: &mut into, limit, datatype, levels })?;
         Ok(into)
     }

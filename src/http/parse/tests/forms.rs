@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{QUEUE_MAX, ordered, read, refused, signature, tensor, values, with};
-use crate::http::{
-    error::ClientError,
-    parse::{Call, Form, Wanted, parse},
+use crate::{
+    http::{parse::parse, status::Status},
+    wire::{Call, ClientError, Form, Wanted},
 };
 
 /// A body of JSON and `tail`, and the length of the JSON.
@@ -32,7 +32,7 @@ fn binary_tensors_follow_the_json() {
     let four: Vec<u8> = [1.0, 2.5, -3.0, 4.0_f32].into_iter().flat_map(f32::to_le_bytes).collect();
     let call = read_split(&binary("FP32", 16), &four).expect("four values");
     assert_eq!(values(&call), [1.0, 2.5, -3.0, 4.0]);
-    assert_eq!(call.wanted, Wanted { form: Form::Json, classes: None });
+    assert_eq!(call.wanted, Wanted { form: Form::Typed, classes: None });
     let call = read_split(&binary("INT8", 4), &[1, 2, 0xfd, 4]).expect("four values");
     assert_eq!(values(&call), [1.0, 2.0, -3.0, 4.0]);
     let raw = parse(&four, Some(0), &signature(), QUEUE_MAX).expect("a raw row");
@@ -158,10 +158,10 @@ fn outputs_are_json_unless_binary_is_asked_for() {
         read(&body.to_string()).expect("outputs").wanted
     };
     let output = |parameters: Value| json!([{"name": "logits", "parameters": parameters}]);
-    assert_eq!(wanted(Value::Null, Value::Null).form, Form::Json);
+    assert_eq!(wanted(Value::Null, Value::Null).form, Form::Typed);
     assert_eq!(wanted(Value::Null, json!(true)).form, Form::Binary);
     assert_eq!(wanted(output(json!({"binary_data": true})), json!(false)).form, Form::Binary);
-    assert_eq!(wanted(output(json!({"binary_data": false})), json!(true)).form, Form::Json, "an output's own word");
+    assert_eq!(wanted(output(json!({"binary_data": false})), json!(true)).form, Form::Typed, "an output's own word");
     assert_eq!(wanted(output(json!({})), json!(true)).form, Form::Binary);
     let classes = |count: Value| wanted(output(json!({"classification": count})), Value::Null).classes;
     assert_eq!(classes(json!(2)).map(NonZeroUsize::get), Some(2));

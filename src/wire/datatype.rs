@@ -10,7 +10,7 @@ use half::{bf16, f16};
 
 /// What a tensor's values are. BYTES is missing: no model takes text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Datatype {
+pub(crate) enum Datatype {
     Bool,
     Uint8,
     Uint16,
@@ -28,7 +28,7 @@ pub(super) enum Datatype {
 
 /// A value as JSON has it.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Number {
+pub(crate) enum Number {
     Bool(bool),
     Integer(i128),
     Real(f64),
@@ -36,7 +36,7 @@ pub(super) enum Number {
 
 /// Why a value does not become FP32.
 #[derive(Clone, Copy, PartialEq, Debug, thiserror::Error)]
-pub(super) enum Misfit {
+pub(crate) enum Misfit {
     #[error("is {0:e}, too large for FP32")]
     TooLarge(f64),
     #[error("is {0}, which FP32, the model's type, does not hold exactly")]
@@ -55,7 +55,7 @@ pub(super) enum Misfit {
 
 impl Datatype {
     /// All of them, in the order of the protocol.
-    pub(super) const ALL: [Datatype; 13] = [
+    pub(crate) const ALL: [Datatype; 13] = [
         Datatype::Bool,
         Datatype::Uint8,
         Datatype::Uint16,
@@ -72,12 +72,12 @@ impl Datatype {
     ];
 
     /// The datatype of that name.
-    pub(super) fn named(word: &str) -> Option<Self> {
+    pub(crate) fn named(word: &str) -> Option<Self> {
         Datatype::ALL.into_iter().find(|datatype| datatype.as_str() == word)
     }
 
     /// The word on the wire.
-    pub(super) const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Datatype::Bool => "BOOL",
             Datatype::Uint8 => "UINT8",
@@ -96,7 +96,7 @@ impl Datatype {
     }
 
     /// Bytes of one value as binary data.
-    pub(super) const fn bytes(self) -> usize {
+    pub(crate) const fn bytes(self) -> usize {
         match self {
             Datatype::Bool | Datatype::Uint8 | Datatype::Int8 => 1,
             Datatype::Uint16 | Datatype::Int16 | Datatype::Fp16 | Datatype::Bf16 => 2,
@@ -121,7 +121,7 @@ impl Datatype {
     }
 
     /// A value of this type that was written in JSON.
-    pub(super) fn value(self, number: Number) -> Result<f32, Misfit> {
+    pub(crate) fn value(self, number: Number) -> Result<f32, Misfit> {
         match (self, number) {
             (Datatype::Fp16 | Datatype::Bf16, _) => Err(Misfit::BinaryOnly(self)),
             (Datatype::Bool, Number::Bool(truth)) => Ok(f32::from(u8::from(truth))),
@@ -140,7 +140,7 @@ impl Datatype {
 
     /// All values of a binary tensor, little-endian; or the index of the first that does not fit, and why. Bytes beyond the last whole
     /// value are left out. One pass over the bytes writes the rows' own buffer; where a value may not fit, a pass before it has looked.
-    pub(super) fn values(self, bytes: &[u8]) -> Result<Arc<[f32]>, (usize, Misfit)> {
+    pub(crate) fn values(self, bytes: &[u8]) -> Result<Arc<[f32]>, (usize, Misfit)> {
         match self {
             Datatype::Bool => checked(bytes, |[byte]: [u8; 1]| match byte {
                 0 | 1 => Ok(f32::from(byte)),

@@ -4,7 +4,10 @@
 //! cannot tell a daemon that stops from one that was never there, and a 503 with Retry-After tells it. What is waited for is every request
 //! whose queries may have been admitted, and nothing else: neither an idle connection nor half a body holds the end up.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use tokio::sync::{Notify, watch};
 
@@ -23,7 +26,7 @@ enum Stage {
 
 /// The stage, and the number of requests that may hold admitted queries.
 #[derive(Debug)]
-pub(super) struct Drain {
+pub(crate) struct Drain {
     stage: watch::Sender<Stage>,
     waiting: AtomicUsize,
     settled: Notify,
@@ -31,58 +34,63 @@ pub(super) struct Drain {
 
 /// A request that may hold admitted queries, for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Awaited<'d>(&'d Drain);
+pub(crate) struct Awaited(Arc<Drain>);
 
 impl Drain {
     /// Nothing has ended.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Drain { stage: watch::Sender::new(Stage::Serving), waiting: AtomicUsize::new(0), settled: Notify::new() }
     }
 
     /// Whether a connection should close once its request is answered.
-    pub(super) fn closes_connections(&self) -> bool {
+    pub(crate) fn closes_connections(&self) -> bool {
         *self.stage.borrow() >= Stage::Leaving
     }
 
+    /// Resolves when nobody should come any more: another process accepts connections, or the end begins.
+    pub(crate) async fn left(&self) {
+        self.reached(Stage::Leaving).await;
+    }
+
     /// Resolves when the end begins.
-    pub(super) async fn begun(&self) {
+    pub(crate) async fn begun(&self) {
         self.reached(Stage::Draining).await;
     }
 
     /// Resolves when admitted queries are not waited for any longer.
-    pub(super) async fn over(&self) {
+    pub(crate) async fn over(&self) {
         self.reached(Stage::Over).await;
     }
 
     /// Another process accepts connections from now on.
-    pub(super) fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.stage.send_replace(Stage::Leaving);
     }
 
     /// The end begins.
-    pub(super) fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.stage.send_replace(Stage::Draining);
     }
 
     /// Admitted queries are not waited for any longer.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.stage.send_replace(Stage::Over);
     }
 
     /// Requests that may hold admitted queries.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
 
     /// Taken before admission is asked. Admission's answer follows this count, and the end's look at the count follows its refusals: so
     /// an admitted request is seen.
-    pub(super) fn await_me(&self) -> Awaited<'_> {
+    pub(crate) fn await_me(self: &Arc<Self>) -> Awaited {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        Awaited(self)
+        Awaited(Arc::clone(self))
     }
 
     /// Resolves when no request may hold admitted queries.
-    pub(super) async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         loop {
             // A wake-up that comes between the look and the wait is kept for a `Notified` that exists already.
             let notified = self.settled.notified();
@@ -100,7 +108,7 @@ impl Drain {
     }
 }
 
-impl Drop for Awaited<'_> {
+impl Drop for Awaited {
     fn drop(&mut self) {
         if self.0.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.settled.notify_waiters();
@@ -114,7 +122,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_settles_when_the_last_request_is_answered() {
-        let drain = Drain::new();
+        let drain = Arc::new(Drain::new());
         drain.settled().await;
         let (first, second) = (drain.await_me(), drain.await_me());
         assert_eq!(drain.waiting(), 2);

@@ -1,19 +1,23 @@
-//! Everything that can go wrong with a request, and the one place that says what it means on the wire.
+//! Everything that can go wrong with a request, whichever protocol brought it, and the one place that says what it means.
 //!
-//! Each error knows its status, its `reason` word and whether the same request may succeed later. There is no variant for a bug and none
-//! that becomes a 500: what a client sends is refused by name, and what we cannot do now is one of admission's refusals.
+//! Each error knows its `reason` word and whether the same request may succeed later; `http` and `grpc` say which status that is in theirs. There is
+//! no variant for a bug and none that becomes a 500: what a client sends is refused by name, and what we cannot do now is one of admission's
+//! refusals.
 
 use std::{borrow::Cow, time::Duration};
 
-use hyper::StatusCode;
-
-use crate::{admission::Refusal, http::UnknownLane, query::Failure};
+use crate::{admission::Refusal, metrics::Metrics, query::Failure};
 
 /// The longest text that an error repeats from a client, in bytes.
 const TEXT_BYTES_MAX: usize = 300;
 
 /// The request parameter that asks for confidence.
-pub(super) const MIN_CONFIDENCE: &str = "parameters.min_confidence";
+pub(crate) const MIN_CONFIDENCE: &str = "parameters.min_confidence";
+
+/// There is no lane of that id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("there is no lane of that id")]
+pub struct UnknownLane;
 
 /// A request that is wrong in itself: sending it again is of no use.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -124,41 +128,18 @@ pub enum ClientError {
 
 impl ClientError {
     /// What serde said about a body, cut to a length that is safe to send back.
-    pub(super) fn json(error: &serde_json::Error) -> Self {
+    pub(crate) fn json(error: &serde_json::Error) -> Self {
         ClientError::Json(cut(error.to_string()))
     }
 
     /// A field with a wrong value.
-    pub(super) fn field(field: impl Into<Cow<'static, str>>, problem: impl Into<String>) -> Self {
+    pub(crate) fn field(field: impl Into<Cow<'static, str>>, problem: impl Into<String>) -> Self {
         ClientError::Field { field: field.into(), problem: cut(problem.into()) }
     }
 
     /// A picture that cannot be read.
-    pub(super) fn picture(problem: impl Into<String>) -> Self {
+    pub(crate) fn picture(problem: impl Into<String>) -> Self {
         ClientError::Picture { problem: cut(problem.into()) }
-    }
-
-    /// The status on the wire; always a 4xx.
-    pub const fn status(&self) -> StatusCode {
-        match self {
-            ClientError::UnknownRoute { .. }
-            | ClientError::UnknownModel { .. }
-            | ClientError::UnknownVersion { .. }
-            | ClientError::UnknownLane(_)
-            | ClientError::NotServed { .. } => StatusCode::NOT_FOUND,
-            ClientError::WrongVerb { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            ClientError::Json(_)
-            | ClientError::Field { .. }
-            | ClientError::BrokenBody
-            | ClientError::Picture { .. } => StatusCode::BAD_REQUEST,
-            ClientError::ForeignOrigin => StatusCode::FORBIDDEN,
-            ClientError::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
-            ClientError::NoLength => StatusCode::LENGTH_REQUIRED,
-            ClientError::BodyTooLong { .. } | ClientError::TooManyRows { .. } | ClientError::PictureTooLarge { .. } => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
-            ClientError::WrongType { .. } | ClientError::WrongEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        }
     }
 
     /// The `reason` on the wire and in `parityd_errors_total`.
@@ -219,21 +200,6 @@ impl From<Refusal> for Error {
 }
 
 impl Error {
-    /// The status on the wire.
-    pub const fn status(&self) -> StatusCode {
-        match self {
-            Error::Client(error) => error.status(),
-            Error::Busy | Error::Refused(Refusal::Full) => StatusCode::TOO_MANY_REQUESTS,
-            Error::Refused(Refusal::TooManyRows { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-            Error::Refused(Refusal::NotCalibrated) => StatusCode::BAD_REQUEST,
-            Error::Refused(Refusal::NotReady | Refusal::Draining) | Error::Failed { failure: Failure::Stopped, .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Error::Failed { failure: Failure::Deadline, .. } => StatusCode::GATEWAY_TIMEOUT,
-            Error::Failed { failure: Failure::QueryFault, .. } => StatusCode::UNPROCESSABLE_ENTITY,
-        }
-    }
-
     /// The `reason` on the wire and in `parityd_errors_total`.
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -260,7 +226,7 @@ impl Error {
         }
     }
 
-    /// The `Retry-After` header; every 429 and 503 has one.
+    /// When to come back, if something says so: what is full, not ready or stopping. In HTTP, every 429 and 503 has one.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::Refused(refusal) => refusal.retry_after(),
@@ -268,10 +234,18 @@ impl Error {
             Error::Client(_) | Error::Failed { failure: Failure::Deadline | Failure::QueryFault, .. } => None,
         }
     }
+
+    /// Counts what was refused before it was admitted. Queries that failed after that are the engine's to count.
+    pub(crate) fn count(&self, metrics: &Metrics) {
+        match self {
+            Error::Client(_) | Error::Busy | Error::Refused(_) => metrics.failed(self.reason(), 1),
+            Error::Failed { .. } => {}
+        }
+    }
 }
 
 /// `text`, or as much of it as an error may repeat.
-pub(super) fn cut(mut text: String) -> String {
+pub(crate) fn cut(mut text: String) -> String {
     if text.len() > TEXT_BYTES_MAX {
         text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
         text.push('…');
@@ -282,27 +256,6 @@ pub(super) fn cut(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_429_and_503_says_when_to_come_back_and_is_retryable() {
-        let errors = [
-            Error::Busy,
-            Refusal::Full.into(),
-            Refusal::NotReady.into(),
-            Refusal::Draining.into(),
-            Refusal::TooManyRows { queue_max: 1 }.into(),
-            Refusal::NotCalibrated.into(),
-            Error::Failed { row: 0, failure: Failure::Stopped },
-            Error::Failed { row: 0, failure: Failure::Deadline },
-            Error::Failed { row: 0, failure: Failure::QueryFault },
-        ];
-        for error in errors {
-            let waits = matches!(error.status().as_u16(), 429 | 503);
-            assert_eq!(error.retry_after().is_some(), waits, "{error}");
-            assert!(!waits || error.retryable(), "{error}");
-            assert_ne!(error.status().as_u16(), 500);
-        }
-    }
 
     #[test]
     fn long_text_is_cut_between_characters() {

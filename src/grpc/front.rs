@@ -1,0 +1,135 @@
+//! Every call passes here: which service it is for, what is known and not served, and how its reply is compressed.
+//!
+//! gRPC clients tell with every call which compressions they could take, whether or not compressing is worth it; tonic would then compress the
+//! smallest reply. So a reply is compressed as its request is, and else not at all.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tonic::{
+    body::Body,
+    codegen::{BoxFuture, CompressionEncoding, Service, http},
+    server::NamedService,
+};
+
+use super::{
+    Shared,
+    health::Readiness,
+    inbound::Inbound,
+    proto::{
+        health::health_server::HealthServer, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+    },
+    service::Protocol,
+    status::status,
+};
+use crate::wire::{ClientError, Error, cut};
+
+/// Methods of Triton's that have no place here, and what they are for.
+const NOT_SERVED: &[(&str, &str)] = &[
+    ("RepositoryModelLoad", "loading and unloading models is"),
+    ("RepositoryModelUnload", "loading and unloading models is"),
+    ("SystemSharedMemoryStatus", "shared memory is"),
+    ("SystemSharedMemoryRegister", "shared memory is"),
+    ("SystemSharedMemoryUnregister", "shared memory is"),
+    ("CudaSharedMemoryStatus", "shared memory is"),
+    ("CudaSharedMemoryRegister", "shared memory is"),
+    ("CudaSharedMemoryUnregister", "shared memory is"),
+    ("TraceSetting", "trace settings are"),
+    ("LogSettings", "log settings are"),
+];
+
+/// Methods whose clients may send any number of messages.
+const STREAMS: &[&str] = &["ModelStreamInfer", "ServerReflectionInfo"];
+
+type Reply = http::Response<Body>;
+
+/// The services of the port, the two of reflection among them.
+#[derive(Clone)]
+pub(super) struct Front<R, A> {
+    shared: Arc<Shared>,
+    inference: GrpcInferenceServiceServer<Protocol>,
+    health: HealthServer<Readiness>,
+    reflection: R,
+    reflection_alpha: A,
+}
+
+impl<R, A> Front<R, A> {
+    /// The services in front of what `shared` serves.
+    pub(super) fn new(shared: &Arc<Shared>, reflection: R, reflection_alpha: A) -> Self {
+        let bytes_max = shared.site.limits.body_bytes_max(&shared.site.signature);
+        let inference = GrpcInferenceServiceServer::new(Protocol::new(shared))
+            // A compressed message may become as long as another is.
+            .max_decoding_message_size(bytes_max)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Deflate)
+            .send_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Deflate);
+        let health = HealthServer::new(Readiness::new(shared));
+        Front { shared: Arc::clone(shared), inference, health, reflection, reflection_alpha }
+    }
+
+    fn refuse(&self, error: impl Into<Error>) -> BoxFuture<Reply, Infallible> {
+        let error = error.into();
+        error.count(&self.shared.site.metrics);
+        let reply = status(&error).into_http();
+        Box::pin(async { Ok(reply) })
+    }
+}
+
+/// A service of the port.
+trait Served:
+    Service<http::Request<Body>, Response = Reply, Error = Infallible, Future = BoxFuture<Reply, Infallible>>
+{
+}
+
+impl<S> Served for S where
+    S: Service<http::Request<Body>, Response = Reply, Error = Infallible, Future = BoxFuture<Reply, Infallible>>
+{
+}
+
+impl<R, A> Service<http::Request<Body>> for Front<R, A>
+where
+    R: Served + NamedService,
+    A: Served + NamedService,
+{
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = BoxFuture<Reply, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // All of them always are.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let path = request.uri().path().to_owned();
+        let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+        let request = self.bounded(request, STREAMS.contains(&method));
+        match service {
+            "inference.GRPCInferenceService" => match NOT_SERVED.iter().find(|(name, _)| *name == method) {
+                Some(&(_, what)) => self.refuse(ClientError::NotServed { what }),
+                None => self.inference.call(request),
+            },
+            "grpc.health.v1.Health" => self.health.call(request),
+            name if name == R::NAME => self.reflection.call(request),
+            name if name == A::NAME => self.reflection_alpha.call(request),
+            _ => self.refuse(ClientError::UnknownRoute { path: cut(path) }),
+        }
+    }
+}
+
+impl<R, A> Front<R, A> {
+    /// The request with its body bounded, and with the reply's compression settled.
+    fn bounded(&self, mut request: http::Request<Body>, is_stream: bool) -> http::Request<Body> {
+        let headers = request.headers_mut();
+        headers.remove("grpc-accept-encoding");
+        if let Some(encoding) = headers.get("grpc-encoding").cloned() {
+            headers.insert("grpc-accept-encoding", encoding);
+        }
+        request.map(|body| Body::new(Inbound::new(body, Arc::clone(&self.shared), is_stream)))
+    }
+}

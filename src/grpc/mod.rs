@@ -1,0 +1,65 @@
+//! gRPC: the same protocol as `http` on a port of its own, and the only module that knows tonic and protobuf.
+//!
+//! Owns the service `inference.GRPCInferenceService` (the Open Inference Protocol v2 with those of Triton's extensions that mean something
+//! here), `grpc.health.v1` and server reflection. What always holds: whatever a request is refused for is refused over HTTP in the same
+//! words, because the rules are in [`wire`](crate::wire); a message is in memory as a whole before anything is reserved for it, and never
+//! beyond the budget; a client that leaves drops its [`Pending`](crate::reply::Pending), and with it its place in the queue.
+//!
+//! The layer sees [`Admission`] alone, so it is tested against a dozen lines instead of a daemon (`tests/grpc_surface`). Written on tonic's
+//! server, without its router: three services need none, and one place sees every call before its body is read.
+//!
+//! `server` accepts into `connection`s, `front` finds the service, `inbound` bounds the messages, `service` has the methods, `read` checks,
+//! `infer` admits and awaits, `write` and `status` answer, `describe` and `health` tell. `proto` is generated from the `.proto` files in
+//! `proto/`; docs/decisions/0023 says why that code is checked in.
+
+mod connection;
+mod describe;
+mod front;
+mod health;
+mod inbound;
+mod infer;
+pub mod proto;
+mod read;
+mod server;
+mod service;
+mod status;
+mod write;
+
+use std::{fmt, sync::Arc};
+
+pub use server::serve;
+
+use crate::{
+    admission::Admission,
+    metrics::Metrics,
+    query::Signature,
+    wire::{Budget, Drain},
+};
+
+pub use crate::wire::Limits;
+
+/// What the port serves.
+pub struct Site {
+    /// Names and shapes of the deployment.
+    pub signature: Signature,
+    /// Where requests go once they are understood.
+    pub admission: Arc<dyn Admission>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// How much of anything a client may take.
+    pub limits: Limits,
+}
+
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Site").field("signature", &self.signature).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// What all calls share.
+#[derive(Debug)]
+struct Shared {
+    site: Arc<Site>,
+    budget: Budget,
+    drain: Arc<Drain>,
+}

@@ -1,0 +1,116 @@
+//! Which status of gRPC an error is, and what goes with it.
+//!
+//! The message is the text that HTTP has in `error`; `reason` and `retryable` are metadata of the same names. What may be tried again says when
+//! in `grpc-retry-pushback-ms`, the word of gRPC for that, which clients with a retry policy obey.
+
+use tonic::{
+    Code, Status,
+    metadata::{MetadataMap, MetadataValue},
+};
+
+use crate::{
+    admission::Refusal,
+    query::Failure,
+    wire::{ClientError, Error},
+};
+
+/// The code of an error.
+pub(super) const fn code(error: &Error) -> Code {
+    match error {
+        Error::Client(error) => code_of_client(error),
+        Error::Busy | Error::Refused(Refusal::Full) => Code::ResourceExhausted,
+        Error::Refused(Refusal::TooManyRows { .. } | Refusal::NotCalibrated)
+        | Error::Failed { failure: Failure::QueryFault, .. } => Code::InvalidArgument,
+        Error::Refused(Refusal::NotReady | Refusal::Draining) | Error::Failed { failure: Failure::Stopped, .. } => {
+            Code::Unavailable
+        }
+        Error::Failed { failure: Failure::Deadline, .. } => Code::DeadlineExceeded,
+    }
+}
+
+const fn code_of_client(error: &ClientError) -> Code {
+    match error {
+        ClientError::UnknownModel { .. } | ClientError::UnknownVersion { .. } | ClientError::UnknownLane(_) => {
+            Code::NotFound
+        }
+        ClientError::UnknownRoute { .. } | ClientError::NotServed { .. } | ClientError::WrongVerb { .. } => {
+            Code::Unimplemented
+        }
+        ClientError::Timeout(_) => Code::DeadlineExceeded,
+        ClientError::Json(_)
+        | ClientError::Field { .. }
+        | ClientError::BrokenBody
+        | ClientError::ForeignOrigin
+        | ClientError::NoLength
+        | ClientError::BodyTooLong { .. }
+        | ClientError::TooManyRows { .. }
+        | ClientError::WrongType { .. }
+        | ClientError::WrongEncoding { .. }
+        | ClientError::Picture { .. }
+        | ClientError::PictureTooLarge { .. } => Code::InvalidArgument,
+    }
+}
+
+/// A code of [`code`] as gRPC spells it.
+pub(super) const fn word(code: Code) -> &'static str {
+    match code {
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::NotFound => "NOT_FOUND",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Internal
+        | Code::DataLoss
+        | Code::Unauthenticated => "UNKNOWN",
+    }
+}
+
+/// An error as a client sees it.
+pub(super) fn status(error: &Error) -> Status {
+    let mut metadata = MetadataMap::new();
+    metadata.insert("reason", MetadataValue::from_static(error.reason()));
+    metadata.insert("retryable", MetadataValue::from_static(if error.retryable() { "true" } else { "false" }));
+    if let Some(wait) = error.retry_after() {
+        let millis = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        metadata.insert("grpc-retry-pushback-ms", MetadataValue::from(millis));
+    }
+    Status::with_metadata(code(error), error.to_string(), metadata)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_tried_again_has_a_code_that_clients_try_again() {
+        for error in [
+            Error::Busy,
+            Refusal::Full.into(),
+            Refusal::NotReady.into(),
+            Refusal::Draining.into(),
+            Refusal::TooManyRows { queue_max: 1 }.into(),
+            Refusal::NotCalibrated.into(),
+            Error::Failed { row: 0, failure: Failure::Stopped },
+            Error::Failed { row: 0, failure: Failure::Deadline },
+            Error::Failed { row: 0, failure: Failure::QueryFault },
+        ] {
+            let status = status(&error);
+            let waits = matches!(status.code(), Code::ResourceExhausted | Code::Unavailable);
+            let told = |key| status.metadata().get(key).and_then(|value| value.to_str().ok());
+            assert_eq!(told("grpc-retry-pushback-ms"), waits.then_some("1000"), "{error}");
+            assert_eq!(told("retryable"), Some(if error.retryable() { "true" } else { "false" }), "{error}");
+            assert_eq!((told("reason"), status.message()), (Some(error.reason()), error.to_string().as_str()));
+            assert_ne!(word(status.code()), "UNKNOWN", "{error}");
+            assert_eq!(status.code() == Code::InvalidArgument, !error.retryable(), "{error}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! From checked rows to predictions: admission, the wait, and what the statistics count of it.
+//!
+//! A request of n rows is n queries, which may run on n lanes and come back with n provenances; here they are one again. It is all or
+//! none: the first row that failed fails the request. Dropping an [`Asking`] is how a client leaves: with it goes its
+//! [`Pending`](crate::reply::Pending).
+
+use std::sync::Arc;
+
+use super::{Awaited, Drain, Error};
+use crate::{
+    admission::{Admission, Terms},
+    clock::{Clock, Time, unix_millis},
+    metrics::{Answered, Metrics},
+    query::{Answer, Failure, Prediction, Rows},
+    reply::Pending,
+};
+
+/// A request that was admitted.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    pending: Pending,
+    drain: Arc<Drain>,
+    _awaited: Awaited,
+}
+
+impl Asking {
+    /// Admits all rows of a request, or none.
+    pub(crate) fn admit(
+        admission: &dyn Admission,
+        drain: &Arc<Drain>,
+        rows: &Rows,
+        terms: Terms,
+    ) -> Result<Self, Error> {
+        let awaited = drain.await_me();
+        let pending = admission.admit(rows, terms)?;
+        Ok(Asking { pending, drain: Arc::clone(drain), _awaited: awaited })
+    }
+
+    /// Waits for all answers, but not beyond the drain.
+    pub(crate) async fn predictions(self) -> Result<Vec<Prediction>, Error> {
+        let Asking { pending, drain, _awaited } = self;
+        tokio::select! {
+            biased;
+            answers = pending => all(answers.iter()),
+            () = drain.over() => Err(Error::Failed { row: 0, failure: Failure::Stopped }),
+        }
+    }
+}
+
+/// Admits all rows of a request, and waits for their answers.
+pub(crate) async fn predictions(
+    admission: &dyn Admission,
+    drain: &Arc<Drain>,
+    rows: Rows,
+    terms: Terms,
+) -> Result<Vec<Prediction>, Error> {
+    let asking = Asking::admit(admission, drain, &rows, terms)?;
+    drop(rows);
+    asking.predictions().await
+}
+
+/// The predictions, or the first row's failure.
+fn all<'a>(answers: impl Iterator<Item = &'a Answer>) -> Result<Vec<Prediction>, Error> {
+    let numbered = answers.cloned().enumerate();
+    numbered.map(|(row, answer)| answer.map_err(|failure| Error::Failed { row, failure })).collect()
+}
+
+/// The times of one request, from its last byte on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timing {
+    clock: Clock,
+    read: Time,
+    answered: Time,
+}
+
+impl Timing {
+    /// It has arrived.
+    pub(crate) fn start() -> Self {
+        Timing { clock: Clock::start(), read: Time::ZERO, answered: Time::ZERO }
+    }
+
+    /// It is understood.
+    pub(crate) fn read(&mut self) {
+        self.read = self.clock.now();
+    }
+
+    /// It is answered, or refused.
+    pub(crate) fn answered<T>(&mut self, metrics: &Metrics, answer: &Result<T, Error>) {
+        self.answered = self.clock.now();
+        if answer.is_err() {
+            metrics.requests.failed(self.answered.since(Time::ZERO));
+        }
+    }
+
+    /// Its reply is written.
+    pub(crate) fn written(self, metrics: &Metrics, rows: usize) {
+        let now = self.clock.now();
+        metrics.requests.answered(Answered {
+            rows,
+            whole: now.since(Time::ZERO),
+            reading: self.read.since(Time::ZERO),
+            writing: now.since(self.answered),
+            at_millis: unix_millis(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::Provenance;
+
+    fn prediction(values: &[f32]) -> Prediction {
+        Prediction { values: values.into(), provenance: Provenance::Direct, confidence: None }
+    }
+
+    #[test]
+    fn the_first_failed_row_fails_the_request() {
+        let answers = [Ok(prediction(&[1.0])), Err(Failure::QueryFault), Err(Failure::Deadline)];
+        let error = all(answers.iter()).expect_err("two rows failed");
+        assert_eq!(error, Error::Failed { row: 1, failure: Failure::QueryFault });
+    }
+}

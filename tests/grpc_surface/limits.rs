@@ -1,0 +1,169 @@
+//! How much of anything a client may take, and how clients may behave: large, slow, silent, many, or gone.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parityd::grpc::proto::inference::{ModelInferRequest, ServerLiveRequest};
+use tonic::{Code, client::Grpc, codec::CompressionEncoding, codegen::http::uri::PathAndQuery};
+use tonic_prost::ProstCodec;
+
+use crate::{
+    engine::{ROW, wait_until},
+    port::{Port, refused, request},
+    raw::Raw,
+};
+
+/// A request with so many bytes that belong to nothing.
+fn padded(bytes: usize) -> ModelInferRequest {
+    ModelInferRequest { raw_input_contents: vec![Bytes::from(vec![0; bytes])], ..request(&[ROW]) }
+}
+
+#[test]
+fn a_message_over_the_limit_is_refused_and_the_connection_lives_on() {
+    let port = Port::open();
+    let mut client = port.client();
+    let error = port.runtime.block_on(client.model_infer(padded(1 << 20))).unwrap_err();
+    refused(&error, Code::InvalidArgument, "body_too_long");
+    assert_eq!(port.refusals("body_too_long"), 1);
+    port.runtime.block_on(client.model_infer(request(&[ROW]))).expect("it is another call");
+}
+
+#[test]
+fn a_compressed_message_is_bounded_by_what_it_becomes() {
+    let port = Port::open();
+    for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Deflate] {
+        let mut client = port.client().send_compressed(encoding).accept_compressed(encoding);
+        let reply = port.runtime.block_on(client.model_infer(request(&[ROW]))).expect("it fits");
+        let told = reply.metadata().get("grpc-encoding").and_then(|value| value.to_str().ok());
+        let word = if encoding == CompressionEncoding::Gzip { "gzip" } else { "deflate" };
+        assert_eq!(told, Some(word), "a reply is compressed as its request is");
+        let bomb = port.runtime.block_on(client.model_infer(padded(50 << 20))).unwrap_err();
+        assert_eq!(bomb.code(), Code::ResourceExhausted, "{bomb:?}");
+    }
+    let mut plain = port.client().accept_compressed(CompressionEncoding::Gzip);
+    let reply = port.runtime.block_on(plain.model_infer(request(&[ROW]))).expect("it fits");
+    assert_eq!(reply.metadata().get("grpc-encoding"), None, "though every client says that it could");
+}
+
+#[test]
+fn messages_share_a_bounded_memory() {
+    let port = Port::with(|limits| limits.bodies_bytes_max = 0);
+    // The largest message always fits, but not beside another.
+    let mut hoarder = Raw::begin(&port);
+    let whole = 72_000;
+    hoarder.data(&[&[0], &u32::to_be_bytes(whole)[..], &vec![0; 40_000]].concat());
+    let mut client = port.client();
+    wait_until("the hoard", || {
+        let error = port.runtime.block_on(client.model_infer(padded(60_000))).unwrap_err();
+        error.code() == Code::ResourceExhausted
+    });
+    let error = port.runtime.block_on(client.model_infer(padded(60_000))).unwrap_err();
+    refused(&error, Code::ResourceExhausted, "full");
+    port.runtime.block_on(client.model_infer(request(&[ROW]))).expect("a small one still fits");
+    drop(hoarder);
+    wait_until("the memory", || {
+        port.runtime.block_on(client.model_infer(padded(60_000))).unwrap_err().code() == Code::InvalidArgument
+    });
+}
+
+#[test]
+fn slow_and_silent_clients_are_not_waited_for() {
+    let port = Port::with(|limits| {
+        limits.body_timeout = Duration::from_millis(200);
+        limits.header_timeout = Duration::from_millis(300);
+    });
+    let mut silent = TcpStream::connect(port.address).unwrap();
+    let mut half = TcpStream::connect(port.address).unwrap();
+    half.write_all(b"PRI * HTTP/2.0\r\n").unwrap();
+    let mut slow = Raw::begin(&port);
+    slow.data(&[0, 0, 0, 0, 100, 1, 2, 3]);
+    let mut wordless = Raw::begin(&port);
+    wait_until("both time-outs", || port.refusals("body_timeout") == 2);
+    for stream in [&mut silent, &mut half] {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        // What the server says first may come; then it closes.
+        let ended = stream.read_to_end(&mut Vec::new());
+        assert!(ended.is_ok() || ended.is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock));
+    }
+    for raw in [&mut slow, &mut wordless] {
+        assert!(raw.is_told("body_timeout"));
+    }
+}
+
+#[test]
+fn connections_over_the_cap_wait_for_a_place() {
+    let port = Port::with(|limits| limits.connections_max = 1);
+    let mut first = port.client();
+    port.runtime.block_on(first.server_live(ServerLiveRequest {})).unwrap();
+    let mut second = port.client();
+    let waiting = port.runtime.spawn(async move { second.server_live(ServerLiveRequest {}).await });
+    std::thread::park_timeout(Duration::from_millis(200));
+    assert!(!waiting.is_finished(), "it has no place yet");
+    drop(first);
+    port.runtime.block_on(waiting).unwrap().expect("a place is free");
+}
+
+#[test]
+fn a_client_that_leaves_gives_its_places_back() {
+    let port = Port::open();
+    port.engine.hold();
+    let mut client = port.client();
+    let call = port.runtime.spawn(async move { client.model_infer(request(&[ROW, ROW])).await });
+    wait_until("admission", || port.engine.held().len() == 2);
+    assert!(port.engine.held()[0].is_open());
+    call.abort();
+    wait_until("the client's leaving", || port.engine.held().iter().all(|admitted| !admitted.is_open()));
+}
+
+#[test]
+fn a_deadline_that_passes_is_told_and_frees_the_places() {
+    let port = Port::open();
+    port.engine.hold();
+    let mut client = port.client();
+    let mut call = tonic::Request::new(request(&[ROW]));
+    call.set_timeout(Duration::from_millis(50));
+    // The engine of a few lines keeps no deadline: the call's own ends it.
+    let error = port.runtime.block_on(client.model_infer(call)).unwrap_err();
+    assert!(matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled), "{error:?}");
+    wait_until("the client's leaving", || port.engine.held().iter().all(|admitted| !admitted.is_open()));
+}
+
+#[test]
+fn what_is_known_and_not_served_says_so() {
+    let port = Port::open();
+    let call = |path: &'static str| {
+        let mut client = Grpc::new(port.channel());
+        port.runtime.block_on(async {
+            client.ready().await.unwrap();
+            let codec: ProstCodec<ServerLiveRequest, ServerLiveRequest> = ProstCodec::default();
+            let path = PathAndQuery::from_static(path);
+            client.unary(tonic::Request::new(ServerLiveRequest {}), path, codec).await.unwrap_err()
+        })
+    };
+    for method in ["RepositoryModelLoad", "TraceSetting", "CudaSharedMemoryStatus"] {
+        let path: &'static str = format!("/inference.GRPCInferenceService/{method}").leak();
+        let error = call(path);
+        refused(&error, Code::Unimplemented, "not_served");
+    }
+    refused(&call("/nobody.Service/Method"), Code::Unimplemented, "unknown_route");
+    assert_eq!(call("/inference.GRPCInferenceService/Nothing").code(), Code::Unimplemented);
+}
+
+#[test]
+fn what_is_no_message_is_refused() {
+    let port = Port::open();
+    let mut raw = Raw::begin(&port);
+    raw.data(&[0, 0, 0, 0, 3, 0xff, 0xff, 0xff]);
+    raw.end();
+    assert!(raw.is_told("grpc-status") || raw.is_closed(), "an error, and no hang");
+    let mut cut = Raw::begin(&port);
+    cut.data(&[0, 0, 0, 0, 9, 1]);
+    cut.end();
+    assert!(cut.is_told("broken_body"));
+    let mut client = port.client();
+    port.runtime.block_on(client.model_infer(request(&[ROW]))).expect("the port lives on");
+}

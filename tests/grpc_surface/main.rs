@@ -1,0 +1,16 @@
+//! The surface of the gRPC port: the real server on a free port, in front of an engine of a few lines, which is the one of `http_surface`.
+//!
+//! Clients are tonic's, and raw sockets for what no client would send.
+
+#[expect(clippy::unwrap_used, reason = "a harness ends the test when the unexpected happens")]
+#[path = "../http_surface/engine.rs"]
+mod engine;
+#[expect(clippy::unwrap_used, reason = "a harness ends the test when the unexpected happens")]
+mod port;
+#[expect(clippy::unwrap_used, clippy::panic, reason = "a harness ends the test when the unexpected happens")]
+mod raw;
+
+mod drain;
+mod limits;
+mod requests;
+mod streams;

@@ -1,0 +1,130 @@
+//! A client that writes frames of HTTP/2 by hand, for half a message, and for none.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use crate::port::Port;
+
+/// A call of `ModelInfer` by hand, frame by frame: what no client would send.
+pub(crate) struct Raw {
+    stream: TcpStream,
+    ahead: Vec<u8>,
+}
+
+impl Raw {
+    /// The preface and the head of the call. Field names and values stand as they are, so that no table is needed.
+    pub(crate) fn begin(port: &Port) -> Raw {
+        let mut stream = TcpStream::connect(port.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        let mut raw = Raw { stream, ahead: Vec::new() };
+        raw.frame(4, 0, 0, &[]);
+        let mut head = Vec::new();
+        for (name, value) in [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/inference.GRPCInferenceService/ModelInfer"),
+            (":authority", "localhost"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ] {
+            head.push(0);
+            for text in [name, value] {
+                head.push(u8::try_from(text.len()).unwrap());
+                head.extend(text.as_bytes());
+            }
+        }
+        raw.frame(1, 4, 1, &head);
+        raw
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+        // The server may have answered and closed already.
+        drop(self.stream.write_all(&[&head, payload].concat()));
+    }
+
+    /// Some bytes of the body.
+    pub(crate) fn data(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(16_384) {
+            self.frame(0, 0, 1, part);
+        }
+    }
+
+    /// The body ends.
+    pub(crate) fn end(&mut self) {
+        self.frame(0, 1, 1, &[]);
+    }
+
+    fn more(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        let read = self.stream.read(&mut bytes).unwrap_or(0);
+        self.ahead.extend_from_slice(&bytes[..read]);
+        read > 0
+    }
+
+    /// Whether the server says this word; it writes short ones of our own as they are, or in Huffman's code.
+    pub(crate) fn is_told(&mut self, word: &str) -> bool {
+        let holds = |ahead: &[u8]| {
+            let coded = huffman(word);
+            [word.as_bytes(), &coded].iter().any(|form| ahead.windows(form.len()).any(|window| window == *form))
+        };
+        while !holds(&self.ahead) {
+            if !self.more() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether the server closes.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        while self.more() {}
+        true
+    }
+}
+
+/// A word of small letters and underscores in HPACK's code, up to its last whole byte.
+fn huffman(word: &str) -> Vec<u8> {
+    let code = |c: char| match c {
+        'a' => (0x3, 5),
+        'c' => (0x4, 5),
+        'e' => (0x5, 5),
+        'i' => (0x6, 5),
+        'o' => (0x7, 5),
+        's' => (0x8, 5),
+        't' => (0x9, 5),
+        '-' => (0x16, 6),
+        '_' => (0x22, 6),
+        'b' => (0x23, 6),
+        'd' => (0x24, 6),
+        'f' => (0x25, 6),
+        'g' => (0x26, 6),
+        'h' => (0x27, 6),
+        'l' => (0x28, 6),
+        'm' => (0x29, 6),
+        'n' => (0x2a, 6),
+        'p' => (0x2b, 6),
+        'r' => (0x2c, 6),
+        'u' => (0x2d, 6),
+        'j' => (0x74, 7),
+        'k' => (0x75, 7),
+        'q' => (0x76, 7),
+        'v' => (0x77, 7),
+        'w' => (0x78, 7),
+        'x' => (0x79, 7),
+        'y' => (0x7a, 7),
+        'z' => (0x7b, 7),
+        other => panic!("no code for {other}"),
+    };
+    let mut bits: Vec<bool> = Vec::new();
+    for c in word.chars() {
+        let (value, length): (u32, u32) = code(c);
+        bits.extend((0..length).rev().map(|place| value >> place & 1 == 1));
+    }
+    bits.chunks_exact(8).map(|byte| byte.iter().fold(0, |sum, &bit| sum << 1 | u8::from(bit))).collect()
+}
