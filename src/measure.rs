@@ -149,7 +149,8 @@ fn compare(options: &BenchCompare) -> Result<()> {
 
 /// The command line, for results.
 fn command() -> String {
-    env::args().collect::<Vec<_>>().join(" ")
+    // Wherever it lies, and whatever it is called there.
+    std::iter::once("parityd".to_owned()).chain(env::args().skip(1)).collect::<Vec<_>>().join(" ")
 }
 
 /// Writes a page where one is asked for.

@@ -1,8 +1,9 @@
-//! A call's body, bounded: each message is held here until it is whole.
+//! A call's body, bounded: each message is held here until it is whole; the message of a call that has only one, until the call is.
 //!
 //! tonic reserves the length that a message declares before it has arrived, so that a few clients could reserve all memory with five bytes each. Here
 //! a declared length over the limit is refused at once, the bytes that arrive are claimed from one budget, the wait from a message's first byte
-//! to its last is bounded, and only a whole message goes on to be decoded. What a compressed one becomes, tonic bounds itself.
+//! to its last is bounded, and only a whole message goes on to be decoded. What a compressed one becomes, tonic bounds itself; it is there for as long as it
+//! takes to make rows of it, because nothing that tonic would wait for is still to come.
 
 use std::{
     collections::VecDeque,
@@ -30,13 +31,15 @@ pub(super) struct Inbound {
     claim: Claim,
     /// Where in a message the last byte was.
     place: Place,
-    /// Parts of a message that is not whole.
+    /// Parts of a message that is not whole; of a call with one message, all that has come.
     held: VecDeque<Bytes>,
+    held_bytes: usize,
     /// Parts of whole messages.
     ready: VecDeque<Bytes>,
     /// Claimed for what has been handed out.
     spent: usize,
     patience: Option<Pin<Box<Sleep>>>,
+    is_stream: bool,
     over: bool,
 }
 
@@ -90,9 +93,11 @@ impl Inbound {
             claim,
             place: Place::default(),
             held: VecDeque::new(),
+            held_bytes: 0,
             ready: VecDeque::new(),
             spent: 0,
             patience,
+            is_stream,
             over: false,
         }
     }
@@ -100,8 +105,15 @@ impl Inbound {
     /// Takes a part as it arrived.
     fn take(&mut self, mut data: Bytes) -> Result<(), Error> {
         let limits = self.shared.site.limits;
+        let bytes_max = limits.body_bytes_max(&self.shared.site.signature);
         self.claim.grow(data.len())?;
-        let whole = self.place.walk(&data, limits.body_bytes_max(&self.shared.site.signature))?;
+        let whole = self.place.walk(&data, bytes_max)?;
+        if !self.is_stream {
+            self.held_bytes += data.len();
+            self.held.push_back(data);
+            let too_long = self.held_bytes > bytes_max + HEAD_BYTES;
+            return if too_long { Err(ClientError::BodyTooLong { bytes_max }.into()) } else { Ok(()) };
+        }
         if whole > 0 {
             self.patience = None;
             self.ready.append(&mut self.held);
@@ -111,6 +123,17 @@ impl Inbound {
             self.held.push_back(data);
             self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(limits.body_timeout)));
         }
+        Ok(())
+    }
+
+    /// Nothing follows. Of a call with one message, what is held is whole now.
+    fn last(&mut self) -> Result<(), ClientError> {
+        if self.place.head_bytes > 0 {
+            return Err(ClientError::BrokenBody);
+        }
+        self.over = true;
+        self.patience = None;
+        self.ready.append(&mut self.held);
         Ok(())
     }
 
@@ -149,8 +172,11 @@ impl http_body::Body for Inbound {
                 return Poll::Ready(Some(Err(self.end(ClientError::Timeout(timeout)))));
             }
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                None if self.held.is_empty() => return Poll::Ready(None),
-                None => return Poll::Ready(Some(Err(self.end(ClientError::BrokenBody)))),
+                None => {
+                    if let Err(error) = self.last() {
+                        return Poll::Ready(Some(Err(self.end(error))));
+                    }
+                }
                 Some(Err(status)) => {
                     self.over = true;
                     return Poll::Ready(Some(Err(status)));
@@ -161,7 +187,8 @@ impl http_body::Body for Inbound {
                             return Poll::Ready(Some(Err(self.end(error))));
                         }
                     }
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                    // Requests have none that mean anything, and the end follows.
+                    Err(_trailers) => {}
                 },
             }
         }

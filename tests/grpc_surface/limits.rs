@@ -71,6 +71,24 @@ fn messages_share_a_bounded_memory() {
 }
 
 #[test]
+fn a_message_is_claimed_until_its_call_is_whole() {
+    let port = Port::with(|limits| limits.bodies_bytes_max = 0);
+    // Whole, and of nothing but unknown fields; but the call goes on.
+    let mut hoarder = Raw::begin(&port);
+    let message = [&[0xfa, 0x7f, 0xbd, 0xb8, 0x02][..], &vec![0; 39_997]].concat();
+    hoarder.data(&[&[0], &u32::to_be_bytes(40_002)[..], &message].concat());
+    let mut client = port.client();
+    wait_until("the hoard", || {
+        let error = port.runtime.block_on(client.model_infer(padded(60_000))).unwrap_err();
+        error.code() == Code::ResourceExhausted
+    });
+    hoarder.end();
+    assert!(hoarder.is_told("unknown_model"));
+    let error = port.runtime.block_on(client.model_infer(padded(60_000))).unwrap_err();
+    refused(&error, Code::InvalidArgument, "bad_field");
+}
+
+#[test]
 fn slow_and_silent_clients_are_not_waited_for() {
     let port = Port::with(|limits| {
         limits.body_timeout = Duration::from_millis(200);
@@ -82,14 +100,17 @@ fn slow_and_silent_clients_are_not_waited_for() {
     let mut slow = Raw::begin(&port);
     slow.data(&[0, 0, 0, 0, 100, 1, 2, 3]);
     let mut wordless = Raw::begin(&port);
-    wait_until("both time-outs", || port.refusals("body_timeout") == 2);
+    // Its message is whole, and the call is not.
+    let mut endless = Raw::begin(&port);
+    endless.data(&[0, 0, 0, 0, 0]);
+    wait_until("all time-outs", || port.refusals("body_timeout") == 3);
     for stream in [&mut silent, &mut half] {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         // What the server says first may come; then it closes.
         let ended = stream.read_to_end(&mut Vec::new());
         assert!(ended.is_ok() || ended.is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock));
     }
-    for raw in [&mut slow, &mut wordless] {
+    for raw in [&mut slow, &mut wordless, &mut endless] {
         assert!(raw.is_told("body_timeout"));
     }
 }
