@@ -146,6 +146,9 @@ pub enum Loss {
     /// The device gave an error after which it is of no use to this process.
     #[error("fatal device error")]
     Fatal,
+    /// The device had no memory for the batch.
+    #[error("out of memory")]
+    Memory,
     /// The output held a value that is not finite.
     #[error("non-finite output")]
     NonFinite,
@@ -231,6 +234,8 @@ pub enum Fault {
     Error,
     /// Each job returns an error after which a device is of no use to its process.
     Fatal,
+    /// Each batch finds no memory left on the device.
+    OutOfMemory,
     /// Each output is NaN.
     Nan,
     /// Each output is finite (as a rule) and wrong.
@@ -274,6 +279,7 @@ impl fmt::Display for Fault {
             Fault::Panic => f.write_str("panic"),
             Fault::Error => f.write_str("error"),
             Fault::Fatal => f.write_str("fatal"),
+            Fault::OutOfMemory => f.write_str("out of memory"),
             Fault::Nan => f.write_str("nan"),
             Fault::Garbage(how) => match how.as_str() {
                 None => f.write_str("garbage"),

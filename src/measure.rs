@@ -5,13 +5,16 @@ use std::{env, fs, path::Path, time::Duration};
 use anyhow::Result;
 use clap::{CommandFactory, error::ErrorKind};
 use parityd::{
-    bench::{self, BenchError, CompareOptions, HttpOptions, LanesOptions, Load, VirtualOptions, VirtualReport},
+    bench::{
+        self, BenchError, CompareOptions, ForwardOptions, HttpOptions, LanesOptions, Load, VirtualOptions,
+        VirtualReport,
+    },
     config,
     serve::StartFaults,
 };
 
 use crate::{
-    cli::{Bench, BenchCompare, BenchHttp, BenchLanes, BenchVirtual, Cli, Json},
+    cli::{Bench, BenchCompare, BenchForward, BenchHttp, BenchLanes, BenchVirtual, Cli, Json},
     output::print,
 };
 
@@ -21,6 +24,7 @@ pub(crate) fn run(bench: &Bench, config: Option<&Path>) -> Result<()> {
         Bench::Http(options) => http(options),
         Bench::Virtual(options) => simulate(options),
         Bench::Lanes(options) => lanes(options, config),
+        Bench::Forward(options) => forward(options),
         Bench::Micro(options) => micro(options),
         Bench::Doctor(options) => doctor(options),
         Bench::Compare(options) => compare(options),
@@ -129,6 +133,18 @@ fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
         Some(reason) => Err(BenchError::Void { reason }.into()),
         None => Ok(()),
     }
+}
+
+fn forward(options: &BenchForward) -> Result<()> {
+    let report = bench::forward(&ForwardOptions {
+        device: options.device.clone(),
+        architecture: options.network,
+        weights: options.weights.clone(),
+        batches: options.batches.iter().copied().map(usize::from).collect(),
+        seconds: options.seconds,
+        command: command(),
+    })?;
+    print(&if options.json || options.weights.is_some() { report.json() } else { report.to_string() })
 }
 
 fn micro(options: &Json) -> Result<()> {

@@ -158,6 +158,25 @@ fn wrong_words_are_refused_with_the_right_ones() {
 }
 
 #[test]
+fn networks_are_timed_and_wrong_ones_refused() {
+    let report = measured(&bench(&["forward", "--network", "mlp", "--batches", "1,3", "--seconds", "0.01", "--json"]));
+    let passes = report["passes"].as_array().unwrap();
+    assert_eq!((report["device"].as_str(), passes.len()), (Some("cpu"), 2));
+    assert_eq!(passes[1]["batch"], 3);
+    assert!(passes.iter().all(|pass| pass["p50_us"].as_f64().unwrap() > 0.0 && pass.get("outputs").is_none()));
+    let wrong = |arguments: &[&str], code, told: &str| {
+        let output = bench(arguments);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(code) && log.contains(told), "{log}");
+    };
+    wrong(&["forward", "--device", "gpu"], 2, "must be \"cpu\"");
+    wrong(&["forward", "--network", "alexnet"], 2, "alexnet");
+    wrong(&["forward", "--network", "lenet5", "--weights", "Cargo.toml"], 78, "Cargo.toml");
+    #[cfg(not(feature = "cuda"))]
+    wrong(&["forward", "--device", "cuda:0"], 78, "--features cuda");
+}
+
+#[test]
 fn the_doctor_and_the_small_figures_are_told() {
     let findings: Value = serde_json::from_slice(&bench(&["doctor", "--json"]).stdout).unwrap();
     let told: Vec<&str> =

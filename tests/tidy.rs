@@ -108,6 +108,7 @@ const LAYERS: &Layers = &[
             "http",
             "wire",
             "lane",
+            "model",
             "nvml",
             "weights",
             "admission",

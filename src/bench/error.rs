@@ -5,6 +5,8 @@ use std::{io, path::PathBuf};
 use super::ServerUrl;
 use crate::{
     data::DataError,
+    lane::OpenError,
+    model::TensorError,
     serve::{ServeError, StartFaults},
 };
 
@@ -55,6 +57,26 @@ pub enum BenchError {
     /// The daemon that is to be measured did not start.
     #[error(transparent)]
     Daemon(Box<ServeError>),
+    /// No device to measure.
+    #[error(transparent)]
+    Device(OpenError),
+    /// A network failed on its device.
+    #[error("a batch failed: {0}")]
+    Forward(#[source] TensorError),
+    /// None to measure.
+    #[error("name one network with --network: {known}")]
+    NoNetwork {
+        /// What there is, or why one must be named.
+        known: String,
+    },
+    /// A file that holds no weights of the network.
+    #[error("{}: {problem}; it must hold the network's parameters, `input` and `output`", file.display())]
+    NoWeights {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// A figure could not be drawn; a bug.
     #[error("the figure {title:?} cannot be drawn: {fault}")]
     Figure {

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde_json::{Value, json};
 
 /// Kinds without an argument, as the admin route names them.
-const PLAIN: [&str; 7] = ["hang", "panic", "error", "fatal", "nan", "garbage", "clear"];
+const PLAIN: [&str; 9] = ["hang", "stuck", "panic", "error", "fatal", "out_of_memory", "nan", "garbage", "clear"];
 
 /// A fault and its moment.
 #[derive(Clone, PartialEq, Debug)]

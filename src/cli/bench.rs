@@ -5,7 +5,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use parityd::bench::{self, Arrivals, FaultAt, ServerUrl};
+use parityd::{
+    bench::{self, Arrivals, FaultAt, ServerUrl},
+    config::Device,
+    model::Architecture,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
@@ -17,6 +21,8 @@ pub(crate) enum Bench {
     /// Compare policies in real time: on emulated lanes beside their twins in virtual time, or on the lanes of a configuration
     #[command(after_help = LANES_EXITS)]
     Lanes(BenchLanes),
+    /// How long networks take for a batch on a device
+    Forward(BenchForward),
     /// What the parts of a query's path cost by themselves
     Micro(Json),
     /// What on this machine makes latencies lie, and what to do about it
@@ -73,7 +79,7 @@ pub(crate) struct BenchHttp {
     #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     pub(crate) deadline_ms: u64,
 
-    /// Fault to inject AT seconds after the start: hang, panic, error, fatal, nan, garbage, clear or slow:FACTOR; may be repeated. Every lane is
+    /// Fault to inject AT seconds after the start: hang, stuck, panic, error, fatal, out_of_memory, nan, garbage, clear or slow:FACTOR; may be repeated. Every lane is
     /// cleared at the end
     #[arg(long = "fault", value_name = "AT:LANE:KIND[:FACTOR]")]
     pub(crate) faults: Vec<FaultAt>,
@@ -230,6 +236,33 @@ pub(crate) struct BenchCompare {
     /// Seed of the bootstrap
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+
+    /// JSON alone on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchForward {
+    /// Where: cpu, cuda:N or GPU-<uuid>
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: Device,
+
+    /// Measure one network, such as resnet18, instead of a list of known ones
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Option<Architecture>,
+
+    /// Run the weights and rows of this safetensors file (parameters, `input`, `output`), and tell the outputs as JSON
+    #[arg(long, value_name = "FILE", requires = "network")]
+    pub(crate) weights: Option<PathBuf>,
+
+    /// Rows of a batch
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [1, 8, 32], value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) batches: Vec<u16>,
+
+    /// Seconds for each network and batch
+    #[arg(long, value_name = "S", default_value = "1", value_parser = positive)]
+    pub(crate) seconds: f64,
 
     /// JSON alone on standard output
     #[arg(long)]

@@ -15,7 +15,7 @@ use parityd::{
     train::Preset,
 };
 
-pub(crate) use bench::{Bench, BenchCompare, BenchHttp, BenchLanes, BenchVirtual, Json};
+pub(crate) use bench::{Bench, BenchCompare, BenchForward, BenchHttp, BenchLanes, BenchVirtual, Json};
 
 use crate::log::Format;
 

@@ -122,6 +122,16 @@ pub enum Warning {
         /// `deadline_ms`
         deadline_ms: u128,
     },
+    /// One device is several fault domains by name.
+    #[error(
+        "lanes {first} and {second} are on one GPU and have fault domains of their own: if it fails, both do, and what one of them lost is not decoded"
+    )]
+    SplitGpu {
+        /// The lower lane id.
+        first: u16,
+        /// The higher lane id.
+        second: u16,
+    },
     /// Two lanes are pinned to one core, so a stall of one is a stall of both.
     #[error("lanes {first} and {second} are both pinned to core {core}: they slow each other down")]
     SharedCore {

@@ -68,28 +68,61 @@ pub fn lanes_for(gpus: &[String], code: &CodeSpec, policy: &Policy) -> (Vec<Lane
         role: role(index),
         core: None,
         threads: 1,
+        fault_domain: None,
         stands_for: None,
         service: None,
     };
     ((0_u16..).zip(0..).zip(gpus).map(lane).collect(), warning)
 }
 
-/// The fault domain of each lane: on CPU the lane itself (or the GPU that it stands for), on GPUs the device. Numbered in the order in which they appear.
+/// What fails together.
+#[derive(PartialEq)]
+enum Together {
+    Lane(LaneId),
+    Device(Device),
+    Named(String),
+}
+
+/// The GPU that a lane is on, or that it stands for.
+fn gpu_of(lane: &Lane) -> Option<Device> {
+    match (&lane.device, &lane.stands_for) {
+        (Device::Cpu, None) => None,
+        (Device::Cpu, Some(uuid)) => Some(Device::CudaUuid(uuid.clone())),
+        (gpu @ (Device::Cuda(_) | Device::CudaUuid(_)), _) => Some(gpu.clone()),
+    }
+}
+
+/// The fault domain of each lane: what it is named; else on CPU the lane itself (or the GPU that it stands for), on GPUs the device. Numbered in the
+/// order in which they appear.
 pub fn fault_domains(lanes: &[Lane]) -> Vec<FaultDomain> {
-    let mut devices: Vec<Option<Device>> = Vec::new();
+    let mut known: Vec<Together> = Vec::new();
     let mut domains = Vec::with_capacity(lanes.len());
     for lane in lanes {
-        let device = match (&lane.device, &lane.stands_for) {
-            (Device::Cpu, None) => None,
-            (Device::Cpu, Some(uuid)) => Some(Device::CudaUuid(uuid.clone())),
-            (gpu @ (Device::Cuda(_) | Device::CudaUuid(_)), _) => Some(gpu.clone()),
+        let together = match (&lane.fault_domain, gpu_of(lane)) {
+            (Some(name), _) => Together::Named(name.clone()),
+            (None, Some(gpu)) => Together::Device(gpu),
+            (None, None) => Together::Lane(lane.id),
         };
-        let seen = device.as_ref().and_then(|_| devices.iter().position(|known| *known == device));
-        let number = seen.unwrap_or(devices.len());
+        let seen = known.iter().position(|other| *other == together);
+        let number = seen.unwrap_or(known.len());
         if seen.is_none() {
-            devices.push(device);
+            known.push(together);
         }
         domains.push(FaultDomain(u16::try_from(number).expect("at most LANES_MAX lanes")));
     }
     domains
+}
+
+/// The first two lanes on one GPU that are said not to fail together.
+pub(super) fn split_gpu(lanes: &[Lane]) -> Option<(LaneId, LaneId)> {
+    let domains = fault_domains(lanes);
+    let mut seen: Vec<(Device, LaneId, FaultDomain)> = Vec::new();
+    for (lane, domain) in lanes.iter().zip(domains) {
+        let Some(gpu) = gpu_of(lane) else { continue };
+        if let Some((_, first, _)) = seen.iter().find(|(other, _, known)| *other == gpu && *known != domain) {
+            return Some((*first, lane.id));
+        }
+        seen.push((gpu, lane.id, domain));
+    }
+    None
 }

@@ -16,6 +16,7 @@ use std::{
     fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -186,6 +187,8 @@ pub struct Lane {
     pub core: Option<usize>,
     /// `threads`: CPU threads of one forward pass (CPU lanes).
     pub threads: usize,
+    /// `fault_domain`: lanes with the same name fail together, whatever their devices are, and those with different names do not.
+    pub fault_domain: Option<String>,
     /// `stands_for`: UUID of the GPU whose driver is listened to in place of the CPU's, which has none (CPU lanes, for tests).
     pub stands_for: Option<String>,
     /// `service_ms`: how long a job takes at least, as if the device were another (CPU lanes, for tests).
@@ -245,6 +248,27 @@ impl CodeSpec {
     /// What the code is built from.
     pub fn spec(&self) -> Spec {
         Spec { coefficients: self.coefficients.clone(), errors: self.errors, ..Spec::of(self.kind, self.k, self.r) }
+    }
+}
+
+/// Not a device's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("must be \"cpu\", \"cuda:N\" (N from 0) or \"GPU-<uuid>\"")]
+pub struct NoDevice;
+
+impl FromStr for Device {
+    type Err = NoDevice;
+
+    fn from_str(text: &str) -> Result<Self, NoDevice> {
+        let uuid =
+            |rest: &str| (8..=36).contains(&rest.len()) && rest.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+        let index = |rest: &str| rest.parse().ok().filter(|index: &usize| index.to_string() == rest);
+        match (text.strip_prefix("cuda:").and_then(index), text.strip_prefix("GPU-")) {
+            (Some(index), _) => Ok(Device::Cuda(index)),
+            (_, Some(rest)) if uuid(rest) => Ok(Device::CudaUuid(text.to_owned())),
+            _ if text == "cpu" => Ok(Device::Cpu),
+            _ => Err(NoDevice),
+        }
     }
 }
 

@@ -57,6 +57,9 @@ fn lane(f: &mut fmt::Formatter<'_>, lane: &Lane) -> fmt::Result {
     if lane.device == Device::Cpu {
         writeln!(f, "threads = {}", lane.threads)?;
     }
+    if let Some(domain) = &lane.fault_domain {
+        writeln!(f, "fault_domain = {}", text(domain))?;
+    }
     if let Some(gpu) = &lane.stands_for {
         writeln!(f, "stands_for = {}", text(gpu))?;
     }

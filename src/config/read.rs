@@ -16,8 +16,8 @@ use crate::{
 };
 
 use super::{
-    Admin, CodeSpec, Config, Deployment, Device, Grace, Grpc, Health, Hedge, Http, Lane, Lanes, OnFatal, ParityWhen,
-    Placement, Policy, PolicyKind, Rerun,
+    Admin, CodeSpec, Config, Deployment, Device, Grace, Grpc, Health, Hedge, Http, Lane, Lanes, NoDevice, OnFatal,
+    ParityWhen, Placement, Policy, PolicyKind, Rerun,
     lanes::LANES_MAX,
     rules,
     section::Section,
@@ -114,6 +114,7 @@ fn lane(table: &mut Section<'_, '_>, index: usize) -> Lane {
     let role = table.need("role", "\"base\", \"parity\" or \"both\"", |value| word(value, &roles));
     let core = table.get("core", |value| whole(value, 0..=1023));
     let threads = table.get("threads", |value| whole(value, 1..=64));
+    let fault_domain = table.get("fault_domain", |value| name(value, "riser-1"));
     let stands_for = table.get("stands_for", |value| match device(value)? {
         Device::CudaUuid(uuid) => Ok(uuid),
         Device::Cpu | Device::Cuda(_) => Err("must be \"GPU-<uuid>\"".to_owned()),
@@ -132,20 +133,17 @@ fn lane(table: &mut Section<'_, '_>, index: usize) -> Lane {
         role: role.unwrap_or(Role::Base),
         core,
         threads: threads.unwrap_or(1),
+        fault_domain,
         stands_for,
         service,
     }
 }
 
 fn device(value: &toml::de::DeValue<'_>) -> Read<Device> {
-    let device = value.as_str().unwrap_or_default();
-    let uuid = |rest: &str| (8..=36).contains(&rest.len()) && rest.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-    let index = |rest: &str| rest.parse().ok().filter(|&index: &usize| index < LANES_MAX && index.to_string() == rest);
-    match (device.strip_prefix("cuda:").and_then(index), device.strip_prefix("GPU-")) {
-        (Some(index), _) => Ok(Device::Cuda(index)),
-        (_, Some(rest)) if uuid(rest) => Ok(Device::CudaUuid(device.to_owned())),
-        _ if device == "cpu" => Ok(Device::Cpu),
-        _ => Err("must be \"cpu\", \"cuda:N\" (N from 0) or \"GPU-<uuid>\"".to_owned()),
+    let device: Device = value.as_str().unwrap_or_default().parse().map_err(|error: NoDevice| error.to_string())?;
+    match device {
+        Device::Cuda(index) if index >= LANES_MAX => Err(NoDevice.to_string()),
+        Device::Cpu | Device::Cuda(_) | Device::CudaUuid(_) => Ok(device),
     }
 }
 

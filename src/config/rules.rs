@@ -10,7 +10,8 @@ use crate::{
 };
 
 use super::{
-    CodeSpec, Config, Device, Hedge, Lane, Lanes, Placement, Policy, PolicyKind, Warning, lanes::fault_domains,
+    CodeSpec, Config, Device, Hedge, Lane, Lanes, Placement, Policy, PolicyKind, Warning,
+    lanes::{fault_domains, split_gpu},
     section::Section,
 };
 
@@ -28,6 +29,9 @@ impl Config {
         let (drain, deadline) = (self.http.drain, self.deployment.deadline);
         if drain < deadline {
             warnings.push(Warning::ShortDrain { drain_ms: drain.as_millis(), deadline_ms: deadline.as_millis() });
+        }
+        if let Some((first, second)) = split_gpu(lanes) {
+            warnings.push(Warning::SplitGpu { first: first.0, second: second.0 });
         }
         for (place, first) in lanes.iter().enumerate() {
             let second = lanes[place + 1..].iter().find(|lane| lane.core == first.core);

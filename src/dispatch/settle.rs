@@ -72,7 +72,7 @@ impl Dispatch {
                         self.broken(lane, now, effects);
                     }
                     self.change(lane, |health| health.lost(loss, &self.settings.health, now), effects);
-                    self.lost(lane, job, now, effects);
+                    self.lost((lane, loss), job, now, effects);
                 }
             }
         }
@@ -143,11 +143,13 @@ impl Dispatch {
         }
     }
 
-    fn lost(&self, lane: LaneId, job: Seat, now: Time, effects: &mut Vec<Effect>) {
+    fn lost(&self, (lane, loss): (LaneId, Loss), job: Seat, now: Time, effects: &mut Vec<Effect>) {
         match job {
             Seat::Query(run) => {
                 let query = &run.query;
-                if let Some(first) = query.lose(lane).filter(|first| self.blames_query(*first, lane)) {
+                // Whoever takes a device's memory, it is not the query.
+                let suspect = if loss == Loss::Memory { None } else { query.lose(lane) };
+                if let Some(first) = suspect.filter(|first| self.blames_query(*first, lane)) {
                     self.fail(query, Failure::QueryFault);
                     for lane in [first, lane] {
                         self.change(lane, |health| health.excuse(now), effects);

@@ -326,3 +326,18 @@ fn what_one_fault_domain_loses_twice_does_not_prove_the_query_at_fault() {
     hand.complete(BASE[1], Ok(9.0));
     assert_eq!(provenance(&query), Some(Provenance::Direct));
 }
+
+#[test]
+fn what_finds_no_memory_is_run_again_and_blames_neither_lane_nor_query() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let (query, _pending) = hand.submit(9.0, Accepts::Any);
+    for lane in BASE {
+        hand.pull(lane);
+        hand.complete(lane, Err(Loss::Memory));
+        assert!(query.is_open(), "two lanes have lost it");
+    }
+    // Without a canary.
+    assert!(matches!(hand.pull(BASE[0]), Some(Work::Batch(Batch::Base(_)))));
+    hand.complete(BASE[0], Ok(9.0));
+    assert_eq!(provenance(&query), Some(Provenance::Direct));
+}

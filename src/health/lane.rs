@@ -12,6 +12,10 @@ const FENCES_MAX: u32 = 10;
 /// A fence that was so many waits ago or more does not count any more.
 const FENCES_FORGOTTEN: u32 = 4 * FENCES_MAX;
 
+/// Batches in a row without memory that take a lane out of work, and how far apart two of them are in a row.
+const STARVED: u8 = 3;
+const STARVED_FORGOTTEN: Duration = Duration::from_secs(1);
+
 /// What a lane must make good for before it is trusted like others.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Worst {
@@ -38,6 +42,8 @@ pub struct LaneHealth {
     /// Other threads that were tried in place of its own since it last worked, and when the next may be.
     replacements: u32,
     replace_at: Option<Time>,
+    /// Batches that found no memory, of late, and when the last one did.
+    starved: (u8, Option<Time>),
     /// When the canary in flight started.
     canary_since: Option<Time>,
     /// Canaries that it must pass before it works again.
@@ -60,6 +66,7 @@ impl LaneHealth {
             fenced_at: None,
             replacements: 0,
             replace_at: None,
+            starved: (0, None),
             canary_since: None,
             canaries: 1,
             held: false,
@@ -114,11 +121,24 @@ impl LaneHealth {
 
     /// The lane lost a job.
     pub fn lost(&mut self, loss: Loss, rules: &Rules, now: Time) -> Option<Move> {
-        if !self.state.is_usable() {
+        if !self.state.is_usable() || loss == Loss::Memory && !self.is_starved(now) {
             return None;
         }
         self.wait = rules.canary_first;
         Some(self.go(State::Failed { canary_at: now + self.wait }, Reason::LostJob(loss)))
+    }
+
+    /// Whether too many batches in a row found no memory: the first ones are lost, and the lane is not; but one that loses everything quickly would draw
+    /// all work to itself. `now` is that of the batch, whose jobs all tell of the same.
+    fn is_starved(&mut self, now: Time) -> bool {
+        let (count, last) = self.starved;
+        let count = match last {
+            Some(last) if last == now => count,
+            Some(last) if now.since(last) < STARVED_FORGOTTEN => count.saturating_add(1),
+            Some(_) | None => 1,
+        };
+        self.starved = (count, Some(now));
+        count >= STARVED
     }
 
     /// The lane is slower than its peers: `percent` of its expected time, twice in a row.

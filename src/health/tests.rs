@@ -23,6 +23,18 @@ fn healthy() -> LaneHealth {
 }
 
 #[test]
+fn a_batch_that_finds_no_memory_costs_no_lane_and_three_in_a_row_do() {
+    let mut lane = healthy();
+    let starved = |lane: &mut LaneHealth, at| lane.lost(Loss::Memory, &RULES, ms(at));
+    assert!((0..8).all(|_| starved(&mut lane, 0).is_none()), "one batch of eight jobs");
+    assert!(starved(&mut lane, 10).is_none());
+    assert!(starved(&mut lane, 1_010).is_none(), "the first of others, a second later");
+    assert!(starved(&mut lane, 1_020).is_none());
+    let fell = starved(&mut lane, 1_030).unwrap();
+    assert_eq!((fell.to, fell.reason), (State::Failed { canary_at: ms(1_130) }, Reason::LostJob(Loss::Memory)));
+}
+
+#[test]
 fn a_lane_that_lost_a_job_comes_back_through_a_canary_and_backs_off_meanwhile() {
     let mut lane = healthy();
     let fell = lane.lost(Loss::NonFinite, &RULES, ms(0)).unwrap();

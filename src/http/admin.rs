@@ -97,6 +97,7 @@ fn told(fault: Fault) -> FaultBody {
         Fault::Panic => plain("panic"),
         Fault::Error => plain("error"),
         Fault::Fatal => plain("fatal"),
+        Fault::OutOfMemory => plain("out_of_memory"),
         Fault::Nan => plain("nan"),
         Fault::Garbage(how) => {
             let place = if let Garbage::BitFlip(place) = how { Some(place) } else { None };
@@ -147,6 +148,7 @@ fn parse(body: &[u8]) -> Result<Option<Fault>, ClientError> {
         "panic" => Fault::Panic,
         "error" => Fault::Error,
         "fatal" => Fault::Fatal,
+        "out_of_memory" => Fault::OutOfMemory,
         "nan" => Fault::Nan,
         "garbage" => Fault::Garbage(match body.how.as_deref() {
             None => Garbage::Wrong,
@@ -162,7 +164,9 @@ fn parse(body: &[u8]) -> Result<Option<Fault>, ClientError> {
         }),
         "clear" => return Ok(None),
         other => {
-            let problem = format!("{other:?} is none of slow, hang, panic, error, fatal, nan, garbage, clear");
+            let problem = format!(
+                "{other:?} is none of slow, hang, stuck, panic, error, fatal, out_of_memory, nan, garbage, clear"
+            );
             return Err(ClientError::field("kind", problem));
         }
     }))
@@ -182,6 +186,7 @@ mod tests {
             Fault::Panic,
             Fault::Error,
             Fault::Fatal,
+            Fault::OutOfMemory,
             Fault::Nan,
         ];
         let garbage = [Garbage::Wrong, Garbage::BitFlip(17), Garbage::Scaled, Garbage::Swapped, Garbage::Layer];

@@ -7,7 +7,12 @@ use std::{sync::Arc, time::Duration};
 
 use candle_core::Device;
 
-use super::{EmulatedLoss, Spec, fatal::is_fatal, outputs::Outputs};
+use super::{
+    EmulatedLoss, Spec,
+    cuda::{cause, open_cuda, ordinal_of},
+    loss::loss_of,
+    outputs::Outputs,
+};
 use crate::{
     clock::Clock,
     code::{Code, DATA_MAX, RunsOn},
@@ -19,11 +24,6 @@ use crate::{
 
 /// Runs of the canary that warm a lane up; the fastest says what to expect.
 const WARM_UP_RUNS: usize = 5;
-
-/// What an error of candle says, without the backtrace that it appends.
-fn first_line(error: &TensorError) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
-}
 
 /// Why a lane could not open its device or models. For the operator.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum OpenError {
         device: String,
     },
     /// The device did not open.
-    #[error("device {device:?} did not open: {}; `nvidia-smi` shows what the driver sees", first_line(source))]
+    #[error("device {device:?} did not open: {}; `nvidia-smi` shows what the driver sees", cause(source))]
     Device {
         /// The device as configured.
         device: String,
@@ -49,8 +49,13 @@ pub enum OpenError {
     #[error("opening the device panicked")]
     Panic,
     /// The weights could not be put on the device.
-    #[error("the weights could not be loaded onto the device: {}", first_line(.0))]
-    Weights(#[source] TensorError),
+    #[error("the weights ({} MiB) could not be loaded onto the device: {}", bytes.div_ceil(1 << 20), cause(source))]
+    Weights {
+        /// What its models take there.
+        bytes: usize,
+        /// What the device said.
+        source: TensorError,
+    },
     /// A first batch failed.
     #[error("the first batch failed: {0}")]
     WarmUp(#[source] RunError),
@@ -68,12 +73,8 @@ impl OpenError {
             OpenError::Canary(loss) => *loss,
             OpenError::Panic => Loss::Panic,
             OpenError::WarmUp(error) => error.loss(),
-            OpenError::Device { source, .. } | OpenError::Weights(source) if is_fatal(&source.to_string()) => {
-                Loss::Fatal
-            }
-            OpenError::Device { .. } | OpenError::Weights(_) | OpenError::Pool(_) | OpenError::NoCuda { .. } => {
-                Loss::Device
-            }
+            OpenError::Device { source, .. } | OpenError::Weights { source, .. } => loss_of(&source.to_string()),
+            OpenError::Pool(_) | OpenError::NoCuda { .. } => Loss::Device,
         }
     }
 }
@@ -82,7 +83,7 @@ impl OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Device or model said so.
-    #[error("{}", first_line(.0))]
+    #[error("{}", cause(.0))]
     Tensor(#[from] TensorError),
     /// An injected fault.
     #[error("injected error")]
@@ -90,6 +91,9 @@ pub enum RunError {
     /// An injected fault that is named as CUDA would name it.
     #[error("injected CUDA_ERROR_ILLEGAL_ADDRESS")]
     InjectedFatal,
+    /// The same.
+    #[error("injected CUDA_ERROR_OUT_OF_MEMORY")]
+    InjectedMemory,
     /// The device that is emulated lost it.
     #[error(transparent)]
     Emulated(#[from] EmulatedLoss),
@@ -98,7 +102,7 @@ pub enum RunError {
 impl RunError {
     /// What a job is lost to by it.
     pub(super) fn loss(&self) -> Loss {
-        if is_fatal(&self.to_string()) { Loss::Fatal } else { Loss::Device }
+        loss_of(&self.to_string())
     }
 }
 
@@ -133,11 +137,12 @@ impl Executor {
             RunsOn::ParityModel => (code.r(), false),
             RunsOn::Base => (0, true),
         });
+        let no_weights = |source| OpenError::Weights { bytes: bytes_of(spec), source };
         let base = (role.runs_base() || on_base).then(|| spec.bundle.base(&device)).transpose();
         let parities = (0..parity_rows).map(|row| spec.bundle.parity(row, &device)).collect::<Result<_, _>>();
         let mut executor = Executor {
-            base: base.map_err(OpenError::Weights)?,
-            parities: parities.map_err(OpenError::Weights)?,
+            base: base.map_err(no_weights)?,
+            parities: parities.map_err(no_weights)?,
             code: spec.code.clone(),
             canary: spec.bundle.canary(spec.code.as_deref()),
             checks: Vec::new(),
@@ -268,6 +273,14 @@ impl Executor {
     }
 }
 
+/// What a lane's models take on its device.
+fn bytes_of(spec: &Spec) -> usize {
+    let role = spec.lane.role;
+    let code = spec.code.as_deref().filter(|_| role.runs_parity());
+    let parities = code.map_or(0, |code| if code.runs_on() == RunsOn::ParityModel { code.r() } else { 0 });
+    spec.bundle.bytes(role.runs_base(), parities)
+}
+
 /// Appends a parity query to `rows`.
 fn encode(code: &dyn Code, input: &ParityInput, rows: &mut Vec<f32>) {
     let mut slices: [&[f32]; DATA_MAX] = [&[]; DATA_MAX];
@@ -279,67 +292,14 @@ fn encode(code: &dyn Code, input: &ParityInput, rows: &mut Vec<f32>) {
     code.encode(input.row, &slices[..input.rows.len()], &mut rows[start..]);
 }
 
-fn open_device(device: &config::Device) -> Result<Device, OpenError> {
+/// Opens a device, for the thread that uses it; each time anew, with a stream of its own.
+///
+/// # Errors
+/// There is none of that name, or it does not open.
+pub fn open_device(device: &config::Device) -> Result<Device, OpenError> {
     match device {
         config::Device::Cpu => Ok(Device::Cpu),
         config::Device::Cuda(ordinal) => open_cuda(device, *ordinal),
         config::Device::CudaUuid(uuid) => open_cuda(device, ordinal_of(device, uuid)?),
     }
-}
-
-#[cfg(feature = "cuda")]
-fn open_cuda(device: &config::Device, ordinal: usize) -> Result<Device, OpenError> {
-    // One explicit stream a lane: candle's default is the per-thread stream, which orders nothing between threads.
-    Device::new_cuda_with_stream(ordinal).map_err(|source| OpenError::Device { device: device.to_string(), source })
-}
-
-#[cfg(not(feature = "cuda"))]
-fn open_cuda(device: &config::Device, _ordinal: usize) -> Result<Device, OpenError> {
-    Err(OpenError::NoCuda { device: device.to_string() })
-}
-
-/// The UUID of a lane's GPU, or of the one that it stands for; `None` for other lanes, and for a GPU that is named by an index which CUDA does not know.
-pub fn gpu_uuid(lane: &config::Lane) -> Option<String> {
-    match lane.device {
-        config::Device::Cuda(ordinal) => uuid_of(ordinal),
-        config::Device::Cpu | config::Device::CudaUuid(_) => lane.gpu().map(str::to_owned),
-    }
-}
-
-#[cfg(feature = "cuda")]
-fn uuid_of(ordinal: usize) -> Option<String> {
-    use candle_core::cuda_backend::cudarc::driver::result;
-    result::init().ok()?;
-    let device = result::device::get(i32::try_from(ordinal).ok()?).ok()?;
-    let hex: Vec<String> =
-        result::device::get_uuid(device).ok()?.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let parts = [0..4, 4..6, 6..8, 8..10, 10..16].map(|part| hex[part].concat());
-    Some(format!("GPU-{}", parts.join("-")))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn uuid_of(_ordinal: usize) -> Option<String> {
-    None
-}
-
-/// CUDA's ordinal of the GPU with this UUID. NVML's index is no substitute: the two may count in different orders.
-#[cfg(feature = "cuda")]
-fn ordinal_of(device: &config::Device, uuid: &str) -> Result<usize, OpenError> {
-    use candle_core::cuda_backend::cudarc::driver::result;
-    let failed = |source: TensorError| OpenError::Device { device: device.to_string(), source };
-    let cuda = |error: result::DriverError| failed(TensorError::wrap(error));
-    result::init().map_err(cuda)?;
-    for ordinal in 0..result::device::get_count().map_err(cuda)? {
-        let found = result::device::get(ordinal).and_then(result::device::get_uuid).map_err(cuda)?;
-        let hex: String = found.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        if uuid.trim_start_matches("GPU-").replace('-', "").eq_ignore_ascii_case(&hex) {
-            return Ok(usize::try_from(ordinal).unwrap_or(0));
-        }
-    }
-    Err(failed(TensorError::msg("no GPU that CUDA shows this process has this UUID")))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn ordinal_of(device: &config::Device, _uuid: &str) -> Result<usize, OpenError> {
-    Err(OpenError::NoCuda { device: device.to_string() })
 }

@@ -48,6 +48,7 @@ impl FaultSwitch {
             None | Some(Fault::Slow { .. } | Fault::Nan | Fault::Garbage(_)) => Ok(()),
             Some(Fault::Error) => Err(RunError::Injected),
             Some(Fault::Fatal) => Err(RunError::InjectedFatal),
+            Some(Fault::OutOfMemory) => Err(RunError::InjectedMemory),
             Some(Fault::Hang) => {
                 let mut fault = self.fault.lock();
                 self.changed.wait_while(&mut fault, |fault| *fault == Some(Fault::Hang));
@@ -99,7 +100,15 @@ impl FaultSwitch {
             Some(Fault::Nan) => outputs.values.fill(f32::NAN),
             Some(Fault::Garbage(how)) => spoil(outputs, how),
             None
-            | Some(Fault::Slow { .. } | Fault::Hang | Fault::Stuck | Fault::Panic | Fault::Error | Fault::Fatal) => {}
+            | Some(
+                Fault::Slow { .. }
+                | Fault::Hang
+                | Fault::Stuck
+                | Fault::Panic
+                | Fault::Error
+                | Fault::Fatal
+                | Fault::OutOfMemory,
+            ) => {}
         }
     }
 

@@ -24,6 +24,7 @@ fn executor() -> Executor {
             role: Role::Both,
             core: None,
             threads: 1,
+            fault_domain: None,
             stands_for: None,
             service: None,
         },

@@ -6,10 +6,11 @@
 //! its own, because candle's parallel loops would otherwise meet in the global pool and tie the lanes together.
 
 mod affinity;
+mod cuda;
 mod emulation;
 mod executor;
-mod fatal;
 mod fault;
+mod loss;
 mod outputs;
 mod progress;
 mod tenure;
@@ -22,8 +23,9 @@ use std::{
     time::Duration,
 };
 
+pub use cuda::gpu_uuid;
 pub use emulation::{EmulatedLoss, Emulation, Meanwhile};
-pub use executor::{OpenError, RunError, gpu_uuid};
+pub use executor::{OpenError, RunError, open_device};
 pub use fault::{FaultSwitch, spoil_row};
 
 use executor::Executor;

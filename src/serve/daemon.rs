@@ -20,8 +20,10 @@ use tokio::{
 };
 
 use super::{
-    Plan, Running, ServeError, notify, start_log,
-    succession::{Ports, Predecessor, Succession},
+    Plan, Running, ServeError, notify,
+    ports::Ports,
+    start_log,
+    succession::{Predecessor, Succession},
 };
 use crate::{
     admission::Admission,
@@ -39,7 +41,7 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
     let mut predecessor = Predecessor::find()?;
     let (running, ports) = match &mut predecessor {
         None => {
-            let ports = bind(&plan)?;
+            let ports = Ports::bind(&plan)?;
             start_log::starting(&plan);
             (Running::start(&plan)?, ports)
         }
@@ -57,16 +59,6 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
     let unanswered = runtime.block_on(serve(plan, &running, ports, predecessor))?;
     tracing::info!(unanswered, "stopped");
     Ok(())
-}
-
-/// Binds the ports, before anything slow: a second daemon on them is found out at once.
-fn bind(plan: &Plan) -> Result<Ports, ServeError> {
-    let bind = |table, listen| {
-        let refused = |source| ServeError::Listen { table, listen, source };
-        TcpListener::bind(listen).map_err(refused)
-    };
-    let http = bind("http", plan.config.http.listen)?;
-    Ok(Ports { http, grpc: plan.config.grpc.map(|grpc| bind("grpc", grpc.listen)).transpose()? })
 }
 
 /// Makes a port ready for the runtime; gives its address, which is not the configured one if that leaves the port to the system, or if another process

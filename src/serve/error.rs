@@ -52,8 +52,9 @@ impl ServeError {
     pub const fn is_of_a_device(&self) -> bool {
         match self {
             ServeError::Lane { source, .. } => match source {
-                OpenError::Device { .. } | OpenError::WarmUp(_) | OpenError::Panic => true,
-                OpenError::Pool(_) | OpenError::NoCuda { .. } | OpenError::Weights(_) | OpenError::Canary(_) => false,
+                // Weights are read and checked before a device is opened: what failed is to put them there.
+                OpenError::Device { .. } | OpenError::Weights { .. } | OpenError::WarmUp(_) | OpenError::Panic => true,
+                OpenError::Pool(_) | OpenError::NoCuda { .. } | OpenError::Canary(_) => false,
             },
             // The supervisor starts it anew without one.
             ServeError::Succession(_) => true,

@@ -13,6 +13,7 @@ mod devices;
 mod error;
 mod lanes;
 mod notify;
+mod ports;
 mod start_log;
 mod succession;
 

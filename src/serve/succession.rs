@@ -1,6 +1,6 @@
 //! One process takes over from another without losing a query: `on_fatal = "restart"`.
 //!
-//! After some errors (`lane/fatal`) CUDA gives a process nothing but the same error for that GPU, while a new process finds the GPU well. Other lanes serve on,
+//! After some errors (`lane/loss`) CUDA gives a process nothing but the same error for that GPU, while a new process finds the GPU well. Other lanes serve on,
 //! so the cure must not cost what they still answer. The process that has the port starts its *successor*, with one end of a socket as standard
 //! input, and this is all that they say to each other:
 //!
@@ -13,17 +13,16 @@
 //!   accepts no more, answers what it has, ends
 //! ```
 //!
-//! What always holds: somebody accepts connections at every moment, because both do until the last word. A port (there may be two, of HTTP and of gRPC) is one socket, not two on one
-//! address, so no connection waits in a queue that is closed. A successor that fails costs a line in the log and a longer wait; one whose
+//! What always holds: somebody accepts connections at every moment, because both do until the last word. A port (there may be two, of HTTP and
+//! of gRPC) is one socket, not two on one address, so no connection waits in a queue that is closed. A successor that fails costs a line in the log and a longer wait; one whose
 //! predecessor is gone before it has the port ends. A stop that comes at any moment before the last word ends both. Devices that were doubtful when it started are opened by canaries, in the background: opening a dead GPU may never return.
 //!
 //! *Rejected*: `exec` in place (nobody would answer while weights load), and leaving it to systemd alone (the same, and what was in flight is lost).
 
 use std::{
     env, io,
-    io::{IoSlice, IoSliceMut, Read, Write},
-    mem::MaybeUninit,
-    net::{Shutdown, TcpListener},
+    io::{Read, Write},
+    net::Shutdown,
     os::{
         fd::{AsFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
@@ -37,10 +36,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-};
+use rustix::net::RecvFlags;
 
+use super::ports::Ports;
 use crate::{
     clock::{Clock, Time},
     config::Lane,
@@ -68,8 +66,6 @@ const LINE_MAX: usize = 64 * 1024;
 /// The successor's words.
 const READY: u8 = b'R';
 const SERVING: u8 = b'S';
-/// The predecessor's word that comes with the port.
-const PORT: u8 = b'P';
 
 /// Why one process did not take over from another.
 #[derive(Debug, thiserror::Error)]
@@ -86,21 +82,6 @@ pub enum SuccessionError {
     /// This process was told to stop meanwhile.
     #[error("the daemon stops")]
     Stopping,
-}
-
-/// The sockets that listen.
-#[derive(Debug)]
-pub(super) struct Ports {
-    pub(super) http: TcpListener,
-    pub(super) grpc: Option<TcpListener>,
-}
-
-impl Ports {
-    /// The same sockets once more.
-    pub(super) fn try_clone(&self) -> io::Result<Self> {
-        let grpc = self.grpc.as_ref().map(TcpListener::try_clone).transpose()?;
-        Ok(Ports { http: self.http.try_clone()?, grpc })
-    }
 }
 
 /// The process that has the port, as its successor sees it.
@@ -157,7 +138,7 @@ impl Predecessor {
     /// Every lane is loaded: takes the ports.
     pub(super) fn take_over(&mut self) -> Result<Ports, SuccessionError> {
         self.socket.write_all(&[READY]).map_err(SuccessionError::Silent)?;
-        let ports = receive_ports(&self.socket)?;
+        let ports = Ports::receive(&self.socket)?;
         self.taken.store(true, Ordering::Release);
         Ok(ports)
     }
@@ -238,7 +219,7 @@ impl Succession {
         expect(socket, READY, LOADING, || self.engine.is_draining())?;
         let goes_on = || if self.engine.is_draining() { Err(SuccessionError::Stopping) } else { Ok(()) };
         goes_on()?;
-        send_ports(socket, &self.ports)?;
+        self.ports.send(socket)?;
         expect(socket, SERVING, TAKING, || false)?;
         goes_on()
     }
@@ -310,34 +291,14 @@ fn expect(socket: &UnixStream, word: u8, patience: Duration, stops: impl Fn() ->
     }
 }
 
-fn send_ports(socket: &UnixStream, Ports { http, grpc }: &Ports) -> Result<(), SuccessionError> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let ports: Vec<_> = [Some(http), grpc.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
-    assert!(control.push(SendAncillaryMessage::ScmRights(&ports)), "there is room for two");
-    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(&[PORT])], &mut control, SendFlags::NOSIGNAL);
-    sent.map(drop).map_err(|error| SuccessionError::Silent(error.into()))
-}
-
-fn receive_ports(socket: &UnixStream) -> Result<Ports, SuccessionError> {
-    let mut word = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    // Not for the programs that this one starts.
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut word)], &mut control, flags);
-    received.map_err(|error| SuccessionError::Silent(error.into()))?;
-    let rights = |message| if let RecvAncillaryMessage::ScmRights(rights) = message { Some(rights) } else { None };
-    let mut ports = control.drain().filter_map(rights).flatten().map(TcpListener::from);
-    match ports.next() {
-        Some(http) if word == [PORT] => Ok(Ports { http, grpc: ports.next() }),
-        Some(_) | None => Err(SuccessionError::Words),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{io::ErrorKind, net::TcpStream, path::Path, thread};
+    use std::{
+        io::ErrorKind,
+        net::{TcpListener, TcpStream},
+        path::Path,
+        thread,
+    };
 
     use super::*;
     use crate::config::Config;
@@ -365,7 +326,7 @@ mod tests {
             });
             (&ours).write_all(b"0 2 GPU-x\n").unwrap();
             expect(&ours, READY, TAKING, || false).unwrap();
-            send_ports(&ours, &ports.try_clone().unwrap()).unwrap();
+            ports.try_clone().unwrap().send(&ours).unwrap();
             expect(&ours, SERVING, TAKING, || false).unwrap();
             drop(ports);
             let (left_out, ports) = successor.join().unwrap();

@@ -174,6 +174,12 @@ impl Bundle {
         self.base.net(device)
     }
 
+    /// What the base model, if it is among them, and so many parity models take on a device that holds them in single precision.
+    pub fn bytes(&self, base: bool, parities: usize) -> usize {
+        let nets = base.then_some(&self.base).into_iter().chain(self.parities.iter().take(parities));
+        nets.map(|net| net.plan.parameter_count() * size_of::<f32>()).sum()
+    }
+
     /// What runs parity row `row`, on `device`: its parity model, or the base model once more. On the CPU all nets share one copy of the
     /// weights.
     pub fn parity(&self, row: usize, device: &Device) -> Result<Net, TensorError> {

@@ -175,6 +175,7 @@ fn faults_that_jobs_show_are_found_and_healed() {
         ("panic", r#"{"kind": "panic"}"#, "failed", "panic", second),
         ("error", r#"{"kind": "error"}"#, "failed", "error", second),
         ("fatal error", r#"{"kind": "fatal"}"#, "fenced", "needs a new process", second),
+        ("no memory", r#"{"kind": "out_of_memory"}"#, "failed", "out of memory", second),
         ("NaN", r#"{"kind": "nan"}"#, "failed", "non-finite", second),
         ("garbage", r#"{"kind": "garbage"}"#, "failed", "canary", 5 * second),
     ] {

@@ -1,8 +1,8 @@
 """Forward passes on one thread: parityd, ONNX Runtime and PyTorch in turn, on the same weights and rows.
 
     python3 -m venv env && env/bin/pip install torch onnxruntime onnx safetensors numpy
-    cargo bench --no-run --bench forward            # prints where the binary is
-    env/bin/python docs/benchmarks/forward/peers.py target/release/deps/forward-... [results.json]
+    cargo build --release
+    env/bin/python docs/benchmarks/forward/peers.py target/release/parityd [results.json]
 
 Each round measures all three one after the other, so that what disturbs the machine disturbs all; ratios are taken within a round, and the
 median of the rounds is told. Outputs must agree to 1e-4 of the largest, or the run ends.
@@ -47,8 +47,9 @@ def timed(run):
 
 
 def ours(binary, architecture, file, batch):
-    command = [binary, architecture, file, str(batch), str(SECONDS)]
-    return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    options = ["--network", architecture, "--weights", file, "--batches", str(batch), "--seconds", str(SECONDS)]
+    told = subprocess.run([binary, "bench", "forward", *options], capture_output=True, check=True, text=True).stdout
+    return json.loads(told)["passes"][0]
 
 
 def session(model, row):
@@ -89,13 +90,13 @@ def main(binary, results):
                 rounds = []
                 for _ in range(ROUNDS):
                     mine = ours(binary, name.split()[0], file.name, batch)
-                    found = np.array(mine["output"]).reshape(wanted.shape)
+                    found = np.array(mine["outputs"]).reshape(wanted.shape)
                     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max(), name
                     array = some.numpy()
                     theirs = timed(lambda: onnx.run(None, {"x": array}))
                     with torch.inference_mode():
                         torchs = timed(lambda: wrapped(some))
-                    rounds.append({"parityd": mine["us"], "onnxruntime": theirs, "torch": torchs})
+                    rounds.append({"parityd": mine["p50_us"], "onnxruntime": theirs, "torch": torchs})
                 of = lambda peer: median(one["parityd"] / one[peer] for one in rounds)
                 row = {"model": name, "batch": batch, "to_onnxruntime": of("onnxruntime"), "to_torch": of("torch"), "rounds": rounds}
                 rows.append(row)

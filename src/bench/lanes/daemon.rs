@@ -66,6 +66,7 @@ impl Site {
             role: Role::Base,
             core: None,
             threads: 1,
+            fault_domain: None,
             stands_for: None,
             service: None,
         };

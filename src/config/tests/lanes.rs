@@ -44,6 +44,25 @@ fn fault_domains_are_devices_and_cpu_lanes() {
 }
 
 #[test]
+fn a_named_fault_domain_joins_devices_and_splits_one() {
+    let lane = |device: &str, domain: &str| format!("[[lane]]\ndevice = \"{device}\"\nrole = \"base\"\n{domain}");
+    let rest = &LEAST[LEAST.find("[[deployment]]").unwrap()..];
+    let named = |name: &str| format!("fault_domain = \"{name}\"\n");
+    let text = [
+        lane("cuda:0", &named("riser")),
+        lane("cuda:1", &named("riser")),
+        lane("cuda:2", ""),
+        lane("cuda:2", &named("own")),
+        lane("cpu", &named("riser")),
+        format!("{rest}[deployment.policy]\nkind = \"none\"\n"),
+    ];
+    let config = parse(&text.concat()).unwrap();
+    assert_eq!(fault_domains(config.lanes()), [0, 0, 1, 2, 0].map(FaultDomain));
+    assert_eq!(config.warnings(), [Warning::SplitGpu { first: 2, second: 3 }]);
+    assert_eq!(parse(&config.to_string()).unwrap(), config);
+}
+
+#[test]
 fn lanes_that_share_a_core_are_told() {
     let text = LEAST.replace("role = \"base\"", "role = \"base\"\ncore = 1");
     assert_eq!(parse(&text).unwrap().warnings(), [Warning::SharedCore { first: 0, second: 1, core: 1 }]);

@@ -1,8 +1,10 @@
-//! Errors after which a device is of no use to this process any more.
+//! What a job is lost to, by what the device said.
 //!
 //! Some errors of CUDA are *sticky*: every later call of this process on that GPU gives the same one, until a new process opens it anew (CUDA driver API, `CUresult`: "leaves the
 //! process in an inconsistent state … the process must be terminated and relaunched"). Running out of memory is not among them. They are told by name, which candle and cudarc keep in
 //! their text, so that a build without CUDA knows them, too.
+
+use crate::job::Loss;
 
 /// Names of sticky errors: 214, 702, 709, 710, 714 to 719, 700.
 const STICKY: [&str; 11] = [
@@ -19,9 +21,15 @@ const STICKY: [&str; 11] = [
     "CUDA_ERROR_ECC_UNCORRECTABLE",
 ];
 
-/// Whether an error's text tells of a sticky error.
-pub(super) fn is_fatal(text: &str) -> bool {
-    STICKY.iter().any(|name| text.contains(name))
+/// What an error with this text loses.
+pub(super) fn loss_of(text: &str) -> Loss {
+    if STICKY.iter().any(|name| text.contains(name)) {
+        Loss::Fatal
+    } else if text.contains("CUDA_ERROR_OUT_OF_MEMORY") {
+        Loss::Memory
+    } else {
+        Loss::Device
+    }
 }
 
 #[cfg(test)]
@@ -29,11 +37,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sticky_errors_are_known_by_name_and_others_are_not() {
-        assert!(is_fatal("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")"));
-        assert!(is_fatal("cuda error: DriverError(CUDA_ERROR_LAUNCH_FAILED)"));
-        for other in ["DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", "shape mismatch", ""] {
-            assert!(!is_fatal(other), "{other}");
+    fn sticky_errors_and_lack_of_memory_are_known_by_name() {
+        for (text, loss) in [
+            ("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")", Loss::Fatal),
+            ("cuda error: DriverError(CUDA_ERROR_LAUNCH_FAILED)", Loss::Fatal),
+            ("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", Loss::Memory),
+            ("shape mismatch", Loss::Device),
+            ("", Loss::Device),
+        ] {
+            assert_eq!(loss_of(text), loss, "{text}");
         }
     }
 }

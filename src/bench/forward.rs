@@ -1,0 +1,232 @@
+//! `bench forward`: how long a network takes for a batch on a device, from rows in host memory to outputs in host memory, as a lane runs it.
+//!
+//! Without a file of weights, networks that papers and peers know run on drawn weights: only sizes matter to time. With one, its own
+//! rows run and the outputs are told, so that a peer which has the same file can check that both compute the same
+//! (`docs/benchmarks/forward/peers.py`). Batches take turns for as long as they are measured, so that a change of the machine meets all.
+
+use std::{fmt, fs, hint::black_box, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{BenchError, Env, Watch, cell};
+use crate::{
+    clock::Clock,
+    config,
+    lane::open_device,
+    model::{Architecture, Net, Parameters, Preprocessing, Tensor, TensorError},
+};
+
+const AS_IT_IS: Preprocessing = Preprocessing { mean: 0.0, std: 1.0, weight: 1.0 };
+
+/// Runs of a batch at least, however long they take.
+const RUNS: usize = 5;
+/// Runs before any is timed: the first ones load kernels and take memory.
+const WARM_UP_RUNS: usize = 2;
+
+/// What is measured where nothing is named.
+const KNOWN: [(&str, [usize; 3], usize); 8] = [
+    ("mlp", [1, 28, 28], 10),
+    ("lenet5", [1, 28, 28], 10),
+    ("compact2", [1, 28, 28], 10),
+    ("compact4", [1, 28, 28], 10),
+    ("resnet18-w16", [1, 28, 28], 10),
+    ("vgg11", [3, 32, 32], 10),
+    ("resnet18", [3, 32, 32], 10),
+    ("resnet18", [3, 224, 224], 1000),
+];
+
+/// What [`forward`] does.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ForwardOptions {
+    /// Where.
+    pub device: config::Device,
+    /// The one architecture that is measured; of the known ones, all shapes of it. `None` is all.
+    pub architecture: Option<Architecture>,
+    /// A safetensors file with the architecture's parameters, and `input` and `output` of the same rows.
+    pub weights: Option<PathBuf>,
+    /// Rows of a batch.
+    pub batches: Vec<usize>,
+    /// Seconds for each network and batch.
+    pub seconds: f64,
+    /// The command line.
+    pub command: String,
+}
+
+/// One network and batch.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Pass {
+    /// The architecture's name.
+    pub network: String,
+    /// Shape of one row.
+    pub row: Vec<usize>,
+    /// Rows of a batch.
+    pub batch: usize,
+    /// Half of all batches took no longer, in microseconds.
+    pub p50_us: f64,
+    /// 99 of 100.
+    pub p99_us: f64,
+    /// Multiply-adds a nanosecond, by the median.
+    pub rate: f64,
+    /// Outputs of the rows of the file, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Vec<f32>>,
+}
+
+/// All of them.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ForwardReport {
+    /// Where they ran, as a configuration calls it.
+    pub device: String,
+    /// The figures.
+    pub passes: Vec<Pass>,
+    /// Where they were made.
+    pub env: Env,
+}
+
+/// A network with rows for its largest batch.
+struct Subject {
+    name: String,
+    net: Net,
+    rows: Vec<f32>,
+    tells_outputs: bool,
+}
+
+/// Measures them.
+pub fn forward(options: &ForwardOptions) -> Result<ForwardReport, BenchError> {
+    let watch = Watch::start();
+    let subjects = match &options.weights {
+        Some(file) => vec![Subject::of_file(options, file)?],
+        None => Subject::known(options)?,
+    };
+    let mut passes = Vec::new();
+    for subject in subjects {
+        passes.extend(subject.passes(options).map_err(BenchError::Forward)?);
+    }
+    let env = Env::read(&options.command, 0, &watch);
+    Ok(ForwardReport { device: options.device.to_string(), passes, env })
+}
+
+impl Subject {
+    fn known(options: &ForwardOptions) -> Result<Vec<Self>, BenchError> {
+        let device = open_device(&options.device).map_err(BenchError::Device)?;
+        let mut state = 1;
+        let mut subjects = Vec::new();
+        for (name, shape, outputs) in KNOWN {
+            let architecture = name.parse::<Architecture>().expect("the table has names of architectures");
+            if options.architecture.is_some_and(|wanted| wanted != architecture) {
+                continue;
+            }
+            let plan = architecture.plan(&shape, outputs).expect("the table has shapes that fit");
+            let parameters = drawn(&plan.parameters(), &mut state).map_err(BenchError::Forward)?;
+            let net = Net::new(&plan, AS_IT_IS, &parameters, &device).map_err(BenchError::Forward)?;
+            let most = options.batches.iter().max().copied().unwrap_or(1);
+            let rows = (0..most * net.width()).map(|_| draw(&mut state)).collect();
+            subjects.push(Subject { name: name.to_owned(), net, rows, tells_outputs: false });
+        }
+        if subjects.is_empty() {
+            let known = KNOWN.map(|(name, ..)| name).join(", ");
+            return Err(BenchError::NoNetwork { known });
+        }
+        Ok(subjects)
+    }
+
+    fn of_file(options: &ForwardOptions, file: &PathBuf) -> Result<Self, BenchError> {
+        let architecture = options.architecture.ok_or_else(|| BenchError::NoNetwork {
+            known: "the file does not tell which of them its parameters are of".to_owned(),
+        })?;
+        let device = open_device(&options.device).map_err(BenchError::Device)?;
+        let bytes = fs::read(file).map_err(|error| BenchError::Unread { file: file.clone(), error })?;
+        let no_result = |problem: String| BenchError::NoWeights { file: file.clone(), problem };
+        let of_tensors = |error: TensorError| no_result(error.to_string());
+        let all = Parameters::from_safetensors(&bytes).map_err(of_tensors)?;
+        let tensor = |name: &str| all.get(name).ok_or_else(|| no_result(format!("it has no tensor {name:?}")));
+        let (input, output) = (tensor("input")?, tensor("output")?);
+        let outputs = output.dim(1).map_err(of_tensors)?;
+        let plan = architecture.plan(input.dims().get(1..).unwrap_or_default(), outputs);
+        let plan = plan.map_err(|error| no_result(error.to_string()))?;
+        let parameters = Parameters::new(all.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
+        let net = Net::new(&plan, AS_IT_IS, &parameters, &device).map_err(of_tensors)?;
+        let rows = input.flatten_all().and_then(|rows| rows.to_vec1()).map_err(of_tensors)?;
+        Ok(Subject { name: architecture.to_string(), net, rows, tells_outputs: true })
+    }
+
+    fn passes(&self, options: &ForwardOptions) -> Result<Vec<Pass>, TensorError> {
+        let clock = Clock::start();
+        let batch = |batch: usize| self.rows.get(..batch * self.net.width());
+        let batches: Vec<(usize, &[f32])> = options.batches.iter().filter_map(|&n| Some((n, batch(n)?))).collect();
+        for (_, rows) in batches.iter().cycle().take(WARM_UP_RUNS * batches.len()) {
+            black_box(self.net.run(rows)?);
+        }
+        let mut times = vec![Vec::new(); batches.len()];
+        let begun = clock.now();
+        let span = options.seconds * batches.len() as f64;
+        while times[0].len() < RUNS || clock.now().since(begun).as_secs_f64() < span {
+            for ((_, rows), times) in batches.iter().zip(&mut times) {
+                let started = clock.now();
+                black_box(self.net.run(black_box(rows))?);
+                times.push(clock.now().since(started).as_secs_f64() * 1e6);
+            }
+        }
+        let pass = |((batch, rows), mut times): ((usize, &[f32]), Vec<f64>)| {
+            times.sort_unstable_by(f64::total_cmp);
+            let (p50_us, p99_us) = (cell::at(&times, 0.5), cell::at(&times, 0.99));
+            Ok(Pass {
+                network: self.name.clone(),
+                row: self.net.plan().input().to_vec(),
+                batch,
+                p50_us,
+                p99_us,
+                rate: (self.net.plan().multiply_adds() * batch) as f64 / p50_us / 1e3,
+                outputs: self.tells_outputs.then(|| self.net.run(rows)).transpose()?,
+            })
+        };
+        batches.into_iter().zip(times).map(pass).collect()
+    }
+}
+
+/// Weights that keep values from growing or vanishing.
+fn drawn(shapes: &[(String, Vec<usize>)], state: &mut u32) -> Result<Parameters, TensorError> {
+    let mut parameters = Vec::new();
+    for (name, shape) in shapes {
+        let count: usize = shape.iter().product();
+        let fan = (count / shape[0]).max(1) as f32;
+        let value = |_| if name.ends_with("running_var") { 1.0 } else { draw(state) / fan.sqrt() };
+        let values: Vec<f32> = (0..count).map(value).collect();
+        parameters.push((name.clone(), Tensor::from_vec(values, shape.as_slice(), &crate::model::Device::Cpu)?));
+    }
+    Ok(Parameters::new(parameters))
+}
+
+/// From -1 to 1, by a linear congruence: any numbers will do that are not zero.
+fn draw(state: &mut u32) -> f32 {
+    *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+    (*state >> 8) as f32 / 8_388_608.0 - 1.0
+}
+
+impl ForwardReport {
+    /// As JSON.
+    ///
+    /// # Panics
+    ///
+    /// If a time is not a finite number, which would be a bug.
+    pub fn json(&self) -> String {
+        serde_json::to_string(self).expect("plain data has a JSON form")
+    }
+}
+
+impl fmt::Display for ForwardReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Env { cpu, gpu, command, .. } = &self.env;
+        let card = if self.device == "cpu" { cpu } else { gpu };
+        let card = card.as_deref().unwrap_or("a device of unknown name");
+        writeln!(f, "Made by `{command}` on {} ({card}).\n", self.device)?;
+        writeln!(f, "| network | row | batch | p50 µs | p99 µs | rows a second | multiply-adds a ns |")?;
+        writeln!(f, "|---|---|---|---|---|---|---|")?;
+        for Pass { network, row, batch, p50_us, p99_us, rate, .. } in &self.passes {
+            let row = row.iter().map(ToString::to_string).collect::<Vec<_>>().join(" x ");
+            let rows = *batch as f64 / p50_us * 1e6;
+            writeln!(f, "| {network} | {row} | {batch} | {p50_us:.1} | {p99_us:.1} | {rows:.0} | {rate:.1} |")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! What only a build with CUDA does: opening GPUs, knowing them by UUID, and saying in words of ours what CUDA says in names.
+//!
+//! Each function is there without CUDA, too, and then refuses. Errors are told by the names that cudarc keeps in their text, so that what is
+//! made of them is tested without a GPU.
+
+use candle_core::Device;
+
+use super::OpenError;
+use crate::{config, model::TensorError};
+
+/// Names in errors, and what they mean to whoever must act.
+const CAUSES: [(&str, &str); 6] = [
+    ("CUDA_ERROR_STUB_LIBRARY", "NVIDIA's driver is not installed here (there is no libcuda.so.1)"),
+    ("CUDA_ERROR_NO_DEVICE", "CUDA finds no GPU, or CUDA_VISIBLE_DEVICES hides all"),
+    ("CUDA_ERROR_INVALID_DEVICE", "CUDA shows this process fewer GPUs (see CUDA_VISIBLE_DEVICES)"),
+    ("CUDA_ERROR_OUT_OF_MEMORY", "the GPU has too little memory left"),
+    ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the driver is older than the CUDA that this was built with"),
+    ("CUBLAS_STATUS_NOT_INITIALIZED", "cuBLAS did not start: is libcublas.so.13 on LD_LIBRARY_PATH, and memory left?"),
+];
+
+/// Why a device refused: in words if the error is a known one, with its first line (candle appends a backtrace).
+pub(super) fn cause(error: &TensorError) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    match CAUSES.iter().find(|(name, _)| text.contains(name)) {
+        Some((name, words)) => format!("{words} ({name})"),
+        None => line.to_owned(),
+    }
+}
+
+/// Opens the GPU that CUDA counts as `ordinal`.
+#[cfg(feature = "cuda")]
+pub(super) fn open_cuda(device: &config::Device, ordinal: usize) -> Result<Device, OpenError> {
+    // One explicit stream a lane: candle's default is the per-thread stream, which orders nothing between threads.
+    Device::new_cuda_with_stream(ordinal).map_err(|source| OpenError::Device { device: device.to_string(), source })
+}
+
+#[cfg(not(feature = "cuda"))]
+pub(super) fn open_cuda(device: &config::Device, _ordinal: usize) -> Result<Device, OpenError> {
+    Err(OpenError::NoCuda { device: device.to_string() })
+}
+
+/// The UUID of a lane's GPU, or of the one that it stands for; `None` for other lanes, and for a GPU that is named by an index which CUDA does not know.
+pub fn gpu_uuid(lane: &config::Lane) -> Option<String> {
+    match lane.device {
+        config::Device::Cuda(ordinal) => uuid_of(ordinal),
+        config::Device::Cpu | config::Device::CudaUuid(_) => lane.gpu().map(str::to_owned),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn uuid_of(ordinal: usize) -> Option<String> {
+    use candle_core::cuda_backend::cudarc::driver::result;
+    result::init().ok()?;
+    let device = result::device::get(i32::try_from(ordinal).ok()?).ok()?;
+    let hex: Vec<String> =
+        result::device::get_uuid(device).ok()?.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [0..4, 4..6, 6..8, 8..10, 10..16].map(|part| hex[part].concat());
+    Some(format!("GPU-{}", parts.join("-")))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn uuid_of(_ordinal: usize) -> Option<String> {
+    None
+}
+
+/// CUDA's ordinal of the GPU with this UUID. NVML's index is no substitute: the two may count in different orders.
+#[cfg(feature = "cuda")]
+pub(super) fn ordinal_of(device: &config::Device, uuid: &str) -> Result<usize, OpenError> {
+    use candle_core::cuda_backend::cudarc::driver::result;
+    let failed = |source: TensorError| OpenError::Device { device: device.to_string(), source };
+    let cuda = |error: result::DriverError| failed(TensorError::wrap(error));
+    result::init().map_err(cuda)?;
+    for ordinal in 0..result::device::get_count().map_err(cuda)? {
+        let found = result::device::get(ordinal).and_then(result::device::get_uuid).map_err(cuda)?;
+        let hex: String = found.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        if uuid.trim_start_matches("GPU-").replace('-', "").eq_ignore_ascii_case(&hex) {
+            return Ok(usize::try_from(ordinal).unwrap_or(0));
+        }
+    }
+    Err(failed(TensorError::msg("no GPU that CUDA shows this process has this UUID")))
+}
+
+#[cfg(not(feature = "cuda"))]
+pub(super) fn ordinal_of(device: &config::Device, _uuid: &str) -> Result<usize, OpenError> {
+    Err(OpenError::NoCuda { device: device.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_errors_are_told_in_words_and_others_by_their_first_line() {
+        let told = |text: &str| cause(&TensorError::msg(text));
+        let stub =
+            told("DriverError(CUDA_ERROR_STUB_LIBRARY, \"<Failure when calling cuGetErrorString()>\")\n   0: frames");
+        assert_eq!(stub, "NVIDIA's driver is not installed here (there is no libcuda.so.1) (CUDA_ERROR_STUB_LIBRARY)");
+        assert_eq!(told("shape mismatch\n   0: frames"), "shape mismatch");
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_build_without_cuda_opens_no_gpu() {
+        for device in [config::Device::Cuda(0), config::Device::CudaUuid("GPU-0123".to_owned())] {
+            let error = crate::lane::open_device(&device).expect_err("it cannot");
+            assert!(matches!(error, OpenError::NoCuda { .. }), "{error}");
+        }
+        assert_eq!(uuid_of(0), None);
+    }
+}
