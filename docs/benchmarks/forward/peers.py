@@ -25,15 +25,15 @@ import torch
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests/data/pytorch"))
-import make  # noqa: E402
+import models  # noqa: E402
 
 ROUNDS, SECONDS, RUNS = 7, 0.7, 5
 
 MODELS = {
-    "mlp": ((1, 28, 28), lambda: make.mlp(784)),
-    "lenet5": ((1, 28, 28), make.lenet5),
-    "resnet18 small": ((3, 32, 32), lambda: make.Resnet(64, 3, 10, *make.RESNET18, False)),
-    "resnet18 224": ((3, 224, 224), lambda: make.Resnet(64, 3, 1000, *make.RESNET18, True)),
+    "mlp": ((1, 28, 28), lambda: models.mlp(784)),
+    "lenet5": ((1, 28, 28), models.lenet5),
+    "resnet18 small": ((3, 32, 32), lambda: models.Resnet(64, 3, 10, *models.RESNET18, False)),
+    "resnet18 224": ((3, 224, 224), lambda: models.Resnet(64, 3, 1000, *models.RESNET18, True)),
 }
 
 
