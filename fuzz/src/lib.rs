@@ -1,0 +1,237 @@
+//! What all targets share: a deployment, an engine that answers at once, both servers in front of it, and what must hold of every reply.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use parityd::{
+    admission::{Admission, Refusal, Terms},
+    clock::Time,
+    grpc,
+    http::{self, Limits},
+    metrics::Metrics,
+    query::{Confidence, Prediction, Provenance, Query, Rows, Signature, TensorSpec},
+    reply::{Pending, Requests},
+};
+
+/// Rows of one request.
+pub const QUEUE_MAX: usize = 16;
+
+/// Small pictures in colour, of which two values are made.
+pub fn signature() -> Signature {
+    Signature {
+        name: "m".into(),
+        version: "1".into(),
+        platform: "fuzz".into(),
+        input: TensorSpec { name: "input".into(), shape: vec![3, 2, 2] },
+        input_range: (0.0, 1.0),
+        output: TensorSpec { name: "logits".into(), shape: vec![2] },
+        labels: vec!["cat".into(), "dog".into()],
+    }
+}
+
+struct Engine(Requests);
+
+impl Admission for Engine {
+    fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal> {
+        let query = |row| Query {
+            row,
+            admitted: Time::ZERO,
+            deadline: Time::ZERO,
+            accepts: terms.accepts,
+            min_confidence: terms.min_confidence.unwrap_or(Confidence::NONE),
+            in_range: true,
+        };
+        let (entering, pending) = self.0.admit(rows.iter().map(query)).ok_or(Refusal::Full)?;
+        for admitted in entering {
+            let sum = admitted.query.row.iter().sum::<f32>();
+            let answer = Prediction { values: [sum, -sum].into(), provenance: Provenance::Direct, confidence: None };
+            drop(admitted.answer(Ok(answer)));
+        }
+        Ok(pending)
+    }
+
+    fn readiness(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+struct Ports {
+    http: SocketAddr,
+    grpc: SocketAddr,
+}
+
+fn ports() -> &'static Ports {
+    static PORTS: OnceLock<Ports> = OnceLock::new();
+    PORTS.get_or_init(|| {
+        let bind = || {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            listener.set_nonblocking(true).expect("it can be");
+            (listener.local_addr().expect("it is bound"), listener)
+        };
+        let ((http, for_http), (grpc, for_grpc)) = (bind(), bind());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+            runtime.expect("threads").block_on(serve(for_http, for_grpc));
+        });
+        Ports { http, grpc }
+    })
+}
+
+async fn serve(for_http: TcpListener, for_grpc: TcpListener) {
+    let admission = || Arc::new(Engine(Requests::new(QUEUE_MAX))) as Arc<dyn Admission>;
+    let metrics = Arc::new(Metrics::new("m", 1));
+    // What is not whole is given up soon.
+    let soon = Duration::from_millis(5);
+    let limits = Limits { header_timeout: soon, body_timeout: soon, ..Limits::new(QUEUE_MAX, Duration::ZERO) };
+    let site = http::Site { signature: signature(), admission: admission(), metrics: Arc::clone(&metrics), lanes: None, limits };
+    let other = grpc::Site { signature: signature(), admission: admission(), metrics, limits };
+    let listener = |listener| tokio::net::TcpListener::from_std(listener).expect("a runtime");
+    let never = std::future::pending::<()>;
+    tokio::join!(
+        http::serve(listener(for_http), Arc::new(site), never(), never()),
+        grpc::serve(listener(for_grpc), Arc::new(other), never(), never()),
+    );
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the server lives");
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    stream.set_nodelay(true).expect("it can be");
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("it can be");
+    stream
+}
+
+/// A reply of HTTP.
+pub struct Reply {
+    /// Its status.
+    pub status: u16,
+    /// Its head.
+    pub head: String,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+/// Sends bytes, and gives the first reply; `None` if the server closes without one. Checks what holds of every reply.
+pub fn ask(bytes: &[u8]) -> Option<Reply> {
+    let mut stream = connect(ports().http);
+    drop(stream.write_all(bytes));
+    let reply = read(&mut stream, bytes.starts_with(b"HEAD "))?;
+    check(&reply);
+    Some(reply)
+}
+
+fn read(stream: &mut TcpStream, no_body: bool) -> Option<Reply> {
+    let mut ahead = Vec::new();
+    let mut more = |ahead: &mut Vec<u8>| {
+        let mut part = [0; 8192];
+        match stream.read(&mut part) {
+            Ok(read) => {
+                ahead.extend_from_slice(&part[..read]);
+                read > 0
+            }
+            // A reset: the server had answered and closed, or did not want the rest.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("neither a reply nor an end: {error}"),
+        }
+    };
+    let end = loop {
+        if let Some(end) = ahead.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if !more(&mut ahead) {
+            return None;
+        }
+    };
+    let head = String::from_utf8(ahead[..end].to_vec()).expect("a head is text");
+    let status = head.get(9..12).and_then(|text| text.parse().ok()).expect("a status");
+    let told = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned));
+    let length: usize = told.filter(|_| !no_body).map_or(0, |text| text.trim().parse().expect("a number"));
+    while ahead.len() < end + length {
+        if !more(&mut ahead) {
+            return None;
+        }
+    }
+    Some(Reply { status, head, body: ahead[end..end + length].to_vec() })
+}
+
+fn check(reply: &Reply) {
+    let Reply { status, head, body } = reply;
+    assert!(!(500..=599).contains(status) || *status == 503, "{head}");
+    let is_plain = !head.to_ascii_lowercase().contains("content-encoding:");
+    // A head that hyper itself refuses has no body.
+    if *status >= 400 && !body.is_empty() && is_plain {
+        let error: serde_json::Value = serde_json::from_slice(body).expect("an error is JSON");
+        assert!(error["error"].is_string() && error["reason"].is_string() && error["retryable"].is_boolean(), "{error}");
+    }
+    if *status == 200 && head.contains("application/json") && !body.is_empty() && is_plain {
+        serde_json::from_slice::<serde_json::Value>(body).expect("what is called JSON is JSON");
+    }
+}
+
+/// A POST with this body.
+pub fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let mut request =
+        format!("POST {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+    request.extend_from_slice(body);
+    request
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Calls `ModelInfer` with this body, which need not be a message; gives the kinds of frames that come back.
+pub fn call(body: &[u8]) -> Vec<u8> {
+    let mut stream = connect(ports().grpc);
+    let mut head = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/inference.GRPCInferenceService/ModelInfer"),
+        (":authority", "x"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
+        head.push(0);
+        for text in [name, value] {
+            head.push(u8::try_from(text.len()).expect("short"));
+            head.extend_from_slice(text.as_bytes());
+        }
+    }
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &[]));
+    bytes.extend(frame(1, 4, 1, &head));
+    for part in body.chunks(16_000) {
+        bytes.extend(frame(0, 0, 1, part));
+    }
+    bytes.extend(frame(0, 1, 1, &[]));
+    drop(stream.write_all(&bytes));
+    let (mut ahead, mut kinds) = (Vec::new(), Vec::new());
+    loop {
+        while ahead.len() >= 9 {
+            let length = 9 + usize::try_from(u32::from_be_bytes([0, ahead[0], ahead[1], ahead[2]])).expect("a length");
+            if ahead.len() < length {
+                break;
+            }
+            let (kind, flags, of) = (ahead[3], ahead[4], u32::from_be_bytes([ahead[5], ahead[6], ahead[7], ahead[8]]));
+            kinds.push(kind);
+            ahead.drain(..length);
+            // The stream has ended, was reset, or the connection is to end.
+            if of == 1 && (flags & 1 == 1 && kind <= 1 || kind == 3) || kind == 7 {
+                return kinds;
+            }
+        }
+        let mut part = [0; 8192];
+        match stream.read(&mut part) {
+            Ok(0) => return kinds,
+            Ok(read) => ahead.extend_from_slice(&part[..read]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return kinds,
+            Err(error) => panic!("neither an end of the call nor of the connection: {error}"),
+        }
+    }
+}
