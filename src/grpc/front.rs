@@ -11,12 +11,15 @@ use std::{
 
 use tonic::{
     body::Body,
-    codegen::{BoxFuture, CompressionEncoding, Service, http},
+    codegen::{
+        BoxFuture, CompressionEncoding, Service,
+        http::{self, HeaderValue},
+    },
     server::NamedService,
 };
 
 use super::{
-    Shared,
+    Caller, Shared,
     health::Readiness,
     inbound::Inbound,
     proto::{
@@ -25,7 +28,7 @@ use super::{
     service::Protocol,
     status::status,
 };
-use crate::wire::{ClientError, Error, cut};
+use crate::wire::{ClientError, Error, REQUEST_ID, TRACE_PARENT, cut};
 
 /// Methods of Triton's that have no place here, and what they are for.
 const NOT_SERVED: &[(&str, &str)] = &[
@@ -72,9 +75,9 @@ impl<R, A> Front<R, A> {
         Front { shared: Arc::clone(shared), inference, health, reflection, reflection_alpha }
     }
 
-    fn refuse(&self, error: impl Into<Error>) -> BoxFuture<Reply, Infallible> {
+    fn refuse(&self, caller: &Caller, error: impl Into<Error>) -> BoxFuture<Reply, Infallible> {
         let error = error.into();
-        error.count(&self.shared.site.metrics);
+        self.shared.unanswered(caller, &error);
         let reply = status(&error).into_http();
         Box::pin(async { Ok(reply) })
     }
@@ -106,30 +109,45 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let path = request.uri().path().to_owned();
+        let caller = self.caller(&request);
+        let path = &caller.0.0;
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
-        let request = self.bounded(request, STREAMS.contains(&method));
-        match service {
+        let request = self.bounded(request, &caller, STREAMS.contains(&method));
+        let reply = match service {
             "inference.GRPCInferenceService" => match NOT_SERVED.iter().find(|(name, _)| *name == method) {
-                Some(&(_, what)) => self.refuse(ClientError::NotServed { what }),
+                Some(&(_, what)) => self.refuse(&caller, ClientError::NotServed { what }),
                 None => self.inference.call(request),
             },
             "grpc.health.v1.Health" => self.health.call(request),
             name if name == R::NAME => self.reflection.call(request),
             name if name == A::NAME => self.reflection_alpha.call(request),
-            _ => self.refuse(ClientError::UnknownRoute { path: cut(path) }),
-        }
+            _ => self.refuse(&caller, ClientError::UnknownRoute { path: cut(path.clone()) }),
+        };
+        let id = HeaderValue::from_str(caller.0.1.id()).expect("an id is plain");
+        Box::pin(async {
+            let mut reply = reply.await?;
+            reply.headers_mut().insert(REQUEST_ID, id);
+            Ok(reply)
+        })
     }
 }
 
 impl<R, A> Front<R, A> {
+    /// Which call it is.
+    fn caller(&self, request: &http::Request<Body>) -> Caller {
+        let of = |name| request.headers().get(name).map(HeaderValue::as_bytes);
+        let trace = self.shared.traces.of(of(REQUEST_ID), of(TRACE_PARENT));
+        Caller(Arc::new((request.uri().path().to_owned(), trace)))
+    }
+
     /// The request with its body bounded, and with the reply's compression settled.
-    fn bounded(&self, mut request: http::Request<Body>, is_stream: bool) -> http::Request<Body> {
+    fn bounded(&self, mut request: http::Request<Body>, caller: &Caller, is_stream: bool) -> http::Request<Body> {
+        request.extensions_mut().insert(caller.clone());
         let headers = request.headers_mut();
         headers.remove("grpc-accept-encoding");
         if let Some(encoding) = headers.get("grpc-encoding").cloned() {
             headers.insert("grpc-accept-encoding", encoding);
         }
-        request.map(|body| Body::new(Inbound::new(body, Arc::clone(&self.shared), is_stream)))
+        request.map(|body| Body::new(Inbound::new(body, Arc::clone(&self.shared), caller.clone(), is_stream)))
     }
 }

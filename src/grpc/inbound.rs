@@ -18,7 +18,7 @@ use http_body::Frame;
 use tokio::time::Sleep;
 use tonic::Status;
 
-use super::{Shared, status::status};
+use super::{Caller, Shared, status::status};
 use crate::wire::{Claim, ClientError, Error};
 
 /// Bytes before each message: whether it is compressed, and its length.
@@ -28,6 +28,7 @@ const HEAD_BYTES: usize = 5;
 pub(super) struct Inbound {
     body: tonic::body::Body,
     shared: Arc<Shared>,
+    caller: Caller,
     claim: Claim,
     /// Where in a message the last byte was.
     place: Place,
@@ -84,12 +85,13 @@ impl Place {
 
 impl Inbound {
     /// `body`, of which nothing has been read. A call with one message must send it in time; a stream may rest between two.
-    pub(super) fn new(body: tonic::body::Body, shared: Arc<Shared>, is_stream: bool) -> Self {
+    pub(super) fn new(body: tonic::body::Body, shared: Arc<Shared>, caller: Caller, is_stream: bool) -> Self {
         let claim = shared.budget.claim();
         let patience = (!is_stream).then(|| Box::pin(tokio::time::sleep(shared.site.limits.body_timeout)));
         Inbound {
             body,
             shared,
+            caller,
             claim,
             place: Place::default(),
             held: VecDeque::new(),
@@ -148,7 +150,7 @@ impl Inbound {
     fn end(&mut self, error: impl Into<Error>) -> Status {
         self.over = true;
         let error = error.into();
-        error.count(&self.shared.site.metrics);
+        self.shared.unanswered(&self.caller, &error);
         status(&error)
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming, codegen::tokio_stream::wrappers::ReceiverStream, metadata::MetadataMap};
 
 use super::{
-    Shared,
+    Caller, Shared,
     proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse},
     read::read,
     status::status,
@@ -123,13 +123,14 @@ type Responses = mpsc::Sender<Result<ModelStreamInferResponse, Status>>;
 /// Answers a stream of requests.
 pub(super) fn stream(
     shared: &Arc<Shared>,
+    caller: Caller,
     requests: Streaming<ModelInferRequest>,
     patience: Patience,
 ) -> ReceiverStream<Result<ModelStreamInferResponse, Status>> {
     let (items, admitted) = mpsc::channel(IN_FLIGHT);
     let (responses, answered) = mpsc::channel(1);
     tokio::spawn(admit(Arc::clone(shared), requests, patience, items));
-    tokio::spawn(answer(Arc::clone(shared), admitted, responses));
+    tokio::spawn(answer(Arc::clone(shared), caller, admitted, responses));
     ReceiverStream::new(answered)
 }
 
@@ -161,11 +162,11 @@ async fn admit(
 }
 
 /// Answers them in their order, until its client leaves.
-async fn answer(shared: Arc<Shared>, mut admitted: mpsc::Receiver<Item>, responses: Responses) {
+async fn answer(shared: Arc<Shared>, caller: Caller, mut admitted: mpsc::Receiver<Item>, responses: Responses) {
     loop {
         let reply = async {
             match admitted.recv().await? {
-                Item::Request { id, admitted } => Some(Ok(reply(&shared, id, admitted).await)),
+                Item::Request { id, admitted } => Some(Ok(reply(&shared, &caller, id, admitted).await)),
                 Item::End(status) => Some(Err(status)),
             }
         };
@@ -181,15 +182,23 @@ async fn answer(shared: Arc<Shared>, mut admitted: mpsc::Receiver<Item>, respons
     }
 }
 
-async fn reply(shared: &Shared, id: String, admitted: Result<Admitted, Error>) -> ModelStreamInferResponse {
+async fn reply(
+    shared: &Shared,
+    caller: &Caller,
+    id: String,
+    admitted: Result<Admitted, Error>,
+) -> ModelStreamInferResponse {
     let answered = match admitted {
         Ok(admitted) => admitted.response(shared).await,
         Err(error) => Err(error),
     };
     match answered {
-        Ok(response) => write::streamed(response),
+        Ok(response) => {
+            Shared::answered(caller);
+            write::streamed(response)
+        }
         Err(error) => {
-            error.count(&shared.site.metrics);
+            shared.unanswered(caller, &error);
             write::failed(id, &error)
         }
     }

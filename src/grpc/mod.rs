@@ -33,7 +33,7 @@ use crate::{
     admission::Admission,
     metrics::Metrics,
     query::Signature,
-    wire::{Budget, Drain},
+    wire::{Budget, Drain, Error, Trace, Traces},
 };
 
 pub use crate::wire::Limits;
@@ -62,4 +62,24 @@ struct Shared {
     site: Arc<Site>,
     budget: Budget,
     drain: Arc<Drain>,
+    traces: Traces,
+}
+
+/// Which call it is: its path, and what names it in the log.
+#[derive(Clone, Debug)]
+struct Caller(Arc<(String, Trace)>);
+
+impl Shared {
+    /// Counts what was refused, and tells of it.
+    fn unanswered(&self, Caller(caller): &Caller, error: &Error) {
+        let (path, trace) = &**caller;
+        error.count(&self.site.metrics);
+        self.traces.unanswered(trace, ("POST", path), status::word(status::code(error)), error);
+    }
+
+    /// Tells of what was answered.
+    fn answered(Caller(caller): &Caller) {
+        let (path, trace) = &**caller;
+        Traces::answered(trace, ("POST", path), "OK");
+    }
 }

@@ -22,7 +22,7 @@ use tonic::{codegen::tokio_stream::Stream, transport::Server};
 use tonic_reflection::server::Builder;
 
 use super::{Shared, Site, connection::Connection, front::Front, proto::DESCRIPTORS};
-use crate::wire::{Budget, Drain, Failures, Limits, accept};
+use crate::wire::{Budget, Drain, Failures, Limits, Traces, accept};
 
 /// Calls of one connection at once; more wait at the client.
 const CALLS_MAX: u32 = 256;
@@ -47,7 +47,7 @@ pub async fn serve(
     let limits = site.limits;
     let budget = Budget::new(limits.bodies_bytes_max.max(limits.body_bytes_max(&site.signature)));
     let drain = Arc::new(Drain::new());
-    let shared = Arc::new(Shared { site, budget, drain: Arc::clone(&drain) });
+    let shared = Arc::new(Shared { site, budget, drain: Arc::clone(&drain), traces: Traces::new() });
     let mut port = pin!(port(listener, &shared));
     let unanswered = tokio::select! {
         // Every connection has closed; or it could not begin.

@@ -8,7 +8,7 @@ use tonic::{
 };
 
 use super::{
-    Shared, Site, describe,
+    Caller, Shared, Site, describe,
     infer::{self, Patience},
     proto::inference::{
         ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
@@ -36,18 +36,30 @@ impl Protocol {
         &self.shared.site
     }
 
-    /// An answer, or the status of an error, which is counted.
-    fn told<T>(&self, answer: Result<T, impl Into<Error>>) -> Result<Response<T>, Status> {
-        answer.map(Response::new).map_err(|error| {
-            let error = error.into();
-            error.count(&self.site().metrics);
-            status(&error)
-        })
+    /// An answer, or the status of an error, which is counted; both are told of.
+    fn told<T>(&self, caller: &Caller, answer: Result<T, impl Into<Error>>) -> Result<Response<T>, Status> {
+        match answer {
+            Ok(answer) => {
+                Shared::answered(caller);
+                Ok(Response::new(answer))
+            }
+            Err(error) => {
+                let error = error.into();
+                self.shared.unanswered(caller, &error);
+                Err(status(&error))
+            }
+        }
     }
 
     fn check(&self, name: &str, version: &str) -> Result<(), ClientError> {
         self.site().signature.check_model(name, named(version))
     }
+}
+
+/// The caller, whom the front has put beside every request, and the message.
+fn taken<T>(request: Request<T>) -> (Caller, T) {
+    let caller = request.extensions().get().cloned();
+    (caller.expect("every call passes the front"), request.into_inner())
 }
 
 #[async_trait]
@@ -78,13 +90,14 @@ impl GrpcInferenceService for Protocol {
         &self,
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
-        let ModelMetadataRequest { name, version } = request.into_inner();
-        self.told(self.check(&name, &version).map(|()| describe::model(self.site())))
+        let (caller, ModelMetadataRequest { name, version }) = taken(request);
+        self.told(&caller, self.check(&name, &version).map(|()| describe::model(self.site())))
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let patience = Patience::of(request.metadata());
-        self.told(infer::one(&self.shared, request.into_inner(), patience).await)
+        let (caller, request) = taken(request);
+        self.told(&caller, infer::one(&self.shared, request, patience).await)
     }
 
     type ModelStreamInferStream = ReceiverStream<Result<ModelStreamInferResponse, Status>>;
@@ -94,24 +107,25 @@ impl GrpcInferenceService for Protocol {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let patience = Patience::of(request.metadata());
-        Ok(Response::new(infer::stream(&self.shared, request.into_inner(), patience)))
+        let (caller, requests) = taken(request);
+        Ok(Response::new(infer::stream(&self.shared, caller, requests, patience)))
     }
 
     async fn model_config(
         &self,
         request: Request<ModelConfigRequest>,
     ) -> Result<Response<ModelConfigResponse>, Status> {
-        let ModelConfigRequest { name, version } = request.into_inner();
-        self.told(self.check(&name, &version).map(|()| describe::config(self.site())))
+        let (caller, ModelConfigRequest { name, version }) = taken(request);
+        self.told(&caller, self.check(&name, &version).map(|()| describe::config(self.site())))
     }
 
     async fn model_statistics(
         &self,
         request: Request<ModelStatisticsRequest>,
     ) -> Result<Response<ModelStatisticsResponse>, Status> {
-        let ModelStatisticsRequest { name, version } = request.into_inner();
+        let (caller, ModelStatisticsRequest { name, version }) = taken(request);
         let checked = if name.is_empty() { Ok(()) } else { self.check(&name, &version) };
-        self.told(checked.map(|()| describe::statistics(self.site())))
+        self.told(&caller, checked.map(|()| describe::statistics(self.site())))
     }
 
     async fn repository_index(

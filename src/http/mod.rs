@@ -27,7 +27,6 @@ mod route;
 mod server;
 mod socket;
 mod status;
-mod trace;
 
 use std::{fmt, sync::Arc};
 

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::{Method, Request, StatusCode, body::Incoming, header, http::request::Parts};
+use hyper::{
+    HeaderMap, Method, Request, StatusCode, body::Incoming, header, header::HeaderValue, http::request::Parts,
+};
 use serde_json::json;
 
 use super::{
@@ -17,11 +19,11 @@ use super::{
     classify::Places,
     describe, infer, openapi, respond,
     respond::Reply,
-    trace::{REQUEST_ID, Traces},
+    status::Status,
 };
 use crate::{
     admission::Refusal,
-    wire::{Budget, ClientError, Drain, Error, cut},
+    wire::{Budget, ClientError, Drain, Error, REQUEST_ID, TRACE_PARENT, Trace, Traces, cut},
 };
 
 /// The longest body of a question, in bytes.
@@ -96,27 +98,33 @@ pub(super) struct Answered {
 pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answered {
     let (parts, incoming) = request.into_parts();
     let mut asked = Asked { parts, body: Inbound::new(incoming) };
-    let trace = shared.traces.of(&asked.parts.headers);
+    let trace = trace(shared, &asked.parts.headers);
     let answered = handle(shared, &mut asked).await;
-    let Parts { method, uri, .. } = &asked.parts;
+    let call = (asked.parts.method.as_str(), asked.parts.uri.path());
     let mut reply = match answered {
         Ok(reply) => {
-            Traces::answered(&trace, method, uri, reply.status());
+            Traces::answered(&trace, call, reply.status().as_u16());
             reply
         }
         Err(error) => {
             error.count(&shared.site.metrics);
-            shared.traces.unanswered(&trace, method, uri, &error);
+            shared.traces.unanswered(&trace, call, error.status().as_u16(), &error);
             respond::error(&error)
         }
     };
-    reply.headers_mut().insert(REQUEST_ID, trace.header());
+    let id = HeaderValue::from_str(trace.id()).expect("an id is plain");
+    reply.headers_mut().insert(REQUEST_ID, id);
     let unread = !asked.body.is_spent();
     // Whoever stays connected while the daemon stops would have its next request cut off.
     if unread || shared.drain.closes_connections() {
-        reply.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Answered { reply, unread }
+}
+
+fn trace(shared: &Shared, headers: &HeaderMap) -> Trace {
+    let of = |name| headers.get(name).map(HeaderValue::as_bytes);
+    shared.traces.of(of(REQUEST_ID), of(TRACE_PARENT))
 }
 
 async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {

@@ -4,7 +4,7 @@
 //! is told of its predictions, how much of anything a client may take, and how the end of the daemon goes: that is here, once, so that a
 //! client which changes protocol meets nothing new. What always holds: nothing here knows a status, a header or a message of either.
 //!
-//! `asked`, `signature` and `datatype` check; `ask` admits and waits; `outputs` tells; `accept`, `budget` and `drain` bound.
+//! `asked`, `signature` and `datatype` check; `ask` admits and waits; `outputs` tells; `trace` names requests in the log; `accept`, `budget` and `drain` bound.
 
 mod accept;
 mod ask;
@@ -15,6 +15,7 @@ mod drain;
 mod error;
 mod outputs;
 mod signature;
+mod trace;
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub(crate) use drain::{Awaited, Drain};
 pub use error::{ClientError, Error, UnknownLane};
 pub(crate) use error::{MIN_CONFIDENCE, cut};
 pub(crate) use outputs::{Contents, confidences, highest, provenances, values};
+pub(crate) use trace::{REQUEST_ID, TRACE_PARENT, Trace, Traces};
 
 use crate::{
     admission::Terms,

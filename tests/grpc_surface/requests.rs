@@ -366,3 +366,26 @@ fn refusals_and_failures_have_the_code_that_says_what_to_do() {
         assert_eq!(port.refusals(reason), 0, "the engine counts those");
     }
 }
+
+#[test]
+fn every_reply_bears_an_id_the_calls_own_or_a_new_one() {
+    let port = Port::open();
+    let mut client = port.client();
+    let mut ask = |id: Option<&str>, rows: &[[f32; 4]]| {
+        let mut call = tonic::Request::new(request(rows));
+        if let Some(id) = id {
+            call.metadata_mut().insert("x-request-id", id.parse().unwrap());
+        }
+        let told = match port.runtime.block_on(client.model_infer(call)) {
+            Ok(reply) => reply.metadata().get("x-request-id").cloned(),
+            Err(status) => status.metadata().get("x-request-id").cloned(),
+        };
+        told.expect("an id").to_str().unwrap().to_owned()
+    };
+    assert_eq!(ask(Some("order-7"), &[ROW]), "order-7");
+    let (first, second) = (ask(None, &[ROW]), ask(Some("two words"), &[ROW]));
+    assert!(first.len() == 16 && second.len() == 16 && first != second, "{first} {second}");
+    // Refused, and failed after it was admitted.
+    assert_eq!(ask(Some("none"), &[]), "none");
+    assert_eq!(ask(Some("fails"), &[[-2.0, 0.0, 0.0, 0.0]]), "fails");
+}

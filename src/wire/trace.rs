@@ -1,6 +1,6 @@
 //! Which request a log line is about: the id that its client gave it, or one of ours, and the trace that it belongs to.
 //!
-//! Every reply bears `x-request-id`, so that a client's complaint finds its line. What clients send is repeated only if it is short and plain:
+//! Every reply bears the id as `x-request-id`, so that a client's complaint finds its line. What clients send is repeated only if it is short and plain:
 //! it goes into headers and logs. A `traceparent` (W3C Trace Context, level 1) is logged and not answered; nothing is called from here, so
 //! there is nobody to pass it on to, and none is made up.
 //!
@@ -9,18 +9,19 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hyper::{HeaderMap, Method, StatusCode, Uri, header::HeaderValue};
 use parking_lot::Mutex;
+use tracing::Value;
 
-use super::status::Status;
+use super::{Error, cut};
 use crate::{
     clock::Clock,
     repeat::{Line, Repeats},
-    wire::{Error, cut},
 };
 
-/// The header of a request's id, in both directions.
-pub(super) const REQUEST_ID: &str = "x-request-id";
+/// What a request's id is called, in both directions.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+/// What the trace that it belongs to is called.
+pub(crate) const TRACE_PARENT: &str = "traceparent";
 /// The longest id that is taken over, in bytes.
 const ID_BYTES_MAX: usize = 128;
 /// The odd number of the splitmix generator, whose steps meet every u64 once.
@@ -28,7 +29,7 @@ const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What makes ids, and tells of requests.
 #[derive(Debug)]
-pub(super) struct Traces {
+pub(crate) struct Traces {
     next: AtomicU64,
     clock: Clock,
     refused: Mutex<Repeats>,
@@ -36,16 +37,16 @@ pub(super) struct Traces {
 }
 
 /// What names a request.
-#[derive(Debug)]
-pub(super) struct Trace {
-    id: HeaderValue,
+#[derive(Clone, Debug)]
+pub(crate) struct Trace {
+    id: String,
     /// The trace id of its `traceparent`.
     trace: Option<String>,
 }
 
 impl Traces {
     /// Ids that start anywhere: those of two daemons do not meet.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Traces {
             next: AtomicU64::new(rand::random()),
             clock: Clock::start(),
@@ -54,30 +55,37 @@ impl Traces {
         }
     }
 
-    /// What a request is called.
-    pub(super) fn of(&self, headers: &HeaderMap) -> Trace {
-        let given = headers.get(REQUEST_ID).filter(|value| is_plain(value.as_bytes()));
-        let id = given.cloned().unwrap_or_else(|| self.made());
-        let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
-        Trace { id, trace: parent.and_then(trace_id).map(str::to_owned) }
+    /// What a request is called, that came with this id and this parent.
+    pub(crate) fn of(&self, id: Option<&[u8]>, parent: Option<&[u8]>) -> Trace {
+        let given = id.filter(|id| is_plain(id)).and_then(|id| str::from_utf8(id).ok());
+        let parent = parent.and_then(|parent| str::from_utf8(parent).ok());
+        Trace {
+            id: given.map_or_else(|| self.made(), str::to_owned),
+            trace: parent.and_then(trace_id).map(str::to_owned),
+        }
     }
 
-    fn made(&self) -> HeaderValue {
+    fn made(&self) -> String {
         let mut word = self.next.fetch_add(STEP, Ordering::Relaxed);
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let text = format!("{:016x}", word ^ (word >> 31));
-        HeaderValue::from_str(&text).expect("hexadecimal digits")
+        format!("{:016x}", word ^ (word >> 31))
     }
 
     /// Tells of a request that was answered.
-    pub(super) fn answered(trace: &Trace, method: &Method, uri: &Uri, status: StatusCode) {
-        let (request, trace, path) = (trace.id(), trace.trace.as_deref(), uri.path());
-        tracing::debug!(request, trace, %method, path, status = status.as_u16(), "a request is answered");
+    pub(crate) fn answered(trace: &Trace, (method, path): (&str, &str), status: impl Value) {
+        let Trace { id: request, trace } = trace;
+        tracing::debug!(request, trace, method, path, status, "a request is answered");
     }
 
     /// Tells of a request that was not.
-    pub(super) fn unanswered(&self, trace: &Trace, method: &Method, uri: &Uri, error: &Error) {
+    pub(crate) fn unanswered(
+        &self,
+        trace: &Trace,
+        (method, path): (&str, &str),
+        status: impl Value + Copy,
+        error: &Error,
+    ) {
         let (failed, repeats) = match error {
             Error::Client(_) | Error::Busy | Error::Refused(_) => (false, &self.refused),
             Error::Failed { .. } => (true, &self.failed),
@@ -86,32 +94,27 @@ impl Traces {
         if line == Line::LeftOut && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
-        let (request, trace, path) = (trace.id(), trace.trace.as_deref(), cut(uri.path().to_owned()));
-        let (status, reason) = (error.status().as_u16(), error.reason());
+        let (Trace { id: request, trace }, path, reason) = (trace, cut(path.to_owned()), error.reason());
         // Clients choose some of the words, and a line of theirs must not look like one of ours.
         let error = error.to_string().replace(char::is_control, " ");
         match (failed, line) {
             (false, Line::Told { left_out }) => {
-                tracing::info!(request, trace, %method, path, status, reason, error, left_out, "a request is refused");
+                tracing::info!(request, trace, method, path, status, reason, error, left_out, "a request is refused");
             }
             (true, Line::Told { left_out }) => {
-                tracing::warn!(request, trace, %method, path, status, reason, error, left_out, "a request fails");
+                tracing::warn!(request, trace, method, path, status, reason, error, left_out, "a request fails");
             }
             (_, Line::LeftOut) => {
-                tracing::debug!(request, trace, %method, path, status, reason, error, "a request is not answered");
+                tracing::debug!(request, trace, method, path, status, reason, error, "a request is not answered");
             }
         }
     }
 }
 
 impl Trace {
-    /// The value of the reply's header.
-    pub(super) fn header(&self) -> HeaderValue {
-        self.id.clone()
-    }
-
-    fn id(&self) -> &str {
-        self.id.to_str().unwrap_or_default()
+    /// What the reply bears.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 }
 
@@ -163,13 +166,7 @@ mod tests {
     #[test]
     fn ids_are_the_clients_or_new() {
         let traces = Traces::new();
-        let of = |id: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            if let Some(id) = id {
-                headers.insert(REQUEST_ID, id.parse().expect("a value"));
-            }
-            traces.of(&headers).id().to_owned()
-        };
+        let of = |id: Option<&str>| traces.of(id.map(str::as_bytes), None).id().to_owned();
         assert_eq!(of(Some("order-7/a")), "order-7/a");
         let (long, made) = ("x".repeat(ID_BYTES_MAX + 1), of(None));
         assert!(made.len() == 16 && made != of(None));
