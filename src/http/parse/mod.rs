@@ -110,7 +110,11 @@ impl Expected<'_> {
             let problem = "the body is empty; send a JSON object with `inputs`";
             return Err(ClientError::Json(problem.to_owned()));
         }
-        let mut json = serde_json::Deserializer::from_slice(json);
+        // All of it, what is passed over included: serde looks at the rest only.
+        let text = str::from_utf8(json).map_err(|error| {
+            ClientError::Json(format!("the body is not UTF-8 from byte {} on", error.valid_up_to()))
+        })?;
+        let mut json = serde_json::Deserializer::from_str(text);
         let call = Seed(self).deserialize(&mut json).and_then(|call| json.end().map(|()| call));
         let call = call.map_err(|error| self.verdict.take().unwrap_or_else(|| ClientError::json(&error)))?;
         match self.tail.len() - self.used.get() {

@@ -102,6 +102,15 @@ fn null_stands_for_an_absent_field() {
 }
 
 #[test]
+fn what_is_not_utf_8_is_refused_wherever_it_stands() {
+    let mut body = json!({"inputs": [tensor()], "ignored": "??"}).to_string().into_bytes();
+    let place = body.iter().position(|byte| *byte == b'?').expect("it is there");
+    body[place] = 0x8f;
+    let error = parse(&body, None, &signature(), 8).expect_err("bytes that are no text");
+    assert_eq!((error.reason(), error.to_string()), ("bad_json", format!("the body is not UTF-8 from byte {place} on")));
+}
+
+#[test]
 fn a_wrong_top_level_is_named() {
     for body in ["", "{", "[]", "3", "null", "\"x\"", "{\"inputs\":[", "{}x", "\u{feff}{}"] {
         refused(body, 400, "");
