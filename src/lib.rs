@@ -13,6 +13,9 @@ pub mod http;
 
 pub mod wire;
 
+#[cfg(feature = "otlp")]
+pub mod otlp;
+
 pub mod admission;
 pub mod engine;
 

@@ -37,7 +37,8 @@ const LAYERS: &Layers = &[
     ("dispatch", &["stripe", "health", "config", "code", "job", "pool", "queue", "reply", "query", "metrics", "clock"]),
     // The rim towards clients.
     ("admission", &["reply", "query"]),
-    ("wire", &["admission", "reply", "query", "metrics", "repeat", "clock"]),
+    ("otlp", &[]),
+    ("wire", &["otlp", "admission", "reply", "query", "metrics", "repeat", "clock"]),
     ("http", &["wire", "admission", "reply", "query", "metrics", "job", "repeat", "clock"]),
     ("grpc", &["wire", "admission", "reply", "query", "metrics", "clock"]),
     // The rim towards devices: never names dispatch, they share `job`.
@@ -71,6 +72,7 @@ const LAYERS: &Layers = &[
             "http",
             "grpc",
             "wire",
+            "otlp",
             "lane",
             "nvml",
             "weights",
@@ -144,6 +146,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper_util", &["http", "bench"]),
     ("http_body_util", &["http", "bench"]),
     // The same of the other protocol.
+    ("opentelemetry", &["otlp"]),
+    ("opentelemetry_sdk", &["otlp"]),
+    ("opentelemetry_otlp", &["otlp"]),
     ("tonic", &["grpc"]),
     ("tonic_prost", &["grpc"]),
     ("tonic_reflection", &["grpc"]),
@@ -171,7 +176,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     (".await", &["wire", "http", "grpc", "serve", "bench", "main"]),
     // One clock: everything else is told the time, so that tests and the simulator control it.
     ("Instant::now", &["clock"]),
-    ("SystemTime", &["clock"]),
+    // Spans are told in it.
+    ("SystemTime", &["clock", "otlp"]),
     // The crate needs none; a first one would need a decision record.
     ("unsafe", &[]),
 ];

@@ -2,11 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use parityd_fuzz::{ask, post};
+use parityd_fuzz::{LONG, ask, post};
 
 fuzz_target!(|data: &[u8]| {
     let Some((form, body)) = data.split_first() else { return };
     let header = if form % 2 == 1 { "Content-Type: multipart/form-data; boundary=b\r\n" } else { "" };
-    let reply = ask(&post("/v2/models/m/classify", header, body)).expect("the request is whole");
+    let reply = ask(&post("/v2/models/m/classify", header, body), LONG).expect("the request is whole");
     assert!([200, 400, 413, 429].contains(&reply.status), "{}", reply.head);
 });

@@ -4,5 +4,5 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    parityd_fuzz::ask(bytes);
+    parityd_fuzz::ask(bytes, parityd_fuzz::SHORT);
 });

@@ -49,7 +49,7 @@ impl Admission for Engine {
         for admitted in entering {
             let sum = admitted.query.row.iter().sum::<f32>();
             let answer = Prediction { values: [sum, -sum].into(), provenance: Provenance::Direct, confidence: None };
-            drop(admitted.answer(Ok(answer)));
+            let _late = admitted.answer(Ok(answer));
         }
         Ok(pending)
     }
@@ -64,7 +64,8 @@ struct Ports {
     grpc: SocketAddr,
 }
 
-fn ports() -> &'static Ports {
+/// Both servers. What is not whole after `patience` is given up; the first call's counts, and a target has one.
+fn ports(patience: Duration) -> &'static Ports {
     static PORTS: OnceLock<Ports> = OnceLock::new();
     PORTS.get_or_init(|| {
         let bind = || {
@@ -75,18 +76,16 @@ fn ports() -> &'static Ports {
         let ((http, for_http), (grpc, for_grpc)) = (bind(), bind());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-            runtime.expect("threads").block_on(serve(for_http, for_grpc));
+            runtime.expect("threads").block_on(serve(for_http, for_grpc, patience));
         });
         Ports { http, grpc }
     })
 }
 
-async fn serve(for_http: TcpListener, for_grpc: TcpListener) {
+async fn serve(for_http: TcpListener, for_grpc: TcpListener, patience: Duration) {
     let admission = || Arc::new(Engine(Requests::new(QUEUE_MAX))) as Arc<dyn Admission>;
     let metrics = Arc::new(Metrics::new("m", 1));
-    // What is not whole is given up soon.
-    let soon = Duration::from_millis(5);
-    let limits = Limits { header_timeout: soon, body_timeout: soon, ..Limits::new(QUEUE_MAX, Duration::ZERO) };
+    let limits = Limits { header_timeout: patience, body_timeout: patience, ..Limits::new(QUEUE_MAX, Duration::ZERO) };
     let site = http::Site { signature: signature(), admission: admission(), metrics: Arc::clone(&metrics), lanes: None, limits };
     let other = grpc::Site { signature: signature(), admission: admission(), metrics, limits };
     let listener = |listener| tokio::net::TcpListener::from_std(listener).expect("a runtime");
@@ -99,7 +98,7 @@ async fn serve(for_http: TcpListener, for_grpc: TcpListener) {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the server lives");
-    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     stream.set_nodelay(true).expect("it can be");
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("it can be");
     stream
@@ -115,9 +114,14 @@ pub struct Reply {
     pub body: Vec<u8>,
 }
 
+/// For requests that are whole, on a machine that is busy.
+pub const LONG: Duration = Duration::from_secs(10);
+/// For those that need not be.
+pub const SHORT: Duration = Duration::from_millis(10);
+
 /// Sends bytes, and gives the first reply; `None` if the server closes without one. Checks what holds of every reply.
-pub fn ask(bytes: &[u8]) -> Option<Reply> {
-    let mut stream = connect(ports().http);
+pub fn ask(bytes: &[u8], patience: Duration) -> Option<Reply> {
+    let mut stream = connect(ports(patience).http);
     drop(stream.write_all(bytes));
     let reply = read(&mut stream, bytes.starts_with(b"HEAD "))?;
     check(&reply);
@@ -135,6 +139,7 @@ fn read(stream: &mut TcpStream, no_body: bool) -> Option<Reply> {
             }
             // A reset: the server had answered and closed, or did not want the rest.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => true,
             Err(error) => panic!("neither a reply nor an end: {error}"),
         }
     };
@@ -187,7 +192,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// Calls `ModelInfer` with this body, which need not be a message; gives the kinds of frames that come back.
 pub fn call(body: &[u8]) -> Vec<u8> {
-    let mut stream = connect(ports().grpc);
+    let mut stream = connect(ports(LONG).grpc);
     let mut head = Vec::new();
     for (name, value) in [
         (":method", "POST"),
@@ -231,6 +236,7 @@ pub fn call(body: &[u8]) -> Vec<u8> {
             Ok(0) => return kinds,
             Ok(read) => ahead.extend_from_slice(&part[..read]),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return kinds,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => panic!("neither an end of the call nor of the connection: {error}"),
         }
     }

@@ -56,6 +56,8 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
     let runtime = threads.map_err(ServeError::Thread)?;
+    #[cfg(feature = "otlp")]
+    let _exporting = runtime.block_on(async { crate::otlp::start() });
     let unanswered = runtime.block_on(serve(plan, &running, ports, predecessor))?;
     tracing::info!(unanswered, "stopped");
     Ok(())

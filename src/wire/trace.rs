@@ -7,12 +7,17 @@
 //! Answered requests are told at `debug`. Those that are refused or fail are told at `info` and `warn`, as long as there are few; of many, like all
 //! lines that repeat, the first ten and one a minute, and the others at `debug`. Mistakes of clients do not use up the lines of what is ours.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    fmt::Display,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use parking_lot::Mutex;
 use tracing::Value;
 
 use super::{Error, cut};
+#[cfg(feature = "otlp")]
+use crate::otlp::{Begun, Ended};
 use crate::{
     clock::Clock,
     repeat::{Line, Repeats},
@@ -41,7 +46,9 @@ pub(crate) struct Traces {
 pub(crate) struct Trace {
     id: String,
     /// The trace id of its `traceparent`.
-    trace: Option<String>,
+    belongs_to: Option<String>,
+    #[cfg(feature = "otlp")]
+    begun: Begun,
 }
 
 impl Traces {
@@ -59,9 +66,12 @@ impl Traces {
     pub(crate) fn of(&self, id: Option<&[u8]>, parent: Option<&[u8]>) -> Trace {
         let given = id.filter(|id| is_plain(id)).and_then(|id| str::from_utf8(id).ok());
         let parent = parent.and_then(|parent| str::from_utf8(parent).ok());
+        let belongs_to = parent.and_then(trace_id).map(str::to_owned);
         Trace {
             id: given.map_or_else(|| self.made(), str::to_owned),
-            trace: parent.and_then(trace_id).map(str::to_owned),
+            #[cfg(feature = "otlp")]
+            begun: Begun::now(parent.filter(|_| belongs_to.is_some())),
+            belongs_to,
         }
     }
 
@@ -73,8 +83,9 @@ impl Traces {
     }
 
     /// Tells of a request that was answered.
-    pub(crate) fn answered(trace: &Trace, (method, path): (&str, &str), status: impl Value) {
-        let Trace { id: request, trace } = trace;
+    pub(crate) fn answered(trace: &Trace, (method, path): (&str, &str), status: impl Value + Display) {
+        trace.end((method, path), &status, None);
+        let Trace { id: request, belongs_to: trace, .. } = trace;
         tracing::debug!(request, trace, method, path, status, "a request is answered");
     }
 
@@ -83,9 +94,10 @@ impl Traces {
         &self,
         trace: &Trace,
         (method, path): (&str, &str),
-        status: impl Value + Copy,
+        status: impl Value + Display + Copy,
         error: &Error,
     ) {
+        trace.end((method, path), &status, Some(error.reason()));
         let (failed, repeats) = match error {
             Error::Client(_) | Error::Busy | Error::Refused(_) => (false, &self.refused),
             Error::Failed { .. } => (true, &self.failed),
@@ -94,7 +106,8 @@ impl Traces {
         if line == Line::LeftOut && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
-        let (Trace { id: request, trace }, path, reason) = (trace, cut(path.to_owned()), error.reason());
+        let (Trace { id: request, belongs_to: trace, .. }, path, reason) =
+            (trace, cut(path.to_owned()), error.reason());
         // Clients choose some of the words, and a line of theirs must not look like one of ours.
         let error = error.to_string().replace(char::is_control, " ");
         match (failed, line) {
@@ -115,6 +128,16 @@ impl Trace {
     /// What the reply bears.
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+
+    #[cfg(not(feature = "otlp"))]
+    #[expect(clippy::unused_self, reason = "spans are made in another build")]
+    fn end(&self, _: (&str, &str), _: &dyn Display, _: Option<&'static str>) {}
+
+    #[cfg(feature = "otlp")]
+    fn end(&self, (method, path): (&str, &str), status: &dyn Display, reason: Option<&'static str>) {
+        let path = cut(path.to_owned());
+        self.begun.end(Ended { request: &self.id, method, path: &path, status: status.to_string(), reason });
     }
 }
 

@@ -372,7 +372,7 @@ fn every_reply_bears_an_id_the_calls_own_or_a_new_one() {
     let port = Port::open();
     let mut client = port.client();
     let mut ask = |id: Option<&str>, rows: &[[f32; 4]]| {
-        let mut call = tonic::Request::new(request(rows));
+        let mut call = Request::new(request(rows));
         if let Some(id) = id {
             call.metadata_mut().insert("x-request-id", id.parse().unwrap());
         }

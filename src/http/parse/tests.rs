@@ -107,7 +107,10 @@ fn what_is_not_utf_8_is_refused_wherever_it_stands() {
     let place = body.iter().position(|byte| *byte == b'?').expect("it is there");
     body[place] = 0x8f;
     let error = parse(&body, None, &signature(), 8).expect_err("bytes that are no text");
-    assert_eq!((error.reason(), error.to_string()), ("bad_json", format!("the body is not UTF-8 from byte {place} on")));
+    assert_eq!(
+        (error.reason(), error.to_string()),
+        ("bad_json", format!("the body is not UTF-8 from byte {place} on"))
+    );
 }
 
 #[test]
