@@ -1,9 +1,15 @@
 //! The least that could serve a model over HTTP, as a limit to measure the daemon against (docs/benchmarks/edge.md): hyper, the daemon's own reading of a
-//! request and its own forward pass, all on the one thread that carries the sockets. No queue, no lane, no deadline, no limit: a slow forward pass would
+//! request and its own forward pass, all on the thread that carries the socket. No queue, no lane, no deadline, no limit: a slow forward pass would
 //! hold up everybody.
 //!
 //! ```sh
-//! cargo run --release --example bare -- benches/mlp.toml 127.0.0.1:8010
+//! cargo run --release --example bare -- benches/mlp.toml 127.0.0.1:8010 1
+//! ```
+//!
+//! The last number is how many threads carry sockets.
+//!
+//! ```sh
+//! curl -s localhost:8010 -d @target/edge/body.json
 //! ```
 
 #![expect(clippy::print_stdout, reason = "whoever starts it waits for the line")]
@@ -41,10 +47,12 @@ struct Served {
 fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);
     let (config, address) = (arguments.next().context("a configuration")?, arguments.next().context("an address")?);
+    let threads = arguments.next().map_or(Ok(1), |threads| threads.parse())?;
     let plan = Plan::load(Some(Path::new(&config)))?;
     let bundle = Bundle::load(&plan.config.deployment.weights, None)?;
     let served = Arc::new(Served { net: bundle.base(&Device::Cpu)?, signature: plan.signature() });
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async move {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    runtime.block_on(async move {
         let listener = TcpListener::bind(&address).await?;
         println!("listening on {address}");
         loop {

@@ -37,7 +37,8 @@ def servers(options):
     config = str(ROOT / "benches/mlp.toml")
     found = {
         "parityd": ([release / "parityd", "--config", config], {"PARITYD_HTTP_LISTEN": "127.0.0.1:18800"}, 18800, [(JSON, INFER), (BINARY, INFER)]),
-        "bare": ([release / "examples/bare", config, "127.0.0.1:18801"], {}, 18801, [(JSON, INFER), (BINARY, INFER)]),
+        "bare": ([release / "examples/bare", config, "127.0.0.1:18801", "1"], {}, 18801, [(JSON, INFER), (BINARY, INFER)]),
+        "bare, 2 threads": ([release / "examples/bare", config, "127.0.0.1:18808", "2"], {}, 18808, [(JSON, INFER), (BINARY, INFER)]),
         "fastapi": ([python, SCRIPTS / "peers.py", "fastapi", 18802], env, 18802, [(JSON, INFER), (RAW, "/raw")]),
         "mosec": ([python, SCRIPTS / "peers.py", "mosec", 18803, "json"], env, 18803, [(JSON, "/inference")]),
         "mosec, raw": ([python, SCRIPTS / "peers.py", "mosec", 18804, "raw"], env, 18804, [(RAW, "/inference")]),
