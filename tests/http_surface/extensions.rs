@@ -88,6 +88,15 @@ fn statistics_count_requests_and_rows() {
     let parts = ns("queue") + ns("compute_input") + ns("compute_infer") + ns("compute_output");
     assert_eq!(ns("success"), parts);
     assert!(ns("compute_input") > 0 && ns("compute_output") > 0);
+    let metrics = port.get("/metrics").body;
+    for line in [
+        "nv_inference_request_success{model=\"adder\",version=\"1\"} 2".to_owned(),
+        "nv_inference_request_failure{model=\"adder\",reason=\"REJECTED\",version=\"1\"} 1".to_owned(),
+        "nv_inference_count{model=\"adder\",version=\"1\"} 4".to_owned(),
+        format!("nv_inference_request_duration_us{{model=\"adder\",version=\"1\"}} {}", ns("success") / 1000),
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "no {line} in\n{metrics}");
+    }
     for path in ["/v2/models/stats", "/v2/models/adder/versions/1/stats"] {
         assert_eq!(port.get(path).json()["model_stats"][0], after, "{path}");
     }
