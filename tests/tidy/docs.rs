@@ -109,6 +109,28 @@ fn compat_md_explains_every_metric_under_tritons_names() {
     assert_eq!(explained, names);
 }
 
+/// An alert on a metric that is not there never fires, and a panel of it stays empty.
+#[test]
+fn dashboard_and_alerts_name_only_metrics_that_there_are() {
+    let mut names = counted("src/metrics.rs", "parityd_");
+    names.extend(counted("src/metrics/triton.rs", "nv_"));
+    for file in ["grafana.json", "alerts.yml", "alerts.test.yml"] {
+        let text = page(&format!("docs/operations/{file}"));
+        let named: BTreeSet<&str> = text
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("parityd_") || word.starts_with("nv_"))
+            .collect();
+        assert!(named.len() > 5, "{file}: {named:?}");
+        let of = |name: &&&str| {
+            ["", "_bucket", "_sum", "_count"]
+                .iter()
+                .any(|end| name.strip_suffix(end).is_some_and(|name| names.contains(name)))
+        };
+        let gone: Vec<_> = named.iter().filter(|name| !of(name)).collect();
+        assert!(gone.is_empty(), "docs/operations/{file} names {gone:?}, which is no metric");
+    }
+}
+
 /// A client's developer finds what to do about each refusal.
 #[test]
 fn operations_md_explains_every_reason() {
