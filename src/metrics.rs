@@ -4,6 +4,7 @@
 //! from the text, never 0. Labels are plain words: this module knows no type of the layers above it.
 
 mod requests;
+mod triton;
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-pub use requests::{Answered, Requests, Total, Totals};
+pub use requests::{Answered, Fault, Requests, Total, Totals};
 
 use crate::query::{LaneId, Provenance};
 
@@ -56,8 +57,10 @@ pub struct Metrics {
     /// `parityd_late_total`: outputs that came after their query was answered.
     pub late: IntCounter,
     jobs: IntCounterVec,
-    /// What the protocol's statistics tell; in no metric.
+    /// What the protocol's statistics tell, and metrics under Triton's names.
     pub requests: Requests,
+    /// Model and version, once somebody has said them.
+    served: Option<[String; 2]>,
 }
 
 impl Metrics {
@@ -107,8 +110,16 @@ impl Metrics {
             late: counter(&registry, "parityd_late_total", "Outputs that came after the answer."),
             jobs,
             requests: Requests::default(),
+            served: None,
             registry,
         }
+    }
+
+    /// The same for a model and its version; under Triton's names there is nothing without.
+    #[must_use]
+    pub fn of_version(mut self, model: &str, version: &str) -> Self {
+        self.served = Some([model.to_owned(), version.to_owned()]);
+        self
     }
 
     /// A query was answered with a prediction, `latency` after admission.
@@ -182,8 +193,13 @@ impl Metrics {
 
     /// Everything in Prometheus' text format.
     pub fn text(&self) -> String {
+        let mut families = self.registry.gather();
+        if let Some([model, version]) = &self.served {
+            let batches = self.batches();
+            families.extend(triton::families([model, version], &self.requests.totals(batches), batches));
+        }
         let mut text = Vec::new();
-        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        let encoded = TextEncoder::new().encode(&families, &mut text);
         encoded.expect("every family has a name and writing to memory cannot fail");
         String::from_utf8(text).expect("names and labels are UTF-8")
     }
@@ -196,8 +212,10 @@ pub enum GpuValue {
     Temperature,
     /// Hz.
     Clock,
-    /// Bytes.
+    /// Bytes in use.
     Memory,
+    /// Bytes.
+    MemoryTotal,
     /// 0 to 1.
     Utilisation,
     /// A count.
@@ -209,10 +227,11 @@ pub enum GpuValue {
 }
 
 impl GpuValue {
-    const ALL: [GpuValue; 7] = [
+    const ALL: [GpuValue; 8] = [
         GpuValue::Temperature,
         GpuValue::Clock,
         GpuValue::Memory,
+        GpuValue::MemoryTotal,
         GpuValue::Utilisation,
         GpuValue::EccUncorrected,
         GpuValue::PcieReplays,
@@ -228,6 +247,7 @@ pub struct GpuMetrics {
     values: [GaugeVec; GpuValue::ALL.len()],
     limited: IntGaugeVec,
     xids: IntCounterVec,
+    triton: triton::Gpus,
 }
 
 impl GpuMetrics {
@@ -251,6 +271,7 @@ impl GpuMetrics {
                 ("parityd_gpu_temperature_celsius", "Temperature of the chip."),
                 ("parityd_gpu_clock_hertz", "Clock of the multiprocessors."),
                 ("parityd_gpu_memory_used_bytes", "Memory in use, by anybody."),
+                ("parityd_gpu_memory_bytes", "All memory of the GPU."),
                 ("parityd_gpu_utilisation_ratio", "Share of the last moments in which something ran."),
                 (
                     "parityd_gpu_ecc_uncorrected",
@@ -262,6 +283,7 @@ impl GpuMetrics {
             .map(value),
             limited: gauges("parityd_gpu_limited", "1 for what holds the clock down.", &["gpu", "by"]),
             xids: counters(registry, "parityd_gpu_xid_total", "Xid events.", &["gpu", "xid"]),
+            triton: triton::Gpus::new(registry),
         }
     }
 
@@ -285,6 +307,7 @@ impl GpuMetrics {
                 None => family.remove_label_values(&[gpu]).unwrap_or(()),
             }
         }
+        self.triton.read(gpu, values);
         for by in ["hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"] {
             self.limited.with_label_values(&[gpu, by]).set(i64::from(limits.contains(&by)));
         }

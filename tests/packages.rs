@@ -1,8 +1,15 @@
-//! What packages and checks parityd fits it: the container's files, the toolchain of CI and container.
+//! What packages, runs and checks parityd fits it: the container's files, manifests of Kubernetes and `KServe`, the toolchain of CI and container.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use parityd::config::Config;
+use serde_json::{Value, json};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -92,4 +99,118 @@ fn the_health_check_is_a_command_and_its_route_exists() {
     // The one route that the daemon names in its own protocol; a slip here would make every container unhealthy.
     assert!(command[2].contains("GET /v2/health/ready HTTP/1.1\\r\\n"), "{}", command[2]);
     assert!(text.lines().any(|line| line.starts_with("ENTRYPOINT [")), "exec form, or the shell would get SIGTERM");
+}
+
+/// The documents of a file of YAML.
+fn documents(file: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(&read(file)).unwrap()
+}
+
+/// The document of that kind.
+fn kind(file: &str, kind: &str) -> Value {
+    documents(file).into_iter().find(|document| document["kind"] == kind).unwrap()
+}
+
+/// What a manifest runs: its configuration, its container, and how long it waits for the end.
+struct Pod {
+    config: Config,
+    container: Value,
+    grace_s: u64,
+}
+
+fn pods() -> [Pod; 2] {
+    let (plain, kserve) = ("examples/kubernetes/deployment.yaml", "examples/kserve/serving-runtime.yaml");
+    let config = |file| {
+        let text = kind(file, "ConfigMap")["data"]["config.toml"].as_str().unwrap().to_owned();
+        Config::parse(&text, Path::new("/etc/parityd"), file).map_err(|faults| faults.to_string()).unwrap()
+    };
+    let spec = kind(plain, "Deployment")["spec"]["template"]["spec"].clone();
+    let predictor = kind("examples/kserve/inference-service.yaml", "InferenceService")["spec"]["predictor"].clone();
+    let grace_s = |spec: &Value| spec["terminationGracePeriodSeconds"].as_u64().unwrap();
+    [
+        Pod { config: config(plain), container: spec["containers"][0].clone(), grace_s: grace_s(&spec) },
+        Pod {
+            config: config(kserve),
+            container: kind(kserve, "ServingRuntime")["spec"]["containers"][0].clone(),
+            grace_s: grace_s(&predictor),
+        },
+    ]
+}
+
+/// Ports are those of the image's environment, probes ask for routes that there are, and nobody is killed while it drains.
+#[test]
+fn manifests_fit_the_image_and_the_daemon() {
+    let openapi: Value = serde_json::from_str(&read("src/http/openapi.json")).unwrap();
+    let containerfile = read("Containerfile");
+    assert!(containerfile.contains("PARITYD_HTTP_LISTEN=0.0.0.0:8000 PARITYD_GRPC_LISTEN=0.0.0.0:8001"));
+    for Pod { config, container, grace_s } in pods() {
+        let ports: Vec<_> =
+            container["ports"].as_array().unwrap().iter().map(|port| port["containerPort"].clone()).collect();
+        assert_eq!(ports, [8000, 8001], "HTTP first, gRPC second");
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+            let asked = &container[probe]["httpGet"];
+            let path = asked["path"].as_str().unwrap();
+            assert!(openapi["paths"][path]["get"].is_object(), "{probe}: {path}");
+            assert!(asked["port"] == "http" || asked["port"] == 8000, "{probe}");
+        }
+        let wait = &container["lifecycle"]["preStop"]["exec"]["command"];
+        assert_eq!(wait[0], "sleep");
+        let wait_s: u64 = wait[1].as_str().unwrap().parse().unwrap();
+        assert!(grace_s >= wait_s + config.http.drain.as_secs() + 2, "{grace_s} s are too short");
+        let resources = &container["resources"];
+        assert_eq!(resources["requests"], resources["limits"], "whole cores need that");
+        assert!(resources["limits"]["nvidia.com/gpu"].is_string());
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert!(config.grpc.is_some(), "the second port is served");
+    }
+}
+
+#[test]
+fn the_service_and_its_scrape_name_the_ports_of_the_pod() {
+    let file = "examples/kubernetes/deployment.yaml";
+    let (deployment, service) = (kind(file, "Deployment"), kind(file, "Service"));
+    let template = &deployment["spec"]["template"];
+    assert_eq!(template["metadata"]["annotations"]["prometheus.io/port"], "8000");
+    assert_eq!(template["metadata"]["labels"], service["spec"]["selector"]);
+    assert_eq!(template["metadata"]["labels"], deployment["spec"]["selector"]["matchLabels"]);
+    let named: Vec<_> = template["spec"]["containers"][0]["ports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|port| port["name"].clone())
+        .collect();
+    let asked: Vec<_> =
+        service["spec"]["ports"].as_array().unwrap().iter().map(|port| port["targetPort"].clone()).collect();
+    assert_eq!(named, asked);
+    // The configuration lies where the daemon looks for it, and its weights where the image has them.
+    let mount = &template["spec"]["containers"][0]["volumeMounts"][0];
+    assert_eq!(mount["mountPath"], "/etc/parityd/config.toml");
+    let [plain, _] = pods();
+    let inside = plain.config.deployment.weights.strip_prefix("/etc/parityd").unwrap().to_owned();
+    assert!(root().join(inside).join("manifest.toml").exists(), "COPY weights /etc/parityd/weights");
+}
+
+#[test]
+fn kserve_finds_runtime_model_and_weights() {
+    let runtime = kind("examples/kserve/serving-runtime.yaml", "ServingRuntime");
+    let service = kind("examples/kserve/inference-service.yaml", "InferenceService");
+    let model = &service["spec"]["predictor"]["model"];
+    assert_eq!(model["runtime"], runtime["metadata"]["name"]);
+    let format = &runtime["spec"]["supportedModelFormats"][0];
+    assert_eq!(
+        (&model["modelFormat"]["name"], &model["modelFormat"]["version"]),
+        (&format["name"], &format["version"])
+    );
+    assert_eq!(runtime["spec"]["protocolVersions"], json!(["v2", "grpc-v2"]));
+    let [_, Pod { config, container, .. }] = pods();
+    assert_eq!(service["metadata"]["name"], config.deployment.name, "clients ask for /v2/models/NAME");
+    assert_eq!(config.deployment.weights, PathBuf::from("/mnt/models"));
+    assert_eq!(container["name"], "kserve-container");
+    let mount = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
+    assert_eq!(container["args"][2], format!("{mount}/config.toml"));
+    let environment = container["env"].as_array().unwrap();
+    for (name, value) in [("PARITYD_HTTP_LISTEN", "0.0.0.0:8000"), ("PARITYD_GRPC_LISTEN", "0.0.0.0:8001")] {
+        assert!(environment.contains(&json!({"name": name, "value": value})), "{name}");
+    }
+    assert!(runtime["spec"]["annotations"]["prometheus.kserve.io/port"] == "8000");
 }

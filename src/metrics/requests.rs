@@ -42,6 +42,31 @@ pub struct Answered {
     pub at_millis: u64,
 }
 
+/// Why a request failed, in Triton's words. Its fourth, `CANCELED`, is not here: whoever leaves is not counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// There was no room, or no answer in time.
+    Rejected,
+    /// Running the model on it failed.
+    Backend,
+    /// Anything else: the daemon stops, is not ready, or does not do what was asked.
+    Other,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Fault; 3] = [Fault::Rejected, Fault::Backend, Fault::Other];
+
+    /// The word in `nv_inference_request_failure`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Fault::Rejected => "REJECTED",
+            Fault::Backend => "BACKEND",
+            Fault::Other => "OTHER",
+        }
+    }
+}
+
 /// Everything since the daemon began.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Totals {
@@ -51,6 +76,8 @@ pub struct Totals {
     pub success: Total,
     /// Requests that were read and then refused, or that failed.
     pub fail: Total,
+    /// How many of these by [`Fault`], in the order of [`Fault::ALL`].
+    pub fail_by: [u64; Fault::ALL.len()],
     /// Waiting for a lane.
     pub queue: Total,
     /// Reading bodies.
@@ -69,6 +96,7 @@ pub struct Requests {
     rows: AtomicU64,
     success: Counter,
     fail: Counter,
+    fail_by: [AtomicU64; Fault::ALL.len()],
     reading: AtomicU64,
     writing: AtomicU64,
     last_millis: AtomicU64,
@@ -116,7 +144,8 @@ impl Requests {
     }
 
     /// A request was read, and then refused or not answered, after `whole`.
-    pub fn failed(&self, whole: Duration) {
+    pub fn failed(&self, whole: Duration, fault: Fault) {
+        self.fail_by[fault as usize].fetch_add(1, Ordering::Relaxed);
         self.fail.add(whole);
     }
 
@@ -140,6 +169,7 @@ impl Requests {
             rows: self.rows.load(Ordering::Relaxed),
             success,
             fail: self.fail.get(),
+            fail_by: self.fail_by.each_ref().map(|count| count.load(Ordering::Relaxed)),
             queue: Total { count: success.count, nanos: told.queue },
             reading,
             computing: Total { count: success.count, nanos: told.computing },
@@ -164,10 +194,11 @@ mod tests {
         assert_eq!(requests.totals(Total::default()), Totals::default());
         requests.answered(answered(115));
         requests.answered(answered(215));
-        requests.failed(Duration::from_nanos(7));
+        requests.failed(Duration::from_nanos(7), Fault::Backend);
         let totals = requests.totals(Total { count: 4, nanos: 160 });
         assert_eq!((totals.rows, totals.last_millis), (6, 215));
         assert_eq!((totals.success, totals.fail), (Total { count: 2, nanos: 330 }, Total { count: 1, nanos: 7 }));
+        assert_eq!(totals.fail_by, [0, 1, 0]);
         assert_eq!((totals.reading.nanos, totals.writing.nanos), (20, 10));
         assert_eq!((totals.computing.nanos, totals.queue.nanos), (80, 220), "two batches of 40 out of 300");
         assert_eq!(requests.totals(Total { count: 4, nanos: 160 }), totals, "nothing new");

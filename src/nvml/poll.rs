@@ -37,6 +37,8 @@ pub struct Reading {
     pub clock_mhz: Option<u32>,
     /// Memory in use, bytes.
     pub memory_used: Option<u64>,
+    /// All of its memory, bytes.
+    pub memory_total: Option<u64>,
     /// Share of the last moments in which something ran, percent.
     pub utilisation: Option<u32>,
     /// Errors of memory that could not be corrected, since the driver was loaded.
@@ -57,6 +59,7 @@ impl Reading {
             pair(GpuValue::Temperature, self.temperature.map(f64::from)),
             pair(GpuValue::Clock, self.clock_mhz.map(|mhz| f64::from(mhz) * 1e6)),
             pair(GpuValue::Memory, self.memory_used.map(|bytes| bytes as f64)),
+            pair(GpuValue::MemoryTotal, self.memory_total.map(|bytes| bytes as f64)),
             pair(GpuValue::Utilisation, self.utilisation.map(|percent| f64::from(percent) / 100.0)),
             pair(GpuValue::EccUncorrected, self.ecc_uncorrected.map(|count| count as f64)),
             pair(GpuValue::PcieReplays, self.pcie_replays.map(|count| count as f64)),
@@ -89,7 +92,7 @@ pub(super) fn look(nvml: &Nvml, uuid: &str, enter: &dyn Fn(&'static str)) -> Res
     enter("clock");
     let clock_mhz = or_absent(device.clock_info(Clock::SM))?;
     enter("memory");
-    let memory_used = or_absent(device.memory_info())?.map(|memory| memory.used);
+    let memory = or_absent(device.memory_info())?;
     enter("utilisation");
     let utilisation = or_absent(device.utilization_rates())?.map(|rates| rates.gpu);
     enter("PCIe link");
@@ -109,7 +112,8 @@ pub(super) fn look(nvml: &Nvml, uuid: &str, enter: &dyn Fn(&'static str)) -> Res
     let reading = Reading {
         temperature,
         clock_mhz,
-        memory_used,
+        memory_used: memory.as_ref().map(|memory| memory.used),
+        memory_total: memory.map(|memory| memory.total),
         utilisation,
         ecc_uncorrected,
         pcie_replays,

@@ -159,7 +159,9 @@ impl Running {
     /// The same under a clock that is at hand, perhaps with lanes that stand for other devices.
     pub fn start_on(plan: &Plan, clock: Clock, emulation: Option<&Arc<dyn Emulation>>) -> Result<Self, ServeError> {
         let code = plan.code.clone();
-        let metrics = Arc::new(Metrics::new(&plan.config.deployment.name, plan.config.lanes().len()));
+        let deployment = &plan.config.deployment;
+        let metrics = Metrics::new(&deployment.name, plan.config.lanes().len());
+        let metrics = Arc::new(metrics.of_version(&deployment.name, &deployment.version));
         let limits = Limits {
             queue_max: plan.config.deployment.queue_max,
             deadline: plan.config.deployment.deadline,

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::{Awaited, Drain, Error};
 use crate::{
-    admission::{Admission, Terms},
+    admission::{Admission, Refusal, Terms},
     clock::{Clock, Time, unix_millis},
-    metrics::{Answered, Metrics},
+    metrics::{Answered, Fault, Metrics},
     query::{Answer, Failure, Prediction, Rows},
     reply::Pending,
 };
@@ -65,6 +65,17 @@ fn all<'a>(answers: impl Iterator<Item = &'a Answer>) -> Result<Vec<Prediction>,
     numbered.map(|(row, answer)| answer.map_err(|failure| Error::Failed { row, failure })).collect()
 }
 
+/// Which of the protocol's faults an error is.
+fn fault(error: &Error) -> Fault {
+    match error {
+        Error::Busy | Error::Refused(Refusal::Full) | Error::Failed { failure: Failure::Deadline, .. } => {
+            Fault::Rejected
+        }
+        Error::Failed { failure: Failure::QueryFault, .. } => Fault::Backend,
+        Error::Client(_) | Error::Refused(_) | Error::Failed { failure: Failure::Stopped, .. } => Fault::Other,
+    }
+}
+
 /// The times of one request, from its last byte on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timing {
@@ -87,8 +98,8 @@ impl Timing {
     /// It is answered, or refused.
     pub(crate) fn answered<T>(&mut self, metrics: &Metrics, answer: &Result<T, Error>) {
         self.answered = self.clock.now();
-        if answer.is_err() {
-            metrics.requests.failed(self.answered.since(Time::ZERO));
+        if let Err(error) = answer {
+            metrics.requests.failed(self.answered.since(Time::ZERO), fault(error));
         }
     }
 

@@ -88,10 +88,23 @@ fn statistics_count_requests_and_rows() {
     let parts = ns("queue") + ns("compute_input") + ns("compute_infer") + ns("compute_output");
     assert_eq!(ns("success"), parts);
     assert!(ns("compute_input") > 0 && ns("compute_output") > 0);
+    told_under_tritons_names(&port, ns("success") / 1000);
     for path in ["/v2/models/stats", "/v2/models/adder/versions/1/stats"] {
         assert_eq!(port.get(path).json()["model_stats"][0], after, "{path}");
     }
     port.get("/v2/models/other/stats").refused(404, "unknown_model");
+}
+
+fn told_under_tritons_names(port: &Port, micros: u64) {
+    let metrics = port.get("/metrics").body;
+    for line in [
+        "nv_inference_request_success{model=\"adder\",version=\"1\"} 2".to_owned(),
+        "nv_inference_request_failure{model=\"adder\",reason=\"REJECTED\",version=\"1\"} 1".to_owned(),
+        "nv_inference_count{model=\"adder\",version=\"1\"} 4".to_owned(),
+        format!("nv_inference_request_duration_us{{model=\"adder\",version=\"1\"}} {micros}"),
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "no {line} in\n{metrics}");
+    }
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Port {
         let mut site = Site {
             signature: signature(),
             admission: Arc::clone(&engine) as Arc<dyn Admission>,
-            metrics: Arc::new(Metrics::new("adder", 1)),
+            metrics: Arc::new(Metrics::new("adder", 1).of_version("adder", "1")),
             lanes: Some(Arc::new(OneLane::default())),
             limits: Limits::new(QUEUE_MAX, Duration::from_secs(5)),
         };

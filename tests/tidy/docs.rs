@@ -83,13 +83,52 @@ fn operations_md_explains_every_log_event() {
 fn operations_md_explains_every_metric_and_no_other() {
     let is_metric =
         |text: &str| text.starts_with("parityd_") && text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    let counted: BTreeSet<String> =
-        literals(&source("src/metrics.rs")).into_iter().map(|(_, text)| text).filter(|text| is_metric(text)).collect();
+    let counted = counted("src/metrics.rs", "parityd_");
     assert!(counted.len() >= 12, "{counted:?}");
     let page = page("docs/operations.md");
     let explained: BTreeSet<String> =
         words(&page).into_iter().filter(|word| is_metric(word)).map(str::to_owned).collect();
     assert_eq!(explained, counted);
+}
+
+/// Names of metrics under `prefix` that a source registers.
+fn counted(path: &str, prefix: &str) -> BTreeSet<String> {
+    let is_name = |text: &str| text.starts_with(prefix) && text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    literals(&source(path)).into_iter().map(|(_, text)| text).filter(|text| is_name(text)).collect()
+}
+
+/// Names of another make's are promises of what they mean there, so each is in the table that says so.
+#[test]
+fn compat_md_explains_every_metric_under_tritons_names() {
+    let names = counted("src/metrics/triton.rs", "nv_");
+    assert!(names.len() >= 12, "{names:?}");
+    let page = page("docs/compat.md");
+    let rows: String = page.lines().filter(|line| line.starts_with("| `nv_")).collect();
+    let explained: BTreeSet<String> =
+        words(&rows).into_iter().filter(|word| word.starts_with("nv_")).map(str::to_owned).collect();
+    assert_eq!(explained, names);
+}
+
+/// An alert on a metric that is not there never fires, and a panel of it stays empty.
+#[test]
+fn dashboard_and_alerts_name_only_metrics_that_there_are() {
+    let mut names = counted("src/metrics.rs", "parityd_");
+    names.extend(counted("src/metrics/triton.rs", "nv_"));
+    for file in ["grafana.json", "alerts.yml", "alerts.test.yml"] {
+        let text = page(&format!("docs/operations/{file}"));
+        let found: BTreeSet<&str> = text
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("parityd_") || word.starts_with("nv_"))
+            .collect();
+        assert!(found.len() > 5, "{file}: {found:?}");
+        let of = |name: &&&str| {
+            ["", "_bucket", "_sum", "_count"]
+                .iter()
+                .any(|end| name.strip_suffix(end).is_some_and(|name| names.contains(name)))
+        };
+        let gone: Vec<_> = found.iter().filter(|name| !of(name)).collect();
+        assert!(gone.is_empty(), "docs/operations/{file} names {gone:?}, which is no metric");
+    }
 }
 
 /// A client's developer finds what to do about each refusal.
