@@ -43,7 +43,7 @@ pub(super) fn response(
         }
         Form::Typed => output.contents = Some(typed(contents)),
     }
-    let told = [("provenance", Some(provenances(predictions))), ("confidence", confidences(predictions))];
+    let told = [("provenance", Some(provenances(predictions).to_string())), ("confidence", confidences(predictions))];
     let told = told.into_iter().filter_map(|(name, text)| Some((name.to_owned(), parameter(text?))));
     ModelInferResponse {
         model_name: signature.name.clone(),

@@ -142,7 +142,7 @@ fn digits(text: &str) -> Option<u64> {
 struct ClassifyReply<'a> {
     model_name: &'a str,
     model_version: &'a str,
-    parameters: Parameters,
+    parameters: Parameters<'a>,
     classes: Vec<Class<'a>>,
 }
 

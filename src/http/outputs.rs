@@ -11,6 +11,11 @@ use crate::{
     wire::{Contents, Form, Wanted, confidences, provenances, values},
 };
 
+/// What a reply is expected to take besides its values, so that its memory seldom grows.
+const HEAD_BYTES: usize = 384;
+/// What JSON takes for a byte of the binary form, about as much: twelve characters for a value with its comma.
+const TEXT_BYTES: usize = 3;
+
 /// The body of a reply.
 pub(super) struct Written {
     pub(super) body: Vec<u8>,
@@ -24,23 +29,28 @@ struct InferReply<'a> {
     model_version: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
-    parameters: Parameters,
+    parameters: Parameters<'a>,
     outputs: [Output<'a>; 1],
 }
 
 /// What a reply says of its predictions.
 #[derive(Serialize)]
-pub(super) struct Parameters {
-    provenance: String,
+pub(super) struct Parameters<'a> {
+    #[serde(serialize_with = "serialize_provenances")]
+    provenance: &'a [Prediction],
     #[serde(skip_serializing_if = "Option::is_none")]
     confidence: Option<String>,
 }
 
-impl Parameters {
+impl<'a> Parameters<'a> {
     /// One word and, where something was judged, one number a row.
-    pub(super) fn of(predictions: &[Prediction]) -> Self {
-        Parameters { provenance: provenances(predictions), confidence: confidences(predictions) }
+    pub(super) fn of(predictions: &'a [Prediction]) -> Self {
+        Parameters { provenance: predictions, confidence: confidences(predictions) }
     }
+}
+
+fn serialize_provenances<S: Serializer>(predictions: &&[Prediction], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&provenances(predictions))
 }
 
 #[derive(Serialize)]
@@ -96,10 +106,11 @@ pub(super) fn write(site: &Site, id: Option<&str>, wanted: Wanted, predictions: 
             data: binary.is_none().then_some(Data(&contents)),
         }],
     };
-    let mut body = serde_json::to_vec(&reply).expect("replies have string keys, and writing to memory cannot fail");
-    let json_bytes = binary.map(|bytes| {
+    let expected = binary.unwrap_or_else(|| contents.bytes() * TEXT_BYTES);
+    let mut body = Vec::with_capacity(HEAD_BYTES + expected);
+    serde_json::to_writer(&mut body, &reply).expect("replies have string keys, and writing to memory cannot fail");
+    let json_bytes = binary.map(|_| {
         let json_bytes = body.len();
-        body.reserve_exact(bytes);
         contents.append(&mut body);
         json_bytes
     });

@@ -2,7 +2,7 @@
 //!
 //! How a protocol writes it is the protocol's affair; as bytes, it is the same in both.
 
-use std::{cmp::Ordering, num::NonZeroUsize};
+use std::{cmp::Ordering, fmt, num::NonZeroUsize};
 
 use super::Wanted;
 use crate::query::{Confidence, Prediction, Provenance, Signature};
@@ -102,8 +102,13 @@ pub(crate) fn confidences(predictions: &[Prediction]) -> Option<String> {
 }
 
 /// One word a row.
-pub(crate) fn provenances(predictions: &[Prediction]) -> String {
-    predictions.iter().map(|prediction| prediction.provenance.as_str()).collect::<Vec<_>>().join(",")
+pub(crate) fn provenances(predictions: &[Prediction]) -> impl fmt::Display + '_ {
+    fmt::from_fn(|f| {
+        predictions.iter().enumerate().try_for_each(|(row, prediction)| {
+            f.write_str(if row == 0 { "" } else { "," })?;
+            f.write_str(prediction.provenance.as_str())
+        })
+    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,9 @@
 //! text into one `Vec<f32>`, without a tree of JSON values: a tree takes twenty times the memory of the numbers, and the client chooses
 //! the size. Binary data go straight from the body into the rows' buffer.
 //!
+//! JSON is read as clients write it, the numbers by [`numbers`] and the little around them by serde. If that gives no request, serde reads all of it, and
+//! says what is wrong: there is one reading that refuses, and the other gives what it would have given.
+//!
 //! A request is one of three forms, told apart by `Inference-Header-Content-Length` alone: JSON; JSON and the bytes of its tensor; or, when
 //! the header is 0, the bytes of one row and nothing else. Whatever its form, it is right as a whole before any of it is admitted.
 //!
@@ -11,9 +14,10 @@
 //! send Triton's; what is known must have the right type. A refusal that names its field goes past serde in [`Expected::refuse`],
 //! because a serde error is only text.
 //!
-//! `tensor` reads the input, `values` its numbers, `wanted` the parameters and the requested outputs.
+//! `tensor` reads the input, `values` and `numbers` its numbers, `wanted` the parameters and the requested outputs.
 
 mod not_finite;
+mod numbers;
 mod scalars;
 mod tensor;
 #[cfg(test)]
@@ -61,21 +65,39 @@ pub fn parse(
         ClientError::field(JSON_LENGTH, format!("{told}, and the body has {sent} bytes"))
     };
     let (json, tail) = split.ok_or_else(beyond)?;
-    let expected = |json_bytes, strings| Expected {
+    let expected = Expected {
         signature,
         queue_max,
-        json_bytes,
-        strings,
+        json_bytes: json.len(),
+        numbers: None,
+        strings: Strings::Refused,
         tail,
         used: Cell::new(0),
         verdict: RefCell::default(),
     };
     if json_bytes == Some(0) {
-        return expected(0, Strings::Refused).raw();
+        return expected.raw();
     }
-    match expected(json.len(), Strings::Refused).parse(json) {
+    match apart(&expected, json) {
+        Some(call) => Ok(call),
+        None => whole(&expected, json),
+    }
+}
+
+/// Reads the list of numbers apart from the rest. Gives what [`whole`] gives, or nothing.
+fn apart(expected: &Expected<'_>, json: &[u8]) -> Option<Call> {
+    let list = numbers::find(json)?;
+    let rest = [&json[..list.start], b"[]", &json[list.end..]].concat();
+    Expected { numbers: Some(&json[list]), ..expected.anew() }.parse(&rest).ok()
+}
+
+/// Reads all of it with serde.
+fn whole(expected: &Expected<'_>, json: &[u8]) -> Result<Call, ClientError> {
+    match expected.anew().parse(json) {
         Err(ClientError::Json(error)) => match not_finite::quoted(json) {
-            Some(json) => expected(json.len(), Strings::NotFinite).parse(&json),
+            Some(json) => {
+                Expected { json_bytes: json.len(), strings: Strings::NotFinite, ..expected.anew() }.parse(&json)
+            }
             None => Err(ClientError::Json(error)),
         },
         read => read,
@@ -96,6 +118,8 @@ struct Expected<'a> {
     signature: &'a Signature,
     queue_max: usize,
     json_bytes: usize,
+    /// The list that stood where the JSON has an empty one, as the tensor's `data`.
+    numbers: Option<&'a [u8]>,
     strings: Strings,
     /// The bytes after the JSON.
     tail: &'a [u8],
@@ -104,7 +128,12 @@ struct Expected<'a> {
     verdict: RefCell<Option<ClientError>>,
 }
 
-impl Expected<'_> {
+impl<'a> Expected<'a> {
+    /// The same, of which nothing has been read.
+    fn anew(&self) -> Expected<'a> {
+        Expected { used: Cell::new(0), verdict: RefCell::default(), ..*self }
+    }
+
     fn parse(&self, json: &[u8]) -> Result<Call, ClientError> {
         if json.is_empty() {
             let problem = "the body is empty; send a JSON object with `inputs`";

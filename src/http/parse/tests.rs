@@ -1,5 +1,6 @@
 //! What the parser takes and what it refuses.
 
+mod apart;
 mod forms;
 
 use proptest::prelude::*;

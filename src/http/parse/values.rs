@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Unexpected, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, SeqAccess, Unexpected, Visitor};
 
-use super::{Expected, Strings, not_finite};
+use super::{Expected, Strings, not_finite, numbers};
 use crate::wire::{Datatype, Number};
 
 /// Reads `data` into one vector.
@@ -27,6 +27,11 @@ impl<'de> DeserializeSeed<'de> for Data<'_> {
         // A value and its comma are two bytes: no declared shape makes us reserve more than the body can fill.
         let mut into = Vec::with_capacity(limit.min(expected.json_bytes / 2 + 1));
         let levels = expected.signature.input.shape.len() + 1;
+        if let Some(list) = expected.numbers {
+            IgnoredAny::deserialize(json)?;
+            let read = numbers::read(list, datatype, limit, levels, &mut into);
+            return read.map(|()| into).ok_or_else(|| D::Error::custom("not plain numbers"));
+        }
         json.deserialize_seq(Level { expected, into: &mut into, limit, datatype, levels })?;
         Ok(into)
     }
