@@ -69,16 +69,25 @@ impl Raw {
 
     /// Whether the server says this word; it writes short ones of our own as they are, or in Huffman's code.
     pub(crate) fn is_told(&mut self, word: &str) -> bool {
-        let holds = |ahead: &[u8]| {
-            let coded = huffman(word);
-            [word.as_bytes(), &coded].iter().any(|form| ahead.windows(form.len()).any(|window| window == *form))
-        };
-        while !holds(&self.ahead) {
+        while !self.holds(word) {
             if !self.more() {
                 return false;
             }
         }
         true
+    }
+
+    /// Whether the server has said this word by now.
+    pub(crate) fn has_been_told(&mut self, word: &str) -> bool {
+        self.stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        while self.more() {}
+        self.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        self.holds(word)
+    }
+
+    fn holds(&self, word: &str) -> bool {
+        let coded = huffman(word);
+        [word.as_bytes(), &coded].iter().any(|form| self.ahead.windows(form.len()).any(|window| window == *form))
     }
 
     /// Whether the server closes.

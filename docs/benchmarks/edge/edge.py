@@ -43,6 +43,9 @@ def servers(options):
         "mosec": ([python, SCRIPTS / "peers.py", "mosec", 18803, "json"], env, 18803, [(JSON, "/inference")]),
         "mosec, raw": ([python, SCRIPTS / "peers.py", "mosec", 18804, "raw"], env, 18804, [(RAW, "/inference")]),
     }
+    if options.before:
+        before, listen = Path(options.before) / "release/parityd", {"PARITYD_HTTP_LISTEN": "127.0.0.1:18809"}
+        found["parityd, before"] = ([before, "--config", config], listen, 18809, [(JSON, INFER), (BINARY, INFER)])
     if options.triton:
         triton = Path(options.triton)
         ports = [word for kind, port in (("http", 18805), ("grpc", 18806), ("metrics", 18807)) for word in (f"--{kind}-address=127.0.0.1", f"--{kind}-port={port}")]
@@ -99,6 +102,8 @@ def start(name, command, env, port, bodies):
             return process
         except OSError:
             if process.poll() is not None or time.monotonic() - begun > 60:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
                 raise SystemExit(f"{name} does not answer: {log.name}") from None
             time.sleep(0.2)
 
@@ -143,6 +148,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--only", default="", help="names, with commas")
     parser.add_argument("--target", default=os.environ.get("CARGO_TARGET_DIR", str(ROOT / "target")))
+    parser.add_argument("--before", help="the target folder of an older build, to be measured beside this one")
     parser.add_argument("--python", default=str(FOLDER / "env/bin/python"))
     parser.add_argument("--triton")
     parser.add_argument("--triton-python")

@@ -74,7 +74,8 @@ def mosec(port, form):
 
     sys.argv = [sys.argv[0], "--address", "127.0.0.1", "--port", str(port)]
     server = Server()
-    server.append_worker(Mlp, num=1)
+    # Its workers begin as copies of this process: a class of a function does not travel.
+    server.append_worker(Mlp, num=1, start_method="fork")
     server.run()
 
 
