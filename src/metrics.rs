@@ -3,16 +3,20 @@
 //! Handles are resolved once at start, so counting on the path of a query is one atomic addition. A value that does not exist is absent
 //! from the text, never 0. Labels are plain words: this module knows no type of the layers above it.
 
+mod gpus;
+mod ports;
 mod requests;
 mod triton;
 
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    PullingGauge, Registry, TextEncoder,
 };
 
+pub use gpus::{GpuMetrics, GpuValue};
+pub use ports::{Connected, Connections, Protocol};
 pub use requests::{Answered, Fault, Requests, Total, Totals};
 
 use crate::query::{LaneId, Provenance};
@@ -40,6 +44,7 @@ pub struct Metrics {
     queries: [IntCounter; Provenance::ALL.len()],
     errors: IntCounterVec,
     query_seconds: Histogram,
+    connections: IntGaugeVec,
     /// `parityd_queue_jobs`: data jobs that wait.
     pub queue_jobs: IntGauge,
     lane_state: IntGaugeVec,
@@ -83,16 +88,14 @@ impl Metrics {
         let seconds_opts = HistogramOpts::new("parityd_query_seconds", "From admission to the answer.");
         let query_seconds = Histogram::with_opts(seconds_opts.buckets(SECONDS.to_vec())).expect(NAMES_ARE_VALID);
         register(&registry, &query_seconds);
-        let lane_state = IntGaugeVec::new(
-            Opts::new("parityd_lane_state", "1 for the state that the lane is in."),
-            &["lane", "state"],
-        )
-        .expect(NAMES_ARE_VALID);
-        register(&registry, &lane_state);
+        let lane_state =
+            gauges(&registry, "parityd_lane_state", "1 for the state that the lane is in.", &["lane", "state"]);
+        let connections = gauges(&registry, "parityd_connections", "Connections that are open.", &["protocol"]);
         Metrics {
             queries: Provenance::ALL.map(|provenance| queries.with_label_values(&[deployment, provenance.as_str()])),
             errors,
             query_seconds,
+            connections,
             queue_jobs: gauge(&registry, "parityd_queue_jobs", "Data jobs that wait for a lane."),
             lane_state,
             lane_service: (0..lanes).map(|lane| service.with_label_values(&[&lane.to_string()])).collect(),
@@ -120,6 +123,19 @@ impl Metrics {
     pub fn of_version(mut self, model: &str, version: &str) -> Self {
         self.served = Some([model.to_owned(), version.to_owned()]);
         self
+    }
+
+    /// The connections of a port, to be kept.
+    pub fn connections(&self, protocol: Protocol) -> Connections {
+        Connections::of(&self.connections, protocol)
+    }
+
+    /// `parityd_queries_open`: `admitted` is asked whenever somebody reads.
+    pub fn watch_queries(&self, admitted: impl Fn() -> usize + Send + Sync + 'static) {
+        let count = Box::new(move || admitted() as f64);
+        let help = "Admitted queries that are not over.";
+        let open = PullingGauge::new("parityd_queries_open", help, count).expect(NAMES_ARE_VALID);
+        register(&self.registry, &open);
     }
 
     /// A query was answered with a prediction, `latency` after admission.
@@ -205,120 +221,6 @@ impl Metrics {
     }
 }
 
-/// A value that a GPU's driver tells, in base units.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GpuValue {
-    /// °C.
-    Temperature,
-    /// Hz.
-    Clock,
-    /// Bytes in use.
-    Memory,
-    /// Bytes.
-    MemoryTotal,
-    /// 0 to 1.
-    Utilisation,
-    /// A count.
-    EccUncorrected,
-    /// A count.
-    PcieReplays,
-    /// 1 to 6, so far.
-    PcieGeneration,
-}
-
-impl GpuValue {
-    const ALL: [GpuValue; 8] = [
-        GpuValue::Temperature,
-        GpuValue::Clock,
-        GpuValue::Memory,
-        GpuValue::MemoryTotal,
-        GpuValue::Utilisation,
-        GpuValue::EccUncorrected,
-        GpuValue::PcieReplays,
-        GpuValue::PcieGeneration,
-    ];
-}
-
-/// What drivers tell of GPUs; there only if GPUs are watched. A value that a GPU does not tell is absent.
-#[derive(Clone, Debug)]
-pub struct GpuMetrics {
-    answers: IntGauge,
-    up: IntGaugeVec,
-    values: [GaugeVec; GpuValue::ALL.len()],
-    limited: IntGaugeVec,
-    xids: IntCounterVec,
-    triton: triton::Gpus,
-}
-
-impl GpuMetrics {
-    /// Metrics beside those of a daemon.
-    pub fn new(metrics: &Metrics) -> Self {
-        let registry = &metrics.registry;
-        let value = |(name, help)| {
-            let family = GaugeVec::new(Opts::new(name, help), &["gpu"]).expect(NAMES_ARE_VALID);
-            register(registry, &family);
-            family
-        };
-        let gauges = |name, help, labels: &[&str]| {
-            let family = IntGaugeVec::new(Opts::new(name, help), labels).expect(NAMES_ARE_VALID);
-            register(registry, &family);
-            family
-        };
-        GpuMetrics {
-            answers: gauge(registry, "parityd_nvml_answers", "1 while NVML answers, 0 while nothing is known."),
-            up: gauges("parityd_gpu_up", "0 for a GPU that its driver has lost.", &["gpu"]),
-            values: [
-                ("parityd_gpu_temperature_celsius", "Temperature of the chip."),
-                ("parityd_gpu_clock_hertz", "Clock of the multiprocessors."),
-                ("parityd_gpu_memory_used_bytes", "Memory in use, by anybody."),
-                ("parityd_gpu_memory_bytes", "All memory of the GPU."),
-                ("parityd_gpu_utilisation_ratio", "Share of the last moments in which something ran."),
-                (
-                    "parityd_gpu_ecc_uncorrected",
-                    "Errors of memory that were not corrected, since the driver was loaded.",
-                ),
-                ("parityd_gpu_pcie_replays", "Packets on the PCIe link that were sent again."),
-                ("parityd_gpu_pcie_generation", "Generation of the PCIe link now."),
-            ]
-            .map(value),
-            limited: gauges("parityd_gpu_limited", "1 for what holds the clock down.", &["gpu", "by"]),
-            xids: counters(registry, "parityd_gpu_xid_total", "Xid events.", &["gpu", "xid"]),
-            triton: triton::Gpus::new(registry),
-        }
-    }
-
-    /// Whether NVML answers.
-    pub fn answers(&self, answers: bool) {
-        self.answers.set(i64::from(answers));
-    }
-
-    /// Whether the driver has the GPU.
-    pub fn up(&self, gpu: &str, up: bool) {
-        self.up.with_label_values(&[gpu]).set(i64::from(up));
-    }
-
-    /// What a GPU told, and what holds its clock down; whatever is not among them is absent from now on.
-    pub fn read(&self, gpu: &str, values: &[(GpuValue, f64)], limits: &[&str]) {
-        for value in GpuValue::ALL {
-            let family = &self.values[value as usize];
-            match values.iter().find(|(told, _)| *told == value) {
-                Some((_, number)) => family.with_label_values(&[gpu]).set(*number),
-                // It may not have been there.
-                None => family.remove_label_values(&[gpu]).unwrap_or(()),
-            }
-        }
-        self.triton.read(gpu, values);
-        for by in ["hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"] {
-            self.limited.with_label_values(&[gpu, by]).set(i64::from(limits.contains(&by)));
-        }
-    }
-
-    /// An Xid event.
-    pub fn xid(&self, gpu: &str, xid: u64) {
-        self.xids.with_label_values(&[gpu, &xid.to_string()]).inc();
-    }
-}
-
 const NAMES_ARE_VALID: &str = "metric and label names are literals of this file";
 
 fn register(registry: &Registry, collector: &(impl prometheus::core::Collector + Clone + 'static)) {
@@ -335,6 +237,12 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
     let counter = IntCounter::new(name, help).expect(NAMES_ARE_VALID);
     register(registry, &counter);
     counter
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    let family = IntGaugeVec::new(Opts::new(name, help), labels).expect(NAMES_ARE_VALID);
+    register(registry, &family);
+    family
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
@@ -357,12 +265,19 @@ mod tests {
         metrics.jobs("data").inc();
         assert!(!metrics.text().contains("parityd_drift"), "what does not exist is absent");
         metrics.expect_agreement(0.93);
+        metrics.watch_queries(|| 7);
+        let http = metrics.connections(Protocol::Http);
+        let first = http.opened();
         let text = metrics.text();
+        assert!(text.contains("parityd_connections{protocol=\"http\"} 1"), "{text}");
+        drop(first);
+        assert!(metrics.text().contains("parityd_connections{protocol=\"http\"} 0"), "it has closed");
         for line in [
             "parityd_queries_total{deployment=\"m\",provenance=\"reconstructed\"} 1",
             "parityd_errors_total{reason=\"deadline\"} 2",
             "parityd_query_seconds_bucket{le=\"0.005\"} 1",
             "parityd_queue_jobs 0",
+            "parityd_queries_open 7",
             "parityd_lane_state{lane=\"1\",state=\"healthy\"} 1",
             "parityd_lane_service_seconds_bucket{lane=\"0\",le=\"0.0002\"} 1",
             "parityd_stripes_open 0",

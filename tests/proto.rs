@@ -26,6 +26,7 @@ fn generated() -> BTreeMap<String, Vec<u8>> {
         .build_transport(false)
         .bytes(".")
         .btree_map(".")
+        .codec_path("crate::grpc::codec::Bounded")
         .out_dir(folder.path())
         .compile_fds(descriptors.clone())
         .unwrap();

@@ -1,4 +1,6 @@
-//! What all targets share: a deployment, an engine that answers at once, both servers in front of it, and what must hold of every reply.
+//! The targets: what each does with an input, and what must hold. They share a deployment, an engine that answers at once, and both servers in front of it.
+//!
+//! `fuzz_targets/` hands inputs to them, and so does `tests/corpus.rs` with the inputs that are kept.
 
 use std::{
     io::{Read, Write},
@@ -11,17 +13,91 @@ use parityd::{
     admission::{Admission, Refusal, Terms},
     clock::Time,
     grpc,
-    http::{self, Limits},
+    http::{self, Limits, parse},
     metrics::Metrics,
     query::{Confidence, Prediction, Provenance, Query, Rows, Signature, TensorSpec},
     reply::{Pending, Requests},
 };
 
+/// What takes an input.
+pub type Target = fn(&[u8]);
+
+/// All of them, by the name of their corpus.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("json", json),
+    ("binary", binary),
+    ("request", request),
+    ("picture", picture),
+    ("coding", coding),
+    ("grpc", call),
+];
+
+/// An infer request's body in JSON, as `parse` reads it.
+pub fn json(body: &[u8]) {
+    if parsed(body, None) {
+        // What was understood is JSON to a reader of another kind, but for the words of Triton's clients.
+        let has = |word: &[u8]| body.windows(word.len()).any(|window| window == word);
+        if !has(b"NaN") && !has(b"Inf") {
+            serde_json::from_slice::<serde_json::Value>(body).expect("JSON");
+        }
+    }
+}
+
+/// A body with binary tensors behind its JSON, or without JSON: the first two bytes say how much of the rest is JSON.
+pub fn binary(data: &[u8]) {
+    if let Some((length, body)) = data.split_first_chunk::<2>() {
+        parsed(body, Some(usize::from(u16::from_le_bytes(*length))));
+    }
+}
+
+/// Whether a body is understood; checks what must hold either way.
+fn parsed(body: &[u8], json_bytes: Option<usize>) -> bool {
+    match parse(body, json_bytes, &signature(), QUEUE_MAX) {
+        Ok(call) => {
+            assert!((1..=QUEUE_MAX).contains(&call.rows.count()));
+            assert!(call.rows.iter().all(|row| row.len() == 12));
+            true
+        }
+        Err(error) => {
+            assert!(!error.reason().is_empty() && error.to_string().len() < 2_000, "{error}");
+            false
+        }
+    }
+}
+
+/// Any bytes to the port: heads, routes, bodies that are cut off or go on.
+pub fn request(bytes: &[u8]) {
+    ask(bytes, SHORT);
+}
+
+/// Files to `classify`: as they are, and in a form if the first byte is odd.
+pub fn picture(data: &[u8]) {
+    let Some((form, body)) = data.split_first() else { return };
+    let header = if form % 2 == 1 { "Content-Type: multipart/form-data; boundary=b\r\n" } else { "" };
+    let reply = ask(&post("/v2/models/m/classify", header, body), LONG).expect("the request is whole");
+    assert!([200, 400, 413, 429].contains(&reply.status), "{}", reply.head);
+}
+
+/// Compressed bodies: gzip, or deflate if the first byte is odd.
+pub fn coding(data: &[u8]) {
+    let Some((deflate, body)) = data.split_first() else { return };
+    let coding = if deflate % 2 == 1 { "deflate" } else { "gzip" };
+    let header = format!("Content-Encoding: {coding}\r\nAccept-Encoding: {coding}\r\n");
+    let reply = ask(&post("/v2/models/m/infer", &header, body), LONG).expect("the request is whole");
+    assert!([200, 400, 413].contains(&reply.status), "{}", reply.head);
+}
+
+/// The body of a gRPC call: messages, whole and broken.
+pub fn call(body: &[u8]) {
+    let kinds = frames_after(body);
+    assert!([1, 3, 7].iter().any(|kind| kinds.contains(kind)), "an answer, a reset or a farewell: {kinds:?}");
+}
+
 /// Rows of one request.
-pub const QUEUE_MAX: usize = 16;
+const QUEUE_MAX: usize = 16;
 
 /// Small pictures in colour, of which two values are made.
-pub fn signature() -> Signature {
+fn signature() -> Signature {
     Signature {
         name: "m".into(),
         version: "1".into(),
@@ -59,15 +135,22 @@ impl Admission for Engine {
     }
 }
 
+/// Both servers.
 struct Ports {
     http: SocketAddr,
     grpc: SocketAddr,
 }
 
-/// Both servers. What is not whole after `patience` is given up; the first call's counts, and a target has one.
+/// Servers that give up after [`LONG`] or [`SHORT`] what is not whole by then.
 fn ports(patience: Duration) -> &'static Ports {
-    static PORTS: OnceLock<Ports> = OnceLock::new();
-    PORTS.get_or_init(|| {
+    static PATIENT: OnceLock<Ports> = OnceLock::new();
+    static HASTY: OnceLock<Ports> = OnceLock::new();
+    let ports = if patience == LONG { &PATIENT } else { &HASTY };
+    ports.get_or_init(|| Ports::open(patience))
+}
+
+impl Ports {
+    fn open(patience: Duration) -> Self {
         let bind = || {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
             listener.set_nonblocking(true).expect("it can be");
@@ -79,14 +162,20 @@ fn ports(patience: Duration) -> &'static Ports {
             runtime.expect("threads").block_on(serve(for_http, for_grpc, patience));
         });
         Ports { http, grpc }
-    })
+    }
 }
 
 async fn serve(for_http: TcpListener, for_grpc: TcpListener, patience: Duration) {
     let admission = || Arc::new(Engine(Requests::new(QUEUE_MAX))) as Arc<dyn Admission>;
     let metrics = Arc::new(Metrics::new("m", 1));
     let limits = Limits { header_timeout: patience, body_timeout: patience, ..Limits::new(QUEUE_MAX, Duration::ZERO) };
-    let site = http::Site { signature: signature(), admission: admission(), metrics: Arc::clone(&metrics), lanes: None, limits };
+    let site = http::Site {
+        signature: signature(),
+        admission: admission(),
+        metrics: Arc::clone(&metrics),
+        lanes: None,
+        limits,
+    };
     let other = grpc::Site { signature: signature(), admission: admission(), metrics, limits };
     let listener = |listener| tokio::net::TcpListener::from_std(listener).expect("a runtime");
     let never = std::future::pending::<()>;
@@ -105,22 +194,19 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// A reply of HTTP.
-pub struct Reply {
-    /// Its status.
-    pub status: u16,
-    /// Its head.
-    pub head: String,
-    /// Its body.
-    pub body: Vec<u8>,
+struct Reply {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
 }
 
 /// For requests that are whole, on a machine that is busy.
-pub const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(10);
 /// For those that need not be.
-pub const SHORT: Duration = Duration::from_millis(10);
+const SHORT: Duration = Duration::from_millis(10);
 
 /// Sends bytes, and gives the first reply; `None` if the server closes without one. Checks what holds of every reply.
-pub fn ask(bytes: &[u8], patience: Duration) -> Option<Reply> {
+fn ask(bytes: &[u8], patience: Duration) -> Option<Reply> {
     let mut stream = connect(ports(patience).http);
     drop(stream.write_all(bytes));
     let reply = read(&mut stream, bytes.starts_with(b"HEAD "))?;
@@ -153,7 +239,8 @@ fn read(stream: &mut TcpStream, no_body: bool) -> Option<Reply> {
     };
     let head = String::from_utf8(ahead[..end].to_vec()).expect("a head is text");
     let status = head.get(9..12).and_then(|text| text.parse().ok()).expect("a status");
-    let told = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned));
+    let told =
+        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned));
     let length: usize = told.filter(|_| !no_body).map_or(0, |text| text.trim().parse().expect("a number"));
     while ahead.len() < end + length {
         if !more(&mut ahead) {
@@ -170,7 +257,10 @@ fn check(reply: &Reply) {
     // A head that hyper itself refuses has no body.
     if *status >= 400 && !body.is_empty() && is_plain {
         let error: serde_json::Value = serde_json::from_slice(body).expect("an error is JSON");
-        assert!(error["error"].is_string() && error["reason"].is_string() && error["retryable"].is_boolean(), "{error}");
+        assert!(
+            error["error"].is_string() && error["reason"].is_string() && error["retryable"].is_boolean(),
+            "{error}"
+        );
     }
     if *status == 200 && head.contains("application/json") && !body.is_empty() && is_plain {
         serde_json::from_slice::<serde_json::Value>(body).expect("what is called JSON is JSON");
@@ -178,7 +268,7 @@ fn check(reply: &Reply) {
 }
 
 /// A POST with this body.
-pub fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let mut request =
         format!("POST {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
     request.extend_from_slice(body);
@@ -191,7 +281,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Calls `ModelInfer` with this body, which need not be a message; gives the kinds of frames that come back.
-pub fn call(body: &[u8]) -> Vec<u8> {
+fn frames_after(body: &[u8]) -> Vec<u8> {
     let mut stream = connect(ports(LONG).grpc);
     let mut head = Vec::new();
     for (name, value) in [

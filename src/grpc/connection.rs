@@ -1,7 +1,7 @@
 //! A connection's socket and its place under the cap, for what HTTP/2 leaves undone: waiting for neither a silent client nor one that never reads.
 //!
-//! Once HTTP/2 has begun, pings find out who is gone; but a client that connects and says nothing never begins, and a ping cannot be written
-//! to one that does not read.
+//! Once HTTP/2 has begun, pings find out who is gone; but a client that connects and says nothing never begins, a ping cannot be written
+//! to one that does not read, and one that answers pings may still take none of its [`Replies`].
 
 use std::{
     future::Future,
@@ -14,12 +14,12 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
     time::Sleep,
 };
 use tonic::transport::server::Connected;
 
-use crate::wire::Limits;
+use super::replies::Replies;
+use crate::wire::{Limits, Patience, Place};
 
 /// What a client of HTTP/2 says first.
 const PREFACE_BYTES: usize = 24;
@@ -31,15 +31,18 @@ pub(super) struct Connection {
     /// Until this is over, the preface must have come; `None` once it has.
     silence: Option<Pin<Box<Sleep>>>,
     preface_left: usize,
-    /// How long a write may wait.
-    patience: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-    _place: OwnedSemaphorePermit,
+    /// With writes to the socket.
+    patience: Patience,
+    replies: Replies,
+    /// How long one of them may wait, and the next look at it while there are any.
+    reply_timeout: Duration,
+    look: Option<Pin<Box<Sleep>>>,
+    _place: Place,
 }
 
 impl Connection {
     /// Nothing has been read yet.
-    pub(super) fn new(stream: TcpStream, place: OwnedSemaphorePermit, limits: &Limits) -> Self {
+    pub(super) fn new(stream: TcpStream, place: Place, limits: &Limits) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
@@ -47,22 +50,26 @@ impl Connection {
             stream,
             silence: Some(Box::pin(tokio::time::sleep(limits.header_timeout))),
             preface_left: PREFACE_BYTES,
-            patience: limits.body_timeout,
-            stalled: None,
+            patience: Patience::new(limits.body_timeout),
+            replies: Replies::new(),
+            reply_timeout: limits.body_timeout,
+            look: None,
             _place: place,
         }
     }
 
-    /// Turns a write that has waited for too long into an error.
-    fn patiently<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
+    /// Resolves when a reply has waited for too long.
+    fn poll_untaken(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // While there is none, a look that is still to come stays: it is cheaper to keep than to make.
+            let waited = ready!(self.replies.poll_oldest(context));
+            let Some(left) = self.reply_timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
+                return Poll::Ready(());
+            };
+            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
+            ready!(look.as_mut().poll(context));
+            self.look = None;
         }
-        let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        ready!(stalled.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -80,20 +87,21 @@ impl AsyncRead for Connection {
                 self.silence = None;
             }
         }
-        if read.is_pending()
-            && let Some(silence) = &mut self.silence
-        {
-            ready!(silence.as_mut().poll(context));
+        if read.is_ready() {
+            return read;
+        }
+        let silent = self.silence.as_mut().is_some_and(|silence| silence.as_mut().poll(context).is_ready());
+        if silent || self.poll_untaken(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        read
+        Poll::Pending
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.patiently(context, written)
+        self.patience.written(context, written)
     }
 
     fn poll_write_vectored(
@@ -102,7 +110,7 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.patiently(context, written)
+        self.patience.written(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -110,7 +118,8 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.patience.flushed(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -119,7 +128,9 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Replies;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Replies {
+        self.replies.clone()
+    }
 }

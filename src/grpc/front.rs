@@ -10,6 +10,7 @@ use std::{
 };
 
 use tonic::{
+    Status,
     body::Body,
     codegen::{
         BoxFuture, CompressionEncoding, Service,
@@ -25,8 +26,9 @@ use super::{
     proto::{
         health::health_server::HealthServer, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
     },
+    replies::Replies,
     service::Protocol,
-    status::status,
+    status::{of_tonic, status},
 };
 use crate::wire::{ClientError, Error, REQUEST_ID, TRACE_PARENT, cut};
 
@@ -112,6 +114,8 @@ where
         let caller = self.caller(&request);
         let path = &caller.0.0;
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+        let replies = request.extensions().get::<Replies>().cloned();
+        let replies = replies.expect("every connection puts them beside its requests");
         let request = self.bounded(request, &caller, STREAMS.contains(&method));
         let reply = match service {
             "inference.GRPCInferenceService" => match NOT_SERVED.iter().find(|(name, _)| *name == method) {
@@ -123,11 +127,18 @@ where
             name if name == A::NAME => self.reflection_alpha.call(request),
             _ => self.refuse(&caller, ClientError::UnknownRoute { path: cut(path.clone()) }),
         };
-        let id = HeaderValue::from_str(caller.0.1.id()).expect("an id is plain");
-        Box::pin(async {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
             let mut reply = reply.await?;
+            if let Some(error) =
+                Status::from_header_map(reply.headers()).and_then(|status| of_tonic(&status, &shared, &caller))
+            {
+                shared.unanswered(&caller, &error);
+                reply = status(&error).into_http();
+            }
+            let id = HeaderValue::from_str(caller.0.1.id()).expect("an id is plain");
             reply.headers_mut().insert(REQUEST_ID, id);
-            Ok(reply)
+            Ok(reply.map(|body| replies.body(body)))
         })
     }
 }

@@ -6,7 +6,6 @@
 //! takes to make rows of it, because nothing that tonic would wait for is still to come.
 
 use std::{
-    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -18,7 +17,7 @@ use http_body::Frame;
 use tokio::time::Sleep;
 use tonic::Status;
 
-use super::{Caller, Shared, status::status};
+use super::{Caller, Shared, parts::Parts, status::status};
 use crate::wire::{Claim, ClientError, Error};
 
 /// Bytes before each message: whether it is compressed, and its length.
@@ -33,10 +32,10 @@ pub(super) struct Inbound {
     /// Where in a message the last byte was.
     place: Place,
     /// Parts of a message that is not whole; of a call with one message, all that has come.
-    held: VecDeque<Bytes>,
+    held: Parts,
     held_bytes: usize,
     /// Parts of whole messages.
-    ready: VecDeque<Bytes>,
+    ready: Parts,
     /// Claimed for what has been handed out.
     spent: usize,
     patience: Option<Pin<Box<Sleep>>>,
@@ -94,9 +93,9 @@ impl Inbound {
             caller,
             claim,
             place: Place::default(),
-            held: VecDeque::new(),
+            held: Parts::default(),
             held_bytes: 0,
-            ready: VecDeque::new(),
+            ready: Parts::default(),
             spent: 0,
             patience,
             is_stream,
@@ -112,17 +111,17 @@ impl Inbound {
         let whole = self.place.walk(&data, bytes_max)?;
         if !self.is_stream {
             self.held_bytes += data.len();
-            self.held.push_back(data);
+            self.held.push(data);
             let too_long = self.held_bytes > bytes_max + HEAD_BYTES;
             return if too_long { Err(ClientError::BodyTooLong { bytes_max }.into()) } else { Ok(()) };
         }
         if whole > 0 {
             self.patience = None;
             self.ready.append(&mut self.held);
-            self.ready.push_back(data.split_to(whole));
+            self.ready.push(data.split_to(whole));
         }
         if !data.is_empty() {
-            self.held.push_back(data);
+            self.held.push(data);
             self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(limits.body_timeout)));
         }
         Ok(())
@@ -141,7 +140,7 @@ impl Inbound {
 
     /// The next part of a whole message; what was handed out before it is claimed no more.
     fn next(&mut self) -> Option<Bytes> {
-        let data = self.ready.pop_front();
+        let data = self.ready.pop();
         self.claim.shrink(self.spent);
         self.spent = data.as_ref().map_or(0, Bytes::len);
         data

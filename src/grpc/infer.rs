@@ -12,7 +12,7 @@ use super::{
     Caller, Shared,
     proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse},
     read::read,
-    status::status,
+    status::{of_tonic, status},
     write,
 };
 use crate::{
@@ -129,7 +129,7 @@ pub(super) fn stream(
 ) -> ReceiverStream<Result<ModelStreamInferResponse, Status>> {
     let (items, admitted) = mpsc::channel(IN_FLIGHT);
     let (responses, answered) = mpsc::channel(1);
-    tokio::spawn(admit(Arc::clone(shared), requests, patience, items));
+    tokio::spawn(admit(Arc::clone(shared), caller.clone(), requests, patience, items));
     tokio::spawn(answer(Arc::clone(shared), caller, admitted, responses));
     ReceiverStream::new(answered)
 }
@@ -137,6 +137,7 @@ pub(super) fn stream(
 /// Reads requests and admits them, until there are no more, or nobody wants them.
 async fn admit(
     shared: Arc<Shared>,
+    caller: Caller,
     mut requests: Streaming<ModelInferRequest>,
     patience: Patience,
     items: mpsc::Sender<Item>,
@@ -156,7 +157,14 @@ async fn admit(
                 room.send(Item::Request { id, admitted: Admitted::new(&shared, request, patience) });
             }
             Ok(None) => return,
-            Err(status) => return room.send(Item::End(status)),
+            Err(refused) => {
+                let error = of_tonic(&refused, &shared, &caller);
+                let refused = error.map_or(refused, |error| {
+                    shared.unanswered(&caller, &error);
+                    status(&error)
+                });
+                return room.send(Item::End(refused));
+            }
         }
     }
 }

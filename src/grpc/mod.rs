@@ -8,18 +8,21 @@
 //! The layer sees [`Admission`] alone, so it is tested against a dozen lines instead of a daemon (`tests/grpc_surface`). Written on tonic's
 //! server, without its router: three services need none, and one place sees every call before its body is read.
 //!
-//! `server` accepts into `connection`s, `front` finds the service, `inbound` bounds the messages, `service` has the methods, `read` checks,
-//! `infer` admits and awaits, `write` and `status` answer, `describe` and `health` tell. `proto` is generated from the `.proto` files in
+//! `server` accepts into `connection`s, `front` finds the service, `inbound` (in `parts`) and `codec` bound the messages, `service` has the methods, `read`
+//! checks, `infer` admits and awaits, `write` and `status` answer, `replies` are not kept for ever, `describe` and `health` tell. `proto` is generated from the `.proto` files in
 //! `proto/`; docs/decisions/0023 says why that code is checked in.
 
+mod codec;
 mod connection;
 mod describe;
 mod front;
 mod health;
 mod inbound;
 mod infer;
+mod parts;
 pub mod proto;
 mod read;
+mod replies;
 mod server;
 mod service;
 mod status;

@@ -14,15 +14,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tonic::{codegen::tokio_stream::Stream, transport::Server};
 use tonic_reflection::server::Builder;
 
 use super::{Shared, Site, connection::Connection, front::Front, proto::DESCRIPTORS};
-use crate::wire::{Budget, Drain, Failures, Limits, Traces, accept};
+use crate::{
+    metrics::Protocol,
+    wire::{Budget, Drain, Failures, Limits, Place, Places, Traces, accept},
+};
 
 /// Calls of one connection at once; more wait at the client.
 const CALLS_MAX: u32 = 256;
@@ -88,7 +88,6 @@ async fn course(
 
 /// Accepts and serves connections until the drain begins, and then until they have closed.
 async fn port(listener: TcpListener, shared: &Arc<Shared>) {
-    let limits = shared.site.limits;
     let reflection = || Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let readable = "the descriptors were encoded by a compiler of protobuf, and are tested";
     let (current, alpha) = (reflection().build_v1().expect(readable), reflection().build_v1alpha().expect(readable));
@@ -99,7 +98,7 @@ async fn port(listener: TcpListener, shared: &Arc<Shared>) {
         .http2_keepalive_timeout(Some(PING.1))
         .serve_with_incoming_shutdown(
             Front::new(shared, current, alpha),
-            Incoming::new(listener, limits),
+            Incoming::new(listener, &shared.site),
             shared.drain.left(),
         )
         .await;
@@ -110,27 +109,28 @@ async fn port(listener: TcpListener, shared: &Arc<Shared>) {
 
 /// The connections that clients make.
 struct Incoming {
-    next: Pin<Box<dyn Future<Output = (TcpStream, OwnedSemaphorePermit, Door)> + Send>>,
+    next: Pin<Box<dyn Future<Output = (TcpStream, Place, Door)> + Send>>,
     limits: Limits,
 }
 
 /// Where they come in.
 struct Door {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    places: Places,
     failures: Failures,
 }
 
 impl Door {
-    async fn next(mut self) -> (TcpStream, OwnedSemaphorePermit, Door) {
+    async fn next(mut self) -> (TcpStream, Place, Door) {
         let (stream, place) = accept(&self.listener, &self.places, &mut self.failures).await;
         (stream, place, self)
     }
 }
 
 impl Incoming {
-    fn new(listener: TcpListener, limits: Limits) -> Self {
-        let places = Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
+    fn new(listener: TcpListener, site: &Site) -> Self {
+        let limits = site.limits;
+        let places = Places::new(limits.connections_max, site.metrics.connections(Protocol::Grpc));
         let door = Door { listener, places, failures: Failures::new() };
         Incoming { next: Box::pin(door.next()), limits }
     }

@@ -8,10 +8,11 @@ use tonic::{
     metadata::{MetadataMap, MetadataValue},
 };
 
+use super::{Caller, Shared};
 use crate::{
     admission::Refusal,
     query::Failure,
-    wire::{ClientError, Error},
+    wire::{ClientError, Error, cut},
 };
 
 /// The code of an error.
@@ -84,6 +85,27 @@ pub(super) fn status(error: &Error) -> Status {
         metadata.insert("grpc-retry-pushback-ms", MetadataValue::from(millis));
     }
     Status::with_metadata(code(error), error.to_string(), metadata)
+}
+
+/// Which error of ours a refusal is that tonic made by itself, before a method saw the request; `None` if it is ours already, or a word that is
+/// gRPC's own and right as it is.
+///
+/// tonic knows as INTERNAL whatever cannot be decoded. To a client that is a bug of the server's, which may go away.
+pub(super) fn of_tonic(status: &Status, shared: &Shared, Caller(caller): &Caller) -> Option<Error> {
+    if status.metadata().contains_key("reason") {
+        return None;
+    }
+    let site = &shared.site;
+    let bytes_max = site.limits.body_bytes_max(&site.signature);
+    // Its other use of the word is for a compression that it does not know, and tells those that it does.
+    if status.code() == Code::Unimplemented && status.message().is_empty() {
+        return Some(ClientError::UnknownRoute { path: cut(caller.0.clone()) }.into());
+    }
+    let known = [
+        (Code::Internal, ClientError::field("message", status.message())),
+        (Code::ResourceExhausted, ClientError::BodyTooLong { bytes_max }),
+    ];
+    known.into_iter().find_map(|(code, error)| (code == status.code()).then(|| error.into()))
 }
 
 #[cfg(test)]

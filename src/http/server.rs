@@ -22,7 +22,7 @@ use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     task::{JoinError, JoinSet},
 };
 
@@ -31,7 +31,10 @@ use super::{
     route::{Shared, answer},
     socket::{Socket, linger},
 };
-use crate::wire::{Budget, Failures, accept};
+use crate::{
+    metrics::Protocol,
+    wire::{Budget, Failures, Place, Places, accept},
+};
 
 /// How long a connection that was made before the port closed may take to send its first request.
 const FIRST_REQUEST: Duration = Duration::from_millis(100);
@@ -55,12 +58,13 @@ pub async fn serve(
 ) -> usize {
     let limits = site.limits;
     let budget = Budget::new(limits.bodies_bytes_max.max(site.body_bytes_max()));
+    let places = Places::new(limits.connections_max, site.metrics.connections(Protocol::Http));
     let shared = Arc::new(Shared::new(site, budget));
     let (stop, stopped) = watch::channel(());
     let mut port = Port {
         listener,
         shared: Arc::clone(&shared),
-        places: Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS))),
+        places,
         stopped,
         connections: JoinSet::new(),
         failures: Failures::new(),
@@ -98,7 +102,7 @@ pub async fn serve(
 struct Port {
     listener: TcpListener,
     shared: Arc<Shared>,
-    places: Arc<Semaphore>,
+    places: Places,
     stopped: watch::Receiver<()>,
     connections: JoinSet<()>,
     failures: Failures,
@@ -150,11 +154,12 @@ impl Port {
     fn close(mut self) -> JoinSet<()> {
         match self.listener.into_std() {
             Ok(listener) => {
-                while let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
+                while let Some(room) = self.places.try_room()
                     && let Ok((stream, _)) = listener.accept()
                     && let Ok(()) = stream.set_nonblocking(true)
                     && let Ok(stream) = TcpStream::from_std(stream)
                 {
+                    let place = self.places.place(room);
                     self.connections.spawn(connection(stream, Arc::clone(&self.shared), self.stopped.clone(), place));
                 }
             }
@@ -174,21 +179,19 @@ fn report(ended: &Result<(), JoinError>) {
 }
 
 /// Serves one connection to its end.
-async fn connection(
-    stream: TcpStream,
-    shared: Arc<Shared>,
-    stopped: watch::Receiver<()>,
-    _place: OwnedSemaphorePermit,
-) {
+async fn connection(stream: TcpStream, shared: Arc<Shared>, stopped: watch::Receiver<()>, _place: Place) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
     let (socket, inherited) = Socket::new(stream, shared.site.limits.body_timeout);
     let past = Past::default();
-    if let Err(error) = requests(socket, &shared, &past, stopped).await {
+    let ended = requests(socket, &shared, &past, stopped).await;
+    if let Err(error) = &ended {
         tracing::debug!(%error, "a connection ended early");
     }
-    if past.unread.load(Ordering::Relaxed)
+    // hyper answers a head that it cannot read, and reads no further.
+    let refused = ended.is_err_and(|error| error.is_parse());
+    if (refused || past.unread.load(Ordering::Relaxed))
         && let Ok(stream) = inherited.await
     {
         linger(stream).await;

@@ -1,4 +1,4 @@
-//! A connection's socket, for what hyper leaves undone: ending politely, and not waiting for ever for a reader.
+//! A connection's socket, for what hyper leaves undone: ending politely, and [`Patience`] with a reader that has an end.
 //!
 //! A server that refuses a long body answers before the body has arrived. Closing the socket then makes the kernel reset the connection,
 //! and the reset overtakes the answer: the client sees "connection reset" in place of its 413. So when hyper is done with a
@@ -6,10 +6,9 @@
 //! answering would be simpler, but then whoever declares a terabyte is not answered at once.
 
 use std::{
-    future::Future,
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -17,19 +16,19 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::oneshot,
-    time::Sleep,
 };
+
+use crate::wire::Patience;
 
 /// The longest that a connection lingers.
 const LINGER: Duration = Duration::from_secs(1);
 /// The most that it throws away.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A stream that outlives hyper's use of it, and whose writes do not wait longer than `patience`.
+/// A stream that outlives hyper's use of it, and whose writes do not wait for ever.
 pub(super) struct Socket {
     stream: Option<TcpStream>,
-    patience: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
     heir: Option<oneshot::Sender<TcpStream>>,
 }
 
@@ -37,23 +36,11 @@ impl Socket {
     /// Wraps `stream`; the receiver gets it back when the socket is dropped.
     pub(super) fn new(stream: TcpStream, patience: Duration) -> (Self, oneshot::Receiver<TcpStream>) {
         let (heir, inherited) = oneshot::channel();
-        (Socket { stream: Some(stream), patience, stalled: None, heir: Some(heir) }, inherited)
+        (Socket { stream: Some(stream), patience: Patience::new(patience), heir: Some(heir) }, inherited)
     }
 
     fn stream(&mut self) -> Pin<&mut TcpStream> {
         Pin::new(self.stream.as_mut().expect("the stream leaves in drop alone"))
-    }
-
-    /// Turns a write that has waited for too long into an error.
-    fn patiently<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        ready!(stalled.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -79,7 +66,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = self.stream().poll_write(context, bytes);
-        self.patiently(context, written)
+        self.patience.written(context, written)
     }
 
     fn poll_write_vectored(
@@ -88,7 +75,7 @@ impl AsyncWrite for Socket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = self.stream().poll_write_vectored(context, slices);
-        self.patiently(context, written)
+        self.patience.written(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -96,7 +83,8 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(context)
+        let flushed = self.stream().poll_flush(context);
+        self.patience.flushed(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -126,14 +114,22 @@ pub(super) async fn linger(stream: TcpStream) {
 mod tests {
     use std::future::poll_fn;
 
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
-    #[tokio::test]
-    async fn a_reader_that_never_reads_is_given_up_and_the_stream_is_handed_on() {
+    /// Writes a reply that is longer than the system's buffers to a reader that waits for `pause` after each byte; gives why that ends.
+    async fn written_to(pause: Duration) -> io::ErrorKind {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let reader = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("open");
+        let mut reader = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("open");
         let (stream, _) = listener.accept().await.expect("a client");
-        let (mut socket, inherited) = Socket::new(stream, Duration::from_millis(50));
+        let (mut socket, inherited) = Socket::new(stream, Duration::from_millis(200));
+        let reading = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(pause).await;
+                drop(reader.read_u8().await);
+            }
+        });
         let bytes = vec![0; 1 << 20];
         let error = loop {
             let written = poll_fn(|context| Pin::new(&mut socket).poll_write(context, &bytes)).await;
@@ -141,9 +137,35 @@ mod tests {
                 break error;
             }
         };
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(socket);
-        assert!(inherited.await.is_ok());
-        drop(reader);
+        assert!(inherited.await.is_ok(), "the stream is handed on");
+        reading.abort();
+        error.kind()
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_never_reads_is_given_up() {
+        assert_eq!(written_to(Duration::from_hours(1)).await, io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_takes_byte_by_byte_is_given_up() {
+        assert_eq!(written_to(Duration::from_millis(2)).await, io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_a_reply_whole_has_the_same_time_for_the_next() {
+        let mut patience = Patience::new(Duration::from_millis(30));
+        for _ in 0..3 {
+            poll_fn(|context| {
+                let waits: Poll<io::Result<usize>> = patience.written(context, Poll::Pending);
+                assert!(waits.is_pending());
+                assert!(patience.written(context, Poll::Ready(Ok(1))).is_ready());
+                Poll::Ready(())
+            })
+            .await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(patience.flushed(Poll::Ready(Ok(()))).is_ready());
+        }
     }
 }

@@ -169,6 +169,8 @@ impl Running {
             ready_lanes_min: plan.config.health.ready_lanes_min,
         };
         let engine = Arc::new(Engine::new(plan.settings(code.as_ref()), limits, clock, Arc::clone(&metrics)));
+        let admitted = Arc::downgrade(&engine);
+        metrics.watch_queries(move || admitted.upgrade().map_or(0, |engine| engine.admitted()));
         let crew = Crew::start(plan, code.as_ref(), &engine, (clock, emulation)).inspect_err(|_| engine.stop());
         let crew = Arc::new(crew?);
         let monitor = devices::listen(plan.config.lanes(), &engine, &metrics, clock).map_err(ServeError::Thread)?;

@@ -12,6 +12,7 @@ use tokio::{
 
 use crate::{
     clock::Clock,
+    metrics::{Connected, Connections},
     repeat::{Line, Repeats},
 };
 
@@ -31,21 +32,48 @@ impl Failures {
     }
 }
 
+/// The places of a port's connections.
+#[derive(Debug)]
+pub(crate) struct Places {
+    free: Arc<Semaphore>,
+    connections: Connections,
+}
+
+/// A connection's place under the cap. Once it is dropped the place is free, and the connection counted no more.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _permit: OwnedSemaphorePermit,
+    _connected: Connected,
+}
+
+impl Places {
+    /// As many as `connections_max`, all of them free.
+    pub(crate) fn new(connections_max: usize, connections: Connections) -> Self {
+        Places { free: Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS))), connections }
+    }
+
+    /// Room for one, if there is any.
+    pub(crate) fn try_room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_owned().ok()
+    }
+
+    /// The place of a connection that has come.
+    pub(crate) fn place(&self, room: OwnedSemaphorePermit) -> Place {
+        Place { _permit: room, _connected: self.connections.opened() }
+    }
+}
+
 /// The next connection and its place under the cap.
-pub(crate) async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-    failures: &mut Failures,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    if places.available_permits() == 0
+pub(crate) async fn accept(listener: &TcpListener, places: &Places, failures: &mut Failures) -> (TcpStream, Place) {
+    if places.free.available_permits() == 0
         && let Line::Told { left_out } = failures.repeats.next(failures.clock.now())
     {
         tracing::warn!(left_out, "every connection is in use: new ones wait until one closes");
     }
-    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
+    let room = Arc::clone(&places.free).acquire_owned().await.expect("the semaphore is never closed");
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
+            Ok((stream, _)) => return (stream, places.place(room)),
             // The client left while it waited: the next one is not affected.
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {

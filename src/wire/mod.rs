@@ -4,7 +4,7 @@
 //! is told of its predictions, how much of anything a client may take, and how the end of the daemon goes: that is here, once, so that a
 //! client which changes protocol meets nothing new. What always holds: nothing here knows a status, a header or a message of either.
 //!
-//! `asked`, `signature` and `datatype` check; `ask` admits and waits; `outputs` tells; `trace` names requests in the log; `accept`, `budget` and `drain` bound.
+//! `asked`, `signature` and `datatype` check; `ask` admits and waits; `outputs` tells; `trace` names requests in the log; `accept`, `budget`, `patience` and `drain` bound.
 
 mod accept;
 mod ask;
@@ -14,12 +14,13 @@ mod datatype;
 mod drain;
 mod error;
 mod outputs;
+mod patience;
 mod signature;
 mod trace;
 
 use std::time::Duration;
 
-pub(crate) use accept::{Failures, accept};
+pub(crate) use accept::{Failures, Place, Places, accept};
 pub(crate) use ask::{Asking, Timing, predictions};
 pub use asked::{Form, Wanted};
 pub(crate) use asked::{Output, Parameters, Scalar, no_shared_memory, whole};
@@ -29,6 +30,8 @@ pub(crate) use drain::{Awaited, Drain};
 pub use error::{ClientError, Error, UnknownLane};
 pub(crate) use error::{MIN_CONFIDENCE, cut};
 pub(crate) use outputs::{Contents, confidences, highest, provenances, values};
+pub(crate) use patience::Patience;
+pub(crate) use signature::DIMS_MAX;
 pub(crate) use trace::{REQUEST_ID, TRACE_PARENT, Trace, Traces};
 
 use crate::{
@@ -68,7 +71,7 @@ pub struct Limits {
     pub bodies_bytes_max: usize,
     /// From a connection's being idle until its next header is complete; then it is closed.
     pub header_timeout: Duration,
-    /// From a request's header until its body is complete (408), and the longest that a reply may wait for its reader.
+    /// From a request's header until its body is complete (408), and the longest that a reply may take to be read.
     pub body_timeout: Duration,
     /// How long a shutdown waits for admitted queries.
     pub drain: Duration,

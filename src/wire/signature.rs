@@ -7,6 +7,9 @@ use std::{fmt, sync::Arc};
 use super::{ClientError, Datatype, cut};
 use crate::query::{Rows, Signature};
 
+/// Dimensions of a shape that are looked at; no model has so many.
+pub(crate) const DIMS_MAX: usize = 64;
+
 impl Signature {
     /// Whether this is the model of that name, and that version of it; none stands for any.
     pub(crate) fn check_model(&self, name: &str, version: Option<&str>) -> Result<(), ClientError> {
@@ -59,6 +62,9 @@ impl Signature {
         usize: TryFrom<D>,
     {
         let field = "inputs[0].shape";
+        if shape.len() > DIMS_MAX {
+            return Err(ClientError::field(field, format!("more than {DIMS_MAX} dimensions")));
+        }
         let row = shape.get(1..).unwrap_or_default();
         let same = |(&dim, &want): (&D, &usize)| usize::try_from(dim).is_ok_and(|dim| dim == want);
         let negative = shape.iter().any(|dim| *dim < D::default());

@@ -7,7 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use parityd::grpc::proto::inference::{ModelInferRequest, ServerLiveRequest};
+use parityd::grpc::proto::inference::{ModelInferRequest, ServerLiveRequest, model_infer_request::InferInputTensor};
+use prost::Message;
 use tonic::{Code, client::Grpc, codec::CompressionEncoding, codegen::http::uri::PathAndQuery};
 use tonic_prost::ProstCodec;
 
@@ -42,8 +43,9 @@ fn a_compressed_message_is_bounded_by_what_it_becomes() {
         let word = if encoding == CompressionEncoding::Gzip { "gzip" } else { "deflate" };
         assert_eq!(told, Some(word), "a reply is compressed as its request is");
         let bomb = port.runtime.block_on(client.model_infer(padded(50 << 20))).unwrap_err();
-        assert_eq!(bomb.code(), Code::ResourceExhausted, "{bomb:?}");
+        refused(&bomb, Code::InvalidArgument, "body_too_long");
     }
+    assert_eq!(port.refusals("body_too_long"), 2);
     let mut plain = port.client().accept_compressed(CompressionEncoding::Gzip);
     let reply = port.runtime.block_on(plain.model_infer(request(&[ROW]))).expect("it fits");
     assert_eq!(reply.metadata().get("grpc-encoding"), None, "though every client says that it could");
@@ -180,7 +182,8 @@ fn what_is_known_and_not_served_says_so() {
         refused(&error, Code::Unimplemented, "not_served");
     }
     refused(&call("/nobody.Service/Method"), Code::Unimplemented, "unknown_route");
-    assert_eq!(call("/inference.GRPCInferenceService/Nothing").code(), Code::Unimplemented);
+    refused(&call("/inference.GRPCInferenceService/Nothing"), Code::Unimplemented, "unknown_route");
+    assert_eq!(port.refusals("unknown_route"), 2);
 }
 
 #[test]
@@ -189,11 +192,69 @@ fn what_is_no_message_is_refused() {
     let mut raw = Raw::begin(&port);
     raw.data(&[0, 0, 0, 0, 3, 0xff, 0xff, 0xff]);
     raw.end();
-    assert!(raw.is_told("grpc-status") || raw.is_closed(), "an error, and no hang");
+    assert!(raw.is_told("bad_field"), "an error of the client's");
+    let mut flagged = Raw::begin(&port);
+    flagged.data(&[7, 0, 0, 0, 0]);
+    flagged.end();
+    assert!(flagged.is_told("bad_field"));
+    assert_eq!(port.refusals("bad_field"), 2, "and counted");
     let mut cut = Raw::begin(&port);
     cut.data(&[0, 0, 0, 0, 9, 1]);
     cut.end();
     assert!(cut.is_told("broken_body"));
     let mut client = port.client();
     port.runtime.block_on(client.model_infer(request(&[ROW]))).expect("the port lives on");
+}
+
+#[test]
+fn a_message_of_thousands_of_empty_tensors_is_refused_before_it_is_decoded() {
+    let port = Port::open();
+    let mut client = port.client();
+    let inputs = vec![InferInputTensor::default(); 20_000];
+    let many = ModelInferRequest { inputs, ..request(&[ROW]) };
+    let error = port.runtime.block_on(client.model_infer(many.clone())).unwrap_err();
+    refused(&error, Code::InvalidArgument, "bad_field");
+    assert!(error.message().contains("1024 fields"), "{error:?}");
+    let stream = tonic::codegen::tokio_stream::iter([many]);
+    let error = port.runtime.block_on(async {
+        let mut answers = client.model_stream_infer(stream).await?.into_inner();
+        answers.message().await.map(drop)
+    });
+    refused(&error.unwrap_err(), Code::InvalidArgument, "bad_field");
+    assert_eq!(port.refusals("bad_field"), 2);
+}
+
+#[test]
+fn a_message_may_come_a_byte_at_a_time() {
+    let port = Port::open();
+    let message = request(&[ROW]).encode_to_vec();
+    let mut raw = Raw::begin(&port);
+    for byte in [&[0], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat() {
+        raw.data(&[byte]);
+    }
+    raw.end();
+    assert!(raw.is_told("adder"), "it is answered");
+}
+
+#[test]
+fn replies_that_nobody_takes_end_their_connection() {
+    let port = Port::with(|limits| limits.body_timeout = Duration::from_millis(300));
+    let message = request(&[ROW]).encode_to_vec();
+    let call = [&[0], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat();
+    for method in ["ModelInfer", "ModelStreamInfer"] {
+        for window in [0, 1] {
+            let mut raw = Raw::taking(&port, method, window);
+            raw.data(&call);
+            raw.end();
+            assert!(raw.is_closed(), "{method}, {window}: whoever takes nothing may not stay");
+            assert!(!raw.holds("logits"), "{method}, {window}: the reply was never sent");
+        }
+    }
+    let text = || port.metrics.text();
+    wait_until("the places", || text().contains("parityd_connections{protocol=\"grpc\"} 0"));
+    let mut raw = Raw::taking(&port, "ModelInfer", 65_535);
+    raw.data(&call);
+    raw.end();
+    assert!(raw.is_told("logits"));
+    assert!(text().contains("parityd_connections{protocol=\"grpc\"} 1"), "whoever reads may stay");
 }

@@ -1,7 +1,7 @@
 //! A client that writes frames of HTTP/2 by hand, for half a message, and for none.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
     time::Duration,
 };
@@ -15,18 +15,25 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// The preface and the head of the call. Field names and values stand as they are, so that no table is needed.
+    /// A call of `ModelInfer` whose client reads what comes.
     pub(crate) fn begin(port: &Port) -> Raw {
+        Raw::taking(port, "ModelInfer", 65_535)
+    }
+
+    /// The preface, with a window of so many bytes for each reply, and the head of the call. Field names and values stand as they are, so that no
+    /// table is needed.
+    pub(crate) fn taking(port: &Port, method: &str, window: u32) -> Raw {
         let mut stream = TcpStream::connect(port.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
         let mut raw = Raw { stream, ahead: Vec::new() };
-        raw.frame(4, 0, 0, &[]);
+        raw.frame(4, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat());
         let mut head = Vec::new();
+        let path = format!("/inference.GRPCInferenceService/{method}");
         for (name, value) in [
             (":method", "POST"),
             (":scheme", "http"),
-            (":path", "/inference.GRPCInferenceService/ModelInfer"),
+            (":path", path.as_str()),
             (":authority", "localhost"),
             ("content-type", "application/grpc"),
             ("te", "trailers"),
@@ -67,6 +74,18 @@ impl Raw {
         read > 0
     }
 
+    /// Whether the server closes, in time.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        loop {
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return true,
+                Ok(read) => self.ahead.extend_from_slice(&bytes[..read]),
+                Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
     /// Whether the server says this word; it writes short ones of our own as they are, or in Huffman's code.
     pub(crate) fn is_told(&mut self, word: &str) -> bool {
         while !self.holds(word) {
@@ -85,15 +104,9 @@ impl Raw {
         self.holds(word)
     }
 
-    fn holds(&self, word: &str) -> bool {
+    pub(crate) fn holds(&self, word: &str) -> bool {
         let coded = huffman(word);
         [word.as_bytes(), &coded].iter().any(|form| self.ahead.windows(form.len()).any(|window| window == *form))
-    }
-
-    /// Whether the server closes.
-    pub(crate) fn is_closed(&mut self) -> bool {
-        while self.more() {}
-        true
     }
 }
 

@@ -24,6 +24,34 @@ fn a_refused_body_may_be_sent_to_its_end() {
 }
 
 #[test]
+fn a_refused_head_may_be_sent_to_its_end() {
+    let port = Port::open();
+    let long = format!("GET /v2 HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(8 * 1024 * 1024));
+    for (head, status) in [(long, 431), (format!("no http\r\n\r\n{}", " ".repeat(8 * 1024 * 1024)), 400)] {
+        let mut client = port.connect();
+        let sent = client.stream.write_all(head.as_bytes());
+        assert!(sent.is_ok(), "a client that writes before it reads sees a reset instead of the answer: {sent:?}");
+        assert_eq!(client.reply(true).status, status);
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
+fn connections_are_counted_while_they_are_open() {
+    let port = Port::open();
+    let count = |open: usize| {
+        // And the one that asks.
+        let line = format!("parityd_connections{{protocol=\"http\"}} {}", open + 1);
+        wait_until("the connections", || port.get("/metrics").body.lines().any(|told| told == line));
+    };
+    count(0);
+    let clients = [port.connect(), port.connect()];
+    count(2);
+    drop(clients);
+    count(0);
+}
+
+#[test]
 fn chunked_bodies_are_read_and_limited() {
     let port = Port::open();
     let head = format!("POST {INFER} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");

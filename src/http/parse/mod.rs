@@ -16,6 +16,7 @@
 //!
 //! `tensor` reads the input, `values` and `numbers` its numbers, `wanted` the parameters and the requested outputs.
 
+mod dims;
 mod not_finite;
 mod numbers;
 mod scalars;

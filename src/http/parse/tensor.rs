@@ -12,7 +12,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Expected, once, scalars::Scalars, values::Data};
+use super::{Expected, dims::Dims, once, scalars::Scalars, values::Data};
 use crate::{
     query::Rows,
     wire::{ClientError, Datatype, Scalar, no_shared_memory, whole},
@@ -143,11 +143,12 @@ impl Tensor<'_> {
                 once(&mut into.datatype, "inputs[0].datatype", Ok(datatype))
             }
             Key::Shape => {
-                let mut shape = None::<Vec<u64>>;
+                let mut shape = None::<Dims>;
                 once(&mut shape, "inputs[0].shape", map.next_value())?;
+                let Dims(shape) = shape.unwrap_or_default();
                 let rows = expected
                     .signature
-                    .check_rows(&shape.unwrap_or_default(), expected.queue_max)
+                    .check_rows(&shape, expected.queue_max)
                     .map_err(|error| expected.refuse(error))?;
                 once(&mut into.rows, "inputs[0].shape", Ok(rows))
             }

@@ -150,6 +150,7 @@ fn a_wrong_tensor_is_named() {
         refused(&with("shape", shape), 400, "[n, 1, 2, 2] is expected");
     }
     refused(&with("shape", json!([0, 1, 2, 2])), 400, "at least one row");
+    refused(&with("shape", json!(vec![1; 65])), 400, "inputs[0].shape: more than 64 dimensions");
     for shape in [json!([-1, 1, 2, 2]), json!([1.5, 1, 2, 2]), json!("x"), json!([null]), json!(4)] {
         refused(&with("shape", shape), 400, "inputs[0].shape");
     }
