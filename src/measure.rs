@@ -138,6 +138,7 @@ fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
 fn forward(options: &BenchForward) -> Result<()> {
     let report = bench::forward(&ForwardOptions {
         device: options.device.clone(),
+        precision: options.precision,
         architecture: options.network,
         weights: options.weights.clone(),
         batches: options.batches.iter().copied().map(usize::from).collect(),

@@ -12,8 +12,8 @@ use super::{BenchError, Env, Watch, cell};
 use crate::{
     clock::Clock,
     config,
-    lane::open_device,
-    model::{Architecture, Net, Parameters, Preprocessing, Tensor, TensorError},
+    lane::{open_device, precision},
+    model::{Architecture, Device, Net, Parameters, Plan, Preprocessing, Tensor, TensorError},
 };
 
 const AS_IT_IS: Preprocessing = Preprocessing { mean: 0.0, std: 1.0, weight: 1.0 };
@@ -40,6 +40,8 @@ const KNOWN: [(&str, [usize; 3], usize); 8] = [
 pub struct ForwardOptions {
     /// Where.
     pub device: config::Device,
+    /// What it computes in, if it is a GPU; CPUs compute in single precision.
+    pub precision: config::Precision,
     /// The one architecture that is measured; of the known ones, all shapes of it. `None` is all.
     pub architecture: Option<Architecture>,
     /// A safetensors file with the architecture's parameters, and `input` and `output` of the same rows.
@@ -50,6 +52,17 @@ pub struct ForwardOptions {
     pub seconds: f64,
     /// The command line.
     pub command: String,
+}
+
+impl ForwardOptions {
+    fn net(&self, plan: &Plan, parameters: &Parameters, device: &Device) -> Result<Net, TensorError> {
+        match self.device {
+            config::Device::Cpu => Net::new(plan, AS_IT_IS, parameters, device),
+            config::Device::Cuda(_) | config::Device::CudaUuid(_) => {
+                Net::settled(plan, AS_IT_IS, parameters, device, precision(self.precision))
+            }
+        }
+    }
 }
 
 /// One network and batch.
@@ -118,7 +131,7 @@ impl Subject {
             }
             let plan = architecture.plan(&shape, outputs).expect("the table has shapes that fit");
             let parameters = drawn(&plan.parameters(), &mut state).map_err(BenchError::Forward)?;
-            let net = Net::new(&plan, AS_IT_IS, &parameters, &device).map_err(BenchError::Forward)?;
+            let net = options.net(&plan, &parameters, &device).map_err(BenchError::Forward)?;
             let most = options.batches.iter().max().copied().unwrap_or(1);
             let rows = (0..most * net.width()).map(|_| draw(&mut state)).collect();
             subjects.push(Subject { name: name.to_owned(), net, rows, tells_outputs: false });
@@ -145,7 +158,7 @@ impl Subject {
         let plan = architecture.plan(input.dims().get(1..).unwrap_or_default(), outputs);
         let plan = plan.map_err(|error| no_result(error.to_string()))?;
         let parameters = Parameters::new(all.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
-        let net = Net::new(&plan, AS_IT_IS, &parameters, &device).map_err(of_tensors)?;
+        let net = options.net(&plan, &parameters, &device).map_err(of_tensors)?;
         let rows = input.flatten_all().and_then(|rows| rows.to_vec1()).map_err(of_tensors)?;
         Ok(Subject { name: architecture.to_string(), net, rows, tells_outputs: true })
     }
@@ -192,7 +205,7 @@ fn drawn(shapes: &[(String, Vec<usize>)], state: &mut u32) -> Result<Parameters,
         let fan = (count / shape[0]).max(1) as f32;
         let value = |_| if name.ends_with("running_var") { 1.0 } else { draw(state) / fan.sqrt() };
         let values: Vec<f32> = (0..count).map(value).collect();
-        parameters.push((name.clone(), Tensor::from_vec(values, shape.as_slice(), &crate::model::Device::Cpu)?));
+        parameters.push((name.clone(), Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?));
     }
     Ok(Parameters::new(parameters))
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use parityd::{
     bench::{self, Arrivals, FaultAt, ServerUrl},
-    config::Device,
+    config::{Device, Precision},
     model::Architecture,
 };
 
@@ -248,6 +248,10 @@ pub(crate) struct BenchForward {
     #[arg(long, default_value = "cpu")]
     pub(crate) device: Device,
 
+    /// What it computes in, if it is a GPU: f32, f16 or bf16
+    #[arg(long, value_name = "P", default_value = "f32", value_parser = precision)]
+    pub(crate) precision: Precision,
+
     /// Measure one network, such as resnet18, instead of a list of known ones
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Option<Architecture>,
@@ -267,6 +271,11 @@ pub(crate) struct BenchForward {
     /// JSON alone on standard output
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    let found = Precision::WORDS.iter().find(|(word, _)| *word == text);
+    found.map(|&(_, precision)| precision).ok_or_else(|| "f32, f16 or bf16".to_owned())
 }
 
 fn letters(text: &str) -> Result<String, String> {

@@ -206,6 +206,23 @@ impl Lane {
     }
 }
 
+/// `precision`: what GPUs compute in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Single.
+    F32,
+    /// Half: eleven bits, up to 65,504.
+    F16,
+    /// As f32, but with eight bits.
+    Bf16,
+}
+
+impl Precision {
+    /// The words for all of them.
+    pub const WORDS: [(&'static str, Precision); 3] =
+        [("f32", Precision::F32), ("f16", Precision::F16), ("bf16", Precision::Bf16)];
+}
+
 /// One `[[deployment]]`: model, code, limits and policy under one name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deployment {
@@ -221,6 +238,8 @@ pub struct Deployment {
     pub batch_max: usize,
     /// `queue_max`: admitted rows, at most.
     pub queue_max: usize,
+    /// `precision`: what GPUs compute in.
+    pub precision: Precision,
     /// `[deployment.code]`
     pub code: CodeSpec,
     /// `[deployment.policy]`

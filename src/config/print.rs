@@ -6,7 +6,7 @@ use toml::Value;
 
 use crate::code::{Kind, Sum};
 
-use super::{CodeSpec, Config, Device, Grace, Hedge, Lane, Lanes, ParityWhen, Placement, Policy, Rerun};
+use super::{CodeSpec, Config, Device, Grace, Hedge, Lane, Lanes, ParityWhen, Placement, Policy, Precision, Rerun};
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,6 +37,7 @@ impl fmt::Display for Config {
         writeln!(f, "weights = {}", text(&deployment.weights.to_string_lossy()))?;
         writeln!(f, "deadline_ms = {}", millis(deployment.deadline))?;
         writeln!(f, "batch_max = {}\nqueue_max = {}", deployment.batch_max, deployment.queue_max)?;
+        writeln!(f, "precision = {}", text(word_of(&Precision::WORDS, &deployment.precision)))?;
         code(f, &deployment.code)?;
         policy(f, &deployment.policy)
     }

@@ -17,7 +17,7 @@ use crate::{
 
 use super::{
     Admin, CodeSpec, Config, Deployment, Device, Grace, Grpc, Health, Hedge, Http, Lane, Lanes, NoDevice, OnFatal,
-    ParityWhen, Placement, Policy, PolicyKind, Rerun,
+    ParityWhen, Placement, Policy, PolicyKind, Precision, Rerun,
     lanes::LANES_MAX,
     rules,
     section::Section,
@@ -158,6 +158,7 @@ fn deployment(table: &mut Section<'_, '_>, folder: &Path) -> Deployment {
         deadline: table.get("deadline_ms", |value| millis(value, MILLIS_MIN)).unwrap_or(Duration::from_secs(2)),
         batch_max: table.get("batch_max", |value| whole(value, 1..=1024)).unwrap_or(8),
         queue_max: table.get("queue_max", |value| whole(value, 1..=1_048_576)).unwrap_or(1024),
+        precision: table.get("precision", |value| word(value, &Precision::WORDS)).unwrap_or(Precision::F32),
         code: table.table("code", code),
         policy: table.table("policy", policy),
     }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    CodeSpec, Config, Device, Hedge, Lane, Lanes, Placement, Policy, PolicyKind, Warning,
+    CodeSpec, Config, Device, Hedge, Lane, Lanes, Placement, Policy, PolicyKind, Precision, Warning,
     lanes::{fault_domains, split_gpu},
     section::Section,
 };
@@ -83,6 +83,11 @@ fn limits(config: &Config, root: &mut Section<'_, '_>) {
     let fits = deployment.queue_max >= deployment.batch_max;
     rule(root, &["deployment.batch_max", "deployment.queue_max"], fits, || {
         format!("queue_max must be at least batch_max = {}, or no batch is ever full", deployment.batch_max)
+    });
+    let is_cpu = |lane: &Lane| lane.device == Device::Cpu;
+    let single = deployment.precision == Precision::F32;
+    rule(root, &["lane", "deployment.precision"], single || !config.lanes().iter().any(is_cpu), || {
+        "must be \"f32\" with lanes on a CPU, which compute in nothing else: all lanes of a deployment give the same answers".to_owned()
     });
     if let super::Grace::Fixed(grace) = deployment.policy.grace {
         rule(root, &["deployment.deadline_ms", "deployment.policy.grace_ms"], grace < deployment.deadline, || {

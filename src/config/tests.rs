@@ -144,6 +144,9 @@ fn values_are_refused_with_their_rule() {
 #[test]
 fn deployments_are_refused_with_their_rule() {
     let wrong = |extra: &str, fault: &str| check_least(extra, &[&format!("config.toml:14: deployment.{fault}")]);
+    wrong("precision = \"f64\"", "precision = \"f64\": must be \"f32\" or \"f16\" or \"bf16\"");
+    let cpu = "precision = \"f16\": must be \"f32\" with lanes on a CPU, which compute in nothing else: all lanes of a deployment give the same answers";
+    wrong("precision = \"f16\"", cpu);
     wrong("batch_max = 0", "batch_max = 0: must be a whole number from 1 to 1024");
     wrong("batch_max = -1", "batch_max = -1: must be a whole number from 1 to 1024");
     wrong("deadline_ms = 0", "deadline_ms = 0: must be a number of milliseconds from 0.001 to 3600000");

@@ -18,7 +18,7 @@ use crate::{
     code::{Code, DATA_MAX, RunsOn},
     config,
     job::{BaseInput, Batch, Loss, ParityInput},
-    model::{Net, TensorError},
+    model::{Net, Precision, TensorError},
     weights::{Canary, canary},
 };
 
@@ -238,7 +238,7 @@ impl Executor {
         for (number, (batch, expected)) in checks.iter().enumerate() {
             self.run(batch, outputs, &|_| ()).map_err(|error| error.loss())?;
             fault(outputs);
-            if !canary::agrees(expected, &outputs.values[..outputs.width]) {
+            if !canary::agrees(expected, &outputs.values[..outputs.width], self.canary.tolerance) {
                 return Err(Loss::Canary);
             }
             if is_first {
@@ -255,7 +255,7 @@ impl Executor {
 
     fn is_same(&self, known: &[f32], found: &[f32]) -> bool {
         let same_bits = || known.iter().zip(found).all(|(known, found)| known.to_bits() == found.to_bits());
-        if self.exact { same_bits() } else { canary::agrees(known, found) }
+        if self.exact { same_bits() } else { canary::agrees(known, found, canary::TOLERANCE) }
     }
 
     fn canaries(&self, pairs: bool) -> Vec<(Batch, Vec<f32>)> {
@@ -290,6 +290,15 @@ fn encode(code: &dyn Code, input: &ParityInput, rows: &mut Vec<f32>) {
     let start = rows.len();
     rows.resize(start + code.query_width(slices[0].len()), 0.0);
     code.encode(input.row, &slices[..input.rows.len()], &mut rows[start..]);
+}
+
+/// What a GPU's nets compute in where a configuration says `precision`.
+pub const fn precision(precision: config::Precision) -> Precision {
+    match precision {
+        config::Precision::F32 => Precision::Single,
+        config::Precision::F16 => Precision::Half,
+        config::Precision::Bf16 => Precision::Bfloat,
+    }
 }
 
 /// Opens a device, for the thread that uses it; each time anew, with a stream of its own.

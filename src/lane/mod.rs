@@ -25,7 +25,7 @@ use std::{
 
 pub use cuda::gpu_uuid;
 pub use emulation::{EmulatedLoss, Emulation, Meanwhile};
-pub use executor::{OpenError, RunError, open_device};
+pub use executor::{OpenError, RunError, open_device, precision};
 pub use fault::{FaultSwitch, spoil_row};
 
 use executor::Executor;

@@ -10,11 +10,12 @@ mod cpu;
 mod encoder;
 mod parameters;
 mod plan;
+mod precision;
 mod step;
 
 use std::sync::Arc;
 
-use candle_core::Result;
+use candle_core::{DType, Result};
 pub use candle_core::{Device, Error as TensorError, Tensor};
 use cpu::Program;
 pub(crate) use cpu::learn::read;
@@ -25,6 +26,7 @@ pub use architecture::{Architecture, NoFit, Width};
 pub use encoder::{Encoder, decoder_plan};
 pub use parameters::Parameters;
 pub use plan::{Bias, Convolution, Layer, Origin, Plan, Window};
+pub use precision::Precision;
 
 /// Rows that [`Net::predict`] runs at once: enough to keep the matrix products long, little memory.
 const PREDICT_ROWS: usize = 64;
@@ -68,8 +70,8 @@ pub struct Net {
 enum Form {
     /// Packed for the CPU once and for all.
     Program(Program),
-    /// Tensors, on any device; those of a net that learns change.
-    Steps(Arc<Vec<Step>>),
+    /// Tensors of one precision, on any device; those of a net that learns change.
+    Steps(Arc<Vec<Step>>, DType),
 }
 
 impl Net {
@@ -82,15 +84,36 @@ impl Net {
                 let form = Form::Program(cpu::program(plan, preprocessing, parameters)?);
                 Ok(Net { plan: plan.clone(), preprocessing, form, device: device.clone() })
             }
-            Device::Cuda(_) | Device::Metal(_) => Net::live(plan, preprocessing, parameters, device),
+            Device::Cuda(_) | Device::Metal(_) => {
+                Net::settled(plan, preprocessing, parameters, device, Precision::Single)
+            }
         }
     }
 
-    /// Builds a net of tensors, which reads `parameters` as they are at each run: what runs on a GPU. On the CPU it is slow but for full
-    /// matrices; a network learns there as a [`Learner`].
+    /// Builds a net of tensors that computes in `precision`, to be run: what a GPU runs. No later change of `parameters` reaches it. Rows and outputs are f32
+    /// all the same; an output that is too large for the precision is infinite.
+    pub fn settled(
+        plan: &Plan,
+        preprocessing: Preprocessing,
+        parameters: &Parameters,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Self> {
+        let steps = Step::settled(Step::all(plan.layers(), &parameters.builder(device))?, precision.dtype())?;
+        let form = Form::Steps(Arc::new(steps), precision.dtype());
+        Ok(Net { plan: plan.clone(), preprocessing, form, device: device.clone() })
+    }
+
+    /// Builds a net of tensors, which reads `parameters` as they are at each run. On the CPU it is slow but for full matrices; a network learns
+    /// there as a [`Learner`].
     pub fn live(plan: &Plan, preprocessing: Preprocessing, parameters: &Parameters, device: &Device) -> Result<Self> {
         let steps = Step::all(plan.layers(), &parameters.builder(device))?;
-        Ok(Net { plan: plan.clone(), preprocessing, form: Form::Steps(Arc::new(steps)), device: device.clone() })
+        Ok(Net {
+            plan: plan.clone(),
+            preprocessing,
+            form: Form::Steps(Arc::new(steps), DType::F32),
+            device: device.clone(),
+        })
     }
 
     /// Runs raw rows `[n, ..input shape]` on the net's device; gives `[n, outputs]`, with a gradient if the net is live.
@@ -101,7 +124,10 @@ impl Net {
                 program.run(&rows.flatten_all()?.to_vec1::<f32>()?, &mut outputs, &|_| ());
                 Tensor::from_vec(outputs, (rows.dim(0)?, self.plan.outputs()), &self.device)
             }
-            Form::Steps(steps) => step::forward(steps, &self.preprocessing.apply(rows)?)?.flatten_from(1),
+            Form::Steps(steps, precision) => {
+                let rows = self.preprocessing.apply(rows)?.to_dtype(*precision)?;
+                step::forward(steps, &rows)?.flatten_from(1)?.to_dtype(DType::F32)
+            }
         }
     }
 
@@ -130,7 +156,7 @@ impl Net {
     pub fn run_into(&self, rows: &[f32], outputs: &mut Vec<f32>, told: &(dyn Fn(f32) + Sync)) -> Result<()> {
         match &self.form {
             Form::Program(program) if rows.len().is_multiple_of(self.width()) => program.run(rows, outputs, told),
-            Form::Program(_) | Form::Steps(_) => {
+            Form::Program(_) | Form::Steps(..) => {
                 *outputs = self.forward(&self.rows(rows)?)?.flatten_all()?.to_vec1()?;
             }
         }

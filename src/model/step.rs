@@ -1,6 +1,6 @@
 //! Layers with their parameters, as tensors and candle's kernels: what runs on a GPU, and what the CPU's own code is tested against.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder};
 
 use super::{Bias, Convolution, Layer, Window};
@@ -78,6 +78,53 @@ impl Step {
         })
     }
 
+    /// The same layers, to be run and never trained: batch norms that follow a convolution are in its filters, since each of their six small kernels would take
+    /// a GPU as long to start as the convolution itself; and everything is rounded to `precision`.
+    pub(super) fn settled(steps: Vec<Step>, precision: DType) -> Result<Vec<Step>> {
+        let mut settled: Vec<Step> = Vec::with_capacity(steps.len());
+        for step in steps {
+            match (step, settled.last_mut()) {
+                (Step::BatchNorm(norm), Some(Step::Convolution { filters, bias, .. })) => {
+                    let (scale, shift) = norm.line()?;
+                    *filters = filters.broadcast_mul(&scale.reshape((scale.elem_count(), 1, 1, 1))?)?;
+                    *bias = Some(match bias.take() {
+                        Some(bias) => ((bias * &scale)? + shift)?,
+                        None => shift,
+                    });
+                }
+                (Step::Residual { body, shortcut }, _) => {
+                    let (body, shortcut) = (Step::settled(body, DType::F32)?, Step::settled(shortcut, DType::F32)?);
+                    settled.push(Step::Residual { body, shortcut });
+                }
+                (step, _) => settled.push(step),
+            }
+        }
+        // Once, and last: what is folded is folded exactly.
+        settled.into_iter().map(|step| step.rounded(precision)).collect()
+    }
+
+    fn rounded(self, to: DType) -> Result<Step> {
+        let round = |tensor: Tensor| tensor.to_dtype(to);
+        let all = |steps: Vec<Step>| steps.into_iter().map(|step| step.rounded(to)).collect::<Result<_>>();
+        Ok(match self {
+            Step::Convolution { filters, bias, window, dilation } => {
+                Step::Convolution { filters: round(filters)?, bias: bias.map(round).transpose()?, window, dilation }
+            }
+            Step::BatchNorm(BatchNorm { weight, bias, mean, variance }) => Step::BatchNorm(BatchNorm {
+                weight: round(weight)?,
+                bias: round(bias)?,
+                mean: round(mean)?,
+                variance: round(variance)?,
+            }),
+            Step::Dense(linear) => {
+                let bias = linear.bias().map(|bias| bias.to_dtype(to)).transpose()?;
+                Step::Dense(Linear::new(linear.weight().to_dtype(to)?, bias))
+            }
+            Step::Residual { body, shortcut } => Step::Residual { body: all(body)?, shortcut: all(shortcut)? },
+            step @ (Step::MaxPool(_) | Step::AveragePool | Step::Relu | Step::Flatten | Step::Unflatten(_)) => step,
+        })
+    }
+
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Step::Convolution { filters, bias, window, dilation } => {
@@ -115,10 +162,16 @@ pub(super) fn forward(steps: &[Step], x: &Tensor) -> Result<Tensor> {
 }
 
 impl BatchNorm {
-    /// By running averages: what is served.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// What each channel is multiplied by, and what is added to it then.
+    fn line(&self) -> Result<(Tensor, Tensor)> {
         let scale = (&self.weight / (&self.variance + EPSILON)?.sqrt()?)?;
         let shift = (&self.bias - (&self.mean * &scale)?)?;
+        Ok((scale, shift))
+    }
+
+    /// By running averages: what is served.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (scale, shift) = self.line()?;
         let of_channels = |tensor: Tensor| tensor.reshape((1, tensor.elem_count(), 1, 1));
         x.broadcast_mul(&of_channels(scale)?)?.broadcast_add(&of_channels(shift)?)
     }

@@ -144,10 +144,27 @@ fn packed_nets_agree_with_live_ones() {
         let parameters = random_parameters(&plan, &mut rng);
         let packed = Net::new(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
         let live = Net::live(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
+        let settled = |precision| Net::settled(&plan, PREPROCESSING, &parameters, &Device::Cpu, precision).unwrap();
         let rows = random(&mut rng, 3 * 784);
-        let (packed, live) = (packed.predict(&rows).unwrap(), live.predict(&rows).unwrap());
+        let live = live.predict(&rows).unwrap();
         let scale = live.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-        let furthest = packed.iter().zip(&live).map(|(packed, live)| (packed - live).abs()).fold(0.0, f32::max);
-        assert!(furthest <= 1e-4 * scale, "{architecture}: {furthest} of {scale}");
+        for (net, tolerance) in [(packed, 1e-4), (settled(Precision::Single), 1e-4), (settled(Precision::Half), 1e-2)] {
+            let found = net.predict(&rows).unwrap();
+            let furthest = found.iter().zip(&live).map(|(found, live)| (found - live).abs()).fold(0.0, f32::max);
+            assert!(furthest <= tolerance * scale, "{architecture}: {furthest} of {scale}");
+        }
     }
+}
+
+#[test]
+fn a_net_of_half_precision_rounds_and_overflows() {
+    let plan = Architecture::Linear.plan(&FASHION, 10).unwrap();
+    let parameters = random_parameters(&plan, &mut ChaCha8Rng::seed_from_u64(3));
+    let net = |precision| Net::settled(&plan, PREPROCESSING, &parameters, &Device::Cpu, precision).unwrap();
+    let rows = random(&mut ChaCha8Rng::seed_from_u64(4), 784);
+    let (whole, half) = (net(Precision::Single).run(&rows).unwrap(), net(Precision::Half).run(&rows).unwrap());
+    assert_ne!(whole, half, "it is rounded");
+    let large: Vec<f32> = rows.iter().map(|value| value * 1e5).collect();
+    assert!(net(Precision::Single).run(&large).unwrap().iter().all(|value| value.is_finite()));
+    assert!(net(Precision::Half).run(&large).unwrap().iter().any(|value| !value.is_finite()), "found out by its lane");
 }

@@ -31,7 +31,7 @@ use crate::{
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::Rules,
-    lane::Emulation,
+    lane::{self, Emulation},
     metrics::Metrics,
     nvml::{self, Monitor},
     query::{Confidence, LaneId, Provenance, Signature},
@@ -78,6 +78,7 @@ impl Plan {
             None
         };
         let bundle = Bundle::load(&deployment.weights, code.as_deref()).map_err(StartFaults::Weights)?;
+        let bundle = bundle.in_precision(lane::precision(deployment.precision));
         let code = code.map(|code| deployment.policy.striped(code));
         let outputs = bundle.signature().output.width();
         if let Some(default) = deployment.policy.default_prediction.as_ref().filter(|default| default.len() != outputs)

@@ -4,13 +4,23 @@
 //! needs no data; every value is in 0..1, and neighbours differ, so a shifted or torn copy shows. It is defined here and nowhere else:
 //! the trainer writes the outputs that this input gave.
 
-use crate::{code::Code, query::Row};
+use crate::{code::Code, model::Precision, query::Row};
 
 /// How far the patterns of neighbouring slots are shifted.
 const SLOT_SHIFT: usize = 17;
 
 /// What a right output may differ by, relative to its largest value: other summation orders differ by far less, garbage by far more.
-const TOLERANCE: f32 = 1e-3;
+pub const TOLERANCE: f32 = 1e-3;
+
+/// The same against outputs that were computed in single precision: half precision has eleven bits and bfloat16 eight, and both lose some on their way through
+/// the layers.
+pub const fn tolerance(precision: Precision) -> f32 {
+    match precision {
+        Precision::Single => TOLERANCE,
+        Precision::Half => 1e-2,
+        Precision::Bfloat => 5e-2,
+    }
+}
 
 /// The canary of data slot `slot`, `width` values: value i is ((i + 17 slot) * 31 mod 256) / 255. The base model's is that of slot 0.
 pub fn row(width: usize, slot: usize) -> Row {
@@ -32,10 +42,10 @@ pub fn parity_query(code: &dyn Code, parity: usize, width: usize) -> Vec<f32> {
     query
 }
 
-/// Whether `found` is the expected output but for rounding. Values that are not finite never are.
-pub fn agrees(expected: &[f32], found: &[f32]) -> bool {
+/// Whether `found` is the expected output but for `tolerance`. Values that are not finite never are.
+pub fn agrees(expected: &[f32], found: &[f32], tolerance: f32) -> bool {
     let scale = expected.iter().fold(1.0_f32, |most, value| most.max(value.abs()));
-    let close = |(expected, found): (&f32, &f32)| (expected - found).abs() <= TOLERANCE * scale;
+    let close = |(expected, found): (&f32, &f32)| (expected - found).abs() <= tolerance * scale;
     expected.len() == found.len() && expected.iter().zip(found).all(close)
 }
 
@@ -66,6 +76,7 @@ mod tests {
     #[test]
     fn rounding_agrees_and_garbage_does_not() {
         let expected = [10.0, -3.0, 0.5];
+        let agrees = |expected: &[f32], found: &[f32]| agrees(expected, found, TOLERANCE);
         assert!(agrees(&expected, &[10.001, -3.001, 0.499]));
         assert!(!agrees(&expected, &[10.1, -3.0, 0.5]));
         assert!(!agrees(&expected, &[f32::NAN, -3.0, 0.5]));

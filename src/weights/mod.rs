@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     code::{Calibration, Code, Kind},
-    model::{Device, Net, Parameters, Plan, Preprocessing, TensorError},
+    model::{Device, Net, Parameters, Plan, Precision, Preprocessing, TensorError},
     query::{Row, Signature, TensorSpec},
 };
 pub use calibration::Calibrated;
@@ -87,6 +87,8 @@ pub struct Bundle {
     parities: Vec<Checked>,
     k: usize,
     calibration: Option<Calibration>,
+    /// Of nets on GPUs.
+    precision: Precision,
 }
 
 /// One model's weights, checked.
@@ -101,16 +103,20 @@ struct Checked {
 }
 
 impl Checked {
-    fn net(&self, device: &Device) -> Result<Net, TensorError> {
-        let make = || Net::new(&self.plan, self.preprocessing, &self.parameters, device);
+    fn settled(&self, device: &Device, precision: Precision) -> Result<Net, TensorError> {
+        Net::settled(&self.plan, self.preprocessing, &self.parameters, device, precision)
+    }
+
+    fn net(&self, device: &Device, precision: Precision) -> Result<Net, TensorError> {
         if !device.is_cpu() {
-            return make();
+            return self.settled(device, precision);
         }
         let mut shared = self.on_cpu.lock();
-        match &*shared {
-            Some(net) => Ok(net.clone()),
-            None => Ok(shared.insert(make()?).clone()),
+        if let Some(net) = &*shared {
+            return Ok(net.clone());
         }
+        let net = Net::new(&self.plan, self.preprocessing, &self.parameters, device)?;
+        Ok(shared.insert(net).clone())
     }
 }
 
@@ -125,6 +131,8 @@ pub struct Canary {
     pub base: Vec<f32>,
     /// What each parity model gives for the encoded rows; none where parity queries run on the base model.
     pub parities: Vec<Vec<f32>>,
+    /// How far outputs may be from these, relative to the largest.
+    pub tolerance: f32,
 }
 
 impl Bundle {
@@ -149,10 +157,17 @@ impl Bundle {
         let calibration = code.and_then(|code| calibration::check(dir, &manifest, code, &mut faults));
         match base {
             Some(base) if faults.is_empty() => {
-                Ok(Bundle { manifest, base, parities, k: code.map_or(1, Code::k), calibration })
+                let k = code.map_or(1, Code::k);
+                Ok(Bundle { manifest, base, parities, k, calibration, precision: Precision::Single })
             }
             _ => Err(WeightsError { faults }),
         }
+    }
+
+    /// The same weights, whose nets compute in `precision` on GPUs. Those on CPUs compute in single precision.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Bundle { precision, ..self }
     }
 
     /// What clients must know.
@@ -171,19 +186,19 @@ impl Bundle {
 
     /// The base model on `device`; on the CPU all nets share one copy of the weights.
     pub fn base(&self, device: &Device) -> Result<Net, TensorError> {
-        self.base.net(device)
+        self.base.net(device, self.precision)
     }
 
-    /// What the base model, if it is among them, and so many parity models take on a device that holds them in single precision.
+    /// What the base model, if it is among them, and so many parity models take on a GPU.
     pub fn bytes(&self, base: bool, parities: usize) -> usize {
         let nets = base.then_some(&self.base).into_iter().chain(self.parities.iter().take(parities));
-        nets.map(|net| net.plan.parameter_count() * size_of::<f32>()).sum()
+        nets.map(|net| net.plan.parameter_count() * self.precision.bytes()).sum()
     }
 
     /// What runs parity row `row`, on `device`: its parity model, or the base model once more. On the CPU all nets share one copy of the
     /// weights.
     pub fn parity(&self, row: usize, device: &Device) -> Result<Net, TensorError> {
-        self.parities.get(row).unwrap_or(&self.base).net(device)
+        self.parities.get(row).unwrap_or(&self.base).net(device, self.precision)
     }
 
     /// The canary and the outputs that it must give under `code`: the one that was loaded, or its backup, whose stripes are the first row of those.
@@ -199,6 +214,7 @@ impl Bundle {
                 .iter()
                 .map(|model| model.canary[..model.canary.len() * k / self.k].to_vec())
                 .collect(),
+            tolerance: canary::tolerance(self.precision),
         }
     }
 

@@ -47,14 +47,37 @@ fn a_good_folder_gives_nets_signature_and_canary() {
     assert_eq!((signature.input.width(), signature.output.width()), (16, 3));
     let canary = bundle.canary(None);
     let base = bundle.base(&Device::Cpu).unwrap().predict(&canary.rows[0]).unwrap();
-    assert!(canary::agrees(&canary.base, &base));
+    assert!(canary::agrees(&canary.base, &base, canary.tolerance));
     for row in 0..2 {
         let query = canary::parity_query(&code(), row, 16);
         let found = bundle.parity(row, &Device::Cpu).unwrap().predict(&query).unwrap();
-        assert!(canary::agrees(&canary.parities[row], &found));
+        assert!(canary::agrees(&canary.parities[row], &found, canary.tolerance));
     }
     assert_eq!(bundle.sha256(Kind::Sum).len(), 3);
     assert!(Bundle::load(dir.path(), None).unwrap().canary(None).parities.is_empty());
+}
+
+/// As GPUs run them; tensors do the same on a CPU.
+#[test]
+fn shipped_canaries_tell_rounding_from_garbage() {
+    for name in ["fashion-mnist", "fashion-mnist-mlp", "fashion-mnist-resnet18"] {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights").join(name).join("1");
+        // Candle multiplies no matrices of bfloat16 on a CPU.
+        for precision in [Precision::Single, Precision::Half] {
+            let bundle = Bundle::load(&dir, None).unwrap().in_precision(precision);
+            let canary = bundle.canary(None);
+            let net = bundle.base.settled(&Device::Cpu, precision).unwrap();
+            let found = |row: &[f32]| net.run(row).unwrap();
+            let off = |found: &[f32]| {
+                let scale = canary.base.iter().fold(1.0_f32, |most, value| most.max(value.abs()));
+                let furthest = canary.base.iter().zip(found).map(|(known, found)| (known - found).abs());
+                furthest.fold(0.0_f32, f32::max) / scale
+            };
+            let (right, wrong) = (off(&found(&canary.rows[0])), off(&found(&canary.second)));
+            println!("{name}, {precision:?}: {right:.1e} for the canary, {wrong:.1e} for another row");
+            assert!(right <= canary.tolerance && wrong > canary.tolerance, "{name}, {precision:?}: {right}, {wrong}");
+        }
+    }
 }
 
 #[test]

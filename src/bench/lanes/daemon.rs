@@ -11,7 +11,7 @@ use crate::{
     bench::{BenchError, cell::DEADLINE, contender::Contender},
     clock::Clock,
     code::{Kind, Spec},
-    config::{Admin, CodeSpec, Config, Deployment, Device, Health, Http, Lane, Lanes, OnFatal},
+    config::{Admin, CodeSpec, Config, Deployment, Device, Health, Http, Lane, Lanes, OnFatal, Precision},
     job::{JobKind, Role},
     lane::Emulation,
     query::LaneId,
@@ -111,6 +111,7 @@ impl Site {
                 deadline: DEADLINE,
                 batch_max: self.batch_max,
                 queue_max: queries,
+                precision: Precision::F32,
                 code: CodeSpec {
                     kind: code.kind,
                     k: code.k,
