@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a few honest requests into the corpora, so that the fuzzer begins with what works: fuzz/seeds.py
 
-What fuzzing found since lies beside them in corpus/, minimised by `cargo fuzz cmin`.
+What fuzzing found since lies beside them in corpus/, the few of each target that cover most.
 """
 
 import gzip

@@ -24,6 +24,7 @@ use super::{
     ports::Ports,
     start_log,
     succession::{Predecessor, Succession},
+    systemd::Systemd,
 };
 use crate::{
     admission::Admission,
@@ -58,7 +59,9 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
     let runtime = threads.map_err(ServeError::Thread)?;
     #[cfg(feature = "otlp")]
     let _exporting = runtime.block_on(async { crate::otlp::start() });
-    let unanswered = runtime.block_on(serve(plan, &running, ports, predecessor))?;
+    let systemd = Systemd::find().map_err(ServeError::Thread)?;
+    let unanswered = runtime.block_on(serve(plan, &running, &systemd, ports, predecessor))?;
+    systemd.finish();
     tracing::info!(unanswered, "stopped");
     Ok(())
 }
@@ -80,6 +83,7 @@ fn listening(
 async fn serve(
     plan: &Plan,
     running: &Running,
+    systemd: &Systemd,
     ports: Ports,
     predecessor: Option<Predecessor>,
 ) -> Result<usize, ServeError> {
@@ -99,7 +103,7 @@ async fn serve(
     let stopping = async move {
         signals.next().await;
         running.engine.drain();
-        notify::stopping();
+        systemd.tell(|words| words.stopping = true);
         tracing::info!("stopping: new queries are refused, admitted ones are answered");
         drop(draining);
         signals.next().await;
@@ -107,13 +111,14 @@ async fn serve(
     };
     let taken_over = async {
         let process = succeeded(successor.clone()).await;
-        notify::succeeded_by(process);
+        // It hears only that one from now on.
+        systemd.tell(|words| words.main = Some(process));
         tracing::warn!(process, "another process has taken over: admitted queries are answered, and this one ends");
     };
     let port = http::serve(listener, Arc::new(site(plan, running)), taken_over, drained(drains));
     let reporting = async {
         tokio::select! {
-            () = notify::report(running) => {}
+            () = notify::report(systemd, running) => {}
             _ = succeeded(successor.clone()) => std::future::pending().await,
         }
     };

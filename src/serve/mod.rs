@@ -16,6 +16,7 @@ mod notify;
 mod ports;
 mod start_log;
 mod succession;
+mod systemd;
 
 use std::{path::Path, sync::Arc, thread};
 

@@ -7,9 +7,7 @@
 
 use std::time::Duration;
 
-use sd_notify::NotifyState;
-
-use super::Running;
+use super::{Running, systemd::Systemd};
 use crate::{http::Lanes, metrics::Metrics, query::Provenance};
 
 /// How often the status line is renewed.
@@ -19,39 +17,24 @@ const FEEDS: u32 = 4;
 
 /// Says that the daemon is ready, then feeds watchdog and status line; never resolves. Whoever has been succeeded should not be heard any more, so this
 /// is dropped then.
-pub(super) async fn report(running: &Running) {
-    tell(&[NotifyState::Ready, NotifyState::Status(&status(running))]);
+pub(super) async fn report(systemd: &Systemd, running: &Running) {
+    let line = Some(status(running));
+    systemd.tell(|words| (words.ready, words.status) = (true, line));
     let limit = sd_notify::watchdog_enabled();
     let every = limit.map_or(STATUS_EVERY, |limit| (limit / FEEDS).min(STATUS_EVERY));
     let mut progress = Progress::default();
-    let mut clock = tokio::time::interval(every);
-    clock.tick().await;
     loop {
-        clock.tick().await;
-        tell(&[NotifyState::Status(&status(running))]);
+        // No interval: the beats that a machine missed while it slept are not made up for, one after the other, without any progress between them.
+        tokio::time::sleep(every).await;
+        let line = Some(status(running));
+        systemd.tell(|words| words.status = line);
         let Some(limit) = limit else { continue };
         let can_answer = running.engine.has_moving_lane(limit / 2) || running.engine.is_draining();
         if progress.since_last(running.engine.ticks(), can_answer) {
-            tell(&[NotifyState::Watchdog]);
+            systemd.tell(|words| words.alive = true);
         } else {
             tracing::error!(ticks = running.engine.ticks(), can_answer, "no progress: the watchdog is not fed");
         }
-    }
-}
-
-/// Another process is the daemon now; systemd hears only that one from now on.
-pub(super) fn succeeded_by(process: u32) {
-    tell(&[NotifyState::MainPid(process)]);
-}
-
-/// The end has begun.
-pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping]);
-}
-
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd was not told");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the daemon tells systemd, heard on a socket in its place; and the unit file, judged by systemd's own tools where they are.
 
 use std::{
-    iter,
+    fs, iter,
     os::unix::net::UnixDatagram,
     path::Path,
     process::Command,
@@ -15,6 +15,7 @@ use crate::{
     alone,
     daemon::{Daemon, config},
     load::{Load, send},
+    statuses,
 };
 
 const WATCHDOG: Duration = Duration::from_millis(800);
@@ -73,6 +74,22 @@ fn it_is_told_of_readiness_life_and_the_end() {
     daemon.signal();
     systemd.hear_of("STOPPING=1");
     assert_eq!(daemon.wait(), Some(0));
+}
+
+/// Its socket holds few words, and whoever writes into a full one waits: nobody who answers queries does.
+#[test]
+fn a_systemd_that_does_not_listen_keeps_no_query_waiting() {
+    let _alone = alone();
+    let (systemd, mut daemon, _folder) = Supervisor::start(&config("config.toml", &[]));
+    // A word every fifth of a second, two at a time: far more than any socket of the kind holds.
+    let words: usize =
+        fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").map_or(10, |text| text.trim().parse().unwrap());
+    thread::sleep(WATCHDOG / 8 * u32::try_from(words.min(40)).unwrap() + 2 * WATCHDOG);
+    let replies = send(&daemon.url, Load::new(100, Duration::from_secs(1)));
+    assert!(replies.iter().all(|reply| reply.status == 200), "{:?}", statuses(&replies));
+    daemon.signal();
+    assert_eq!(daemon.wait(), Some(0), "not even the end waits for long");
+    assert!(systemd.hear().contains("READY=1"), "what it was told first");
 }
 
 /// Only the main process is listened to, so systemd hears which one that is, and then that one: with all lanes well.
