@@ -84,8 +84,9 @@ SEEDS = {
 }
 
 
-for target, seeds in SEEDS.items():
-    folder = FOLDER / "corpus" / target
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(seeds):
-        (folder / f"seed-{number}").write_bytes(seed)
+if __name__ == "__main__":
+    for target, seeds in SEEDS.items():
+        folder = FOLDER / "corpus" / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, seed in enumerate(seeds):
+            (folder / f"seed-{number}").write_bytes(seed)

@@ -78,8 +78,8 @@ impl Step {
         })
     }
 
-    /// The same layers, to be run and never trained: batch norms that follow a convolution are in its filters, since each of their six small kernels would take
-    /// a GPU as long to start as the convolution itself; and everything is rounded to `precision`.
+    /// The same layers, to be run and never trained: batch norms that follow a convolution are in its filters, which spares a GPU
+    /// six small kernels each; and everything is rounded to `precision`.
     pub(super) fn settled(steps: Vec<Step>, precision: DType) -> Result<Vec<Step>> {
         let mut settled: Vec<Step> = Vec::with_capacity(steps.len());
         for step in steps {

@@ -29,6 +29,10 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parents[3]
 CORPUS = ROOT / "fuzz/corpus"
+sys.path.insert(0, str(ROOT / "fuzz"))
+sys.dont_write_bytecode = True
+from seeds import field, framed, varint  # noqa: E402 - it lies where the fuzzer is
+
 MODEL = "fashion-mnist"
 INFER = f"/v2/models/{MODEL}/infer"
 RESET = struct.pack("ii", 1, 0)
@@ -174,24 +178,12 @@ def call(window, method="ModelInfer"):
     return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, struct.pack(">HI", 4, window)) + frame(1, 4, 1, block)
 
 
-def varint(number):
-    made = bytearray()
-    while number > 127:
-        made.append(number & 127 | 128)
-        number >>= 7
-    return bytes(made) + bytes([number])
-
-
-def field(number, data):
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
 @cache
 def message(count):
     shape = b"".join(varint(number) for number in (count, 1, 28, 28))
     tensor = field(1, b"input") + field(2, b"FP32") + field(3, shape)
     made = field(1, MODEL.encode()) + field(5, tensor) + field(7, struct.pack("<f", 0.5) * (784 * count))
-    return b"\0" + struct.pack(">I", len(made)) + made
+    return framed(made)
 
 
 def data(body):
@@ -333,7 +325,7 @@ def main():
             measured_end = daemon.wait(30)
         measured["exit"] = measured_end
     if options.json:
-        Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
+        Path(options.json).write_text(json.dumps(measured) + "\n")
     told(measured)
 
 
