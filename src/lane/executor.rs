@@ -67,6 +67,15 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether the device is at fault, which a later process may find well again.
+    pub const fn is_of_a_device(&self) -> bool {
+        match self {
+            // Weights are read and checked before a device is opened: what failed is to put them there.
+            OpenError::Device { .. } | OpenError::Weights { .. } | OpenError::WarmUp(_) | OpenError::Panic => true,
+            OpenError::Pool(_) | OpenError::NoCuda { .. } | OpenError::Canary(_) => false,
+        }
+    }
+
     /// What a canary is lost to by it.
     pub fn loss(&self) -> Loss {
         match self {

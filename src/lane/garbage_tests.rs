@@ -1,43 +1,13 @@
 //! Devices that return finite, wrong values: each way to be wrong is found by one canary, and a device that is right never is.
 
-use std::{path::Path, sync::Arc};
-
-use super::{Emulation, Executor, FaultSwitch, Spec};
-use crate::{
-    clock::Clock,
-    config,
-    job::{Fault, Garbage, Loss, Role},
-    query::LaneId,
-    weights::Bundle,
-};
+use super::{Executor, FaultSwitch, tests::spec};
+use crate::job::{Fault, Garbage, Loss};
 
 /// Jobs between two canaries.
 const EVERY: usize = 100;
 
 fn executor() -> Executor {
-    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/fashion-mnist-mlp/1");
-    let code: Arc<dyn crate::code::Code> = Arc::new(crate::code::Stacked::compact(2).unwrap());
-    let spec = Spec {
-        lane: config::Lane {
-            id: LaneId(0),
-            device: config::Device::Cpu,
-            role: Role::Both,
-            core: None,
-            threads: 1,
-            fault_domain: None,
-            stands_for: None,
-            service: None,
-        },
-        core: None,
-        batch_max: 2,
-        bundle: Arc::new(Bundle::load(&weights, Some(&*code)).unwrap()),
-        code: Some(code),
-        faults: Arc::default(),
-        clock: Clock::start(),
-        left_out: false,
-        emulation: None::<Arc<dyn Emulation>>,
-    };
-    Executor::open(&spec).unwrap().0
+    Executor::open(&spec()).unwrap().0
 }
 
 #[test]

@@ -174,7 +174,8 @@ struct Lane {
     tenure: Arc<Tenure>,
     /// Why it has no thread pool, if it has none.
     pool_fault: Option<rayon::ThreadPoolBuildError>,
-    /// Device and models; `None` after a panic, until they are opened anew.
+    /// Device and models; `None` from a panic, a fatal error or a canary that failed until a canary opens them anew. A lane whose health lets it
+    /// have batches has them.
     executor: Option<Executor>,
     /// Which of its failures are logged.
     failures: Repeats,
@@ -352,8 +353,8 @@ impl Lane {
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(Loss::Panic));
         if outcome == Err(Loss::Fatal) {
             std::mem::forget(self.executor.take());
-        } else if outcome.is_err() {
-            // The next one starts from a device that was opened anew.
+        } else if outcome.is_err_and(|loss| loss != Loss::Memory) {
+            // The next one starts from a device that was opened anew. One without memory is well, may have work to do, and would hardly open.
             self.close();
         }
         outcome
@@ -392,3 +393,5 @@ const STRETCH_STEP: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod garbage_tests;
+#[cfg(test)]
+mod tests;

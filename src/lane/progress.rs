@@ -85,28 +85,7 @@ fn parts(done: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Batch, Completion, Loss, Work};
-
-    #[derive(Default)]
-    struct Heard(Mutex<Vec<usize>>);
-
-    impl Feed for Heard {
-        fn ready(&self, _: LaneId, _: Duration) {}
-        fn left_out(&self, _: LaneId) {}
-        fn opened(&self, _: LaneId, _: Duration) {}
-        fn replaced(&self, _: LaneId) {}
-        fn pull(&self, _: LaneId) -> Option<Work> {
-            None
-        }
-        fn progress(&self, _: LaneId, parts: usize) {
-            self.0.lock().push(parts);
-        }
-        fn complete(&self, _: LaneId, _: Batch, _: &mut Vec<Completion>, _: Duration) {}
-        fn canary(&self, _: LaneId, _: Result<(), Loss>) {}
-        fn park(&self, _: LaneId) -> bool {
-            false
-        }
-    }
+    use crate::lane::tests::Heard;
 
     #[test]
     fn eighths_are_told_once_each_and_large_steps_skip_some() {
@@ -115,6 +94,6 @@ mod tests {
         for share in [0.1, 0.1, 0.02, 0.3, 0.3, 0.17] {
             progress.told(share);
         }
-        assert_eq!(*heard.0.lock(), [1, 4, 6, 7], "0.2, 0.52, 0.82 and all but the end");
+        assert_eq!(*heard.parts.lock(), [1, 4, 6, 7], "0.2, 0.52, 0.82 and all but the end");
     }
 }

@@ -1,0 +1,94 @@
+//! A lane on the thread of its test, with a real device and a feed that only listens.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+
+use super::{Lane, Spec, tenure::Tenure};
+use crate::{
+    clock::Clock,
+    code::{Code, Stacked},
+    config,
+    job::{BaseInput, Batch, Completion, Fault, Feed, Loss, Role, Work},
+    query::LaneId,
+    weights::Bundle,
+};
+
+/// What was told by a lane that has nothing to pull.
+#[derive(Default)]
+pub(super) struct Heard {
+    pub(super) parts: Mutex<Vec<usize>>,
+    /// Of each job, what it was lost to, if it was.
+    jobs: Mutex<Vec<Option<Loss>>>,
+}
+
+impl Feed for Heard {
+    fn ready(&self, _: LaneId, _: Duration) {}
+    fn left_out(&self, _: LaneId) {}
+    fn opened(&self, _: LaneId, _: Duration) {}
+    fn replaced(&self, _: LaneId) {}
+    fn pull(&self, _: LaneId) -> Option<Work> {
+        None
+    }
+    fn progress(&self, _: LaneId, parts: usize) {
+        self.parts.lock().push(parts);
+    }
+    fn complete(&self, _: LaneId, _: Batch, completions: &mut Vec<Completion>, _: Duration) {
+        self.jobs.lock().extend(completions.drain(..).map(|completion| match completion {
+            Completion::Output(_) => None,
+            Completion::Lost(loss) => Some(loss),
+        }));
+    }
+    fn canary(&self, _: LaneId, _: Result<(), Loss>) {}
+    fn park(&self, _: LaneId) -> bool {
+        false
+    }
+}
+
+/// A CPU lane for both models, of the small network.
+pub(super) fn spec() -> Spec {
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/fashion-mnist-mlp/1");
+    let code: Arc<dyn Code> = Arc::new(Stacked::compact(2).unwrap());
+    Spec {
+        lane: config::Lane {
+            id: LaneId(0),
+            device: config::Device::Cpu,
+            role: Role::Both,
+            core: None,
+            threads: 1,
+            fault_domain: None,
+            stands_for: None,
+            service: None,
+        },
+        core: None,
+        batch_max: 2,
+        bundle: Arc::new(Bundle::load(&weights, Some(&*code)).unwrap()),
+        code: Some(code),
+        faults: Arc::default(),
+        clock: Clock::start(),
+        left_out: false,
+        emulation: None,
+    }
+}
+
+/// Health leaves a lane at work that finds no memory once, so its device must stay open whatever it was that found none.
+#[test]
+fn a_lane_that_found_no_memory_runs_the_next_batch() {
+    let heard = Arc::new(Heard::default());
+    let mut lane = Lane::new(spec(), Arc::<Heard>::clone(&heard), Arc::new(Tenure::default()));
+    lane.open().unwrap();
+    let row = lane.spec.bundle.canary(None).rows[0].clone();
+    let batch = || Batch::Base(vec![BaseInput { row: row.clone(), must_be_finite: true }]);
+
+    lane.spec.faults.set(Some(Fault::OutOfMemory));
+    assert_eq!(lane.run_canary(), Err(Loss::Memory));
+    assert!(lane.run_batch(batch()));
+    lane.spec.faults.set(None);
+    assert!(lane.run_batch(batch()));
+    assert_eq!(*heard.jobs.lock(), [Some(Loss::Memory), None]);
+
+    lane.spec.faults.set(Some(Fault::Error));
+    assert_eq!(lane.run_canary(), Err(Loss::Device));
+    lane.spec.faults.set(None);
+    assert_eq!(lane.run_canary(), Ok(()), "opened anew");
+}
