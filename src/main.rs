@@ -24,7 +24,9 @@ use parityd::{
     bench::BenchError,
     code::{Kind, Spec},
     data,
-    eval::{self, EvalError},
+    eval::{self, EvalError, MeasureOptions},
+    lane::{self, OpenError},
+    model::Device,
     serve::{self, Plan, ServeError},
     train::{self, AllOptions, BaseOptions, CalibrateOptions, ParityOptions, Remade, Settings, TrainError},
 };
@@ -129,9 +131,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(BenchError::Interrupted) => return INTERRUPTED,
         Some(BenchError::Figure { .. }) => return BUG,
         Some(BenchError::Daemon(error)) if error.is_of_a_device() => return NEW_PROCESS,
+        Some(BenchError::Device(error)) if error.is_of_a_device() => return NEW_PROCESS,
         Some(_) | None => {}
     }
-    if error.downcast_ref().is_some_and(ServeError::is_of_a_device) {
+    let serving = error.downcast_ref().is_some_and(ServeError::is_of_a_device);
+    if serving || error.downcast_ref().is_some_and(OpenError::is_of_a_device) {
         return NEW_PROCESS;
     }
     let training = matches!(error.downcast_ref(), Some(TrainError::Tensor(_) | TrainError::Diverged { .. }));
@@ -187,11 +191,14 @@ fn train_all(options: &TrainAll) -> Result<()> {
         epochs: options.epochs.map(|epochs| epochs as usize),
         resume: options.resume,
     })?;
+    let measure = |weights: &Path| {
+        eval::measure(weights, &data, &MeasureOptions { seeds: &SEEDS, device: Device::Cpu, timed: false })
+    };
     let mut changes = Vec::new();
     for Remade { old, new } in made {
-        let measured = eval::measure(&new, &data, &SEEDS)?;
+        let measured = measure(&new)?;
         eval::record(&new, &measured)?;
-        changes.extend(eval::changes(&eval::measure(&old, &data, &SEEDS)?, &measured));
+        changes.extend(eval::changes(&measure(&old)?, &measured));
     }
     print(&if options.json { serde_json::to_string_pretty(&changes)? } else { eval::changes_table(&changes) })
 }
@@ -214,9 +221,10 @@ fn evaluate(options: &Eval) -> Result<()> {
         None => eval::shipped(Path::new("weights"))?,
     };
     let seeds: Vec<u64> = (0..options.seeds).collect();
+    let measuring = MeasureOptions { seeds: &seeds, device: lane::open_device(&options.device)?, timed: true };
     let mut rows = Vec::new();
     for folder in &folders {
-        let measured = eval::measure(folder, &data, &seeds)?;
+        let measured = eval::measure(folder, &data, &measuring)?;
         if options.record {
             eval::record(folder, &measured)?;
         }

@@ -10,7 +10,7 @@ use std::{
 
 use parityd::{
     code::{Code, Kind, Spec},
-    eval,
+    eval::{self, MeasureOptions, Row},
     health::drift::Drift,
     model::Device,
     weights::{Bundle, Measured, canary, oracle},
@@ -78,6 +78,12 @@ fn canaries_answer_as_the_manifest_says() {
     }
 }
 
+/// Accuracies on the subset.
+fn measure(dir: &Path, seeds: &[u64]) -> Vec<Row> {
+    let options = MeasureOptions { seeds, device: Device::Cpu, timed: false };
+    eval::measure(dir, &repository().join("tests/data"), &options).expect("shipped weights are measured")
+}
+
 /// How far below the recorded share `p` a share of `n` may be.
 fn slack(p: f64, n: usize) -> f64 {
     3.0 * (p * (1.0 - p) / n as f64).sqrt()
@@ -88,7 +94,7 @@ fn recorded_accuracies_hold_on_the_subset() {
     for dir in shipped() {
         let bundle = base(&dir);
         let recorded = &bundle.manifest().measured;
-        let rows = eval::measure(&dir, &repository().join("tests/data"), &[0]).unwrap();
+        let rows = measure(&dir, &[0]);
         assert_eq!(rows.len(), recorded.len(), "run `parityd eval --all --record`");
         for row in rows {
             let of_row =
@@ -214,7 +220,7 @@ fn linear_weights_reconstruct_every_pattern_exactly() {
         let dir = TempDir::new().unwrap();
         let code = Spec::of(kind, k, r).build(&[1, 28, 28], None).unwrap();
         oracle::write(dir.path(), &[1, 28, 28], 10, &*code).unwrap();
-        let rows = eval::measure(dir.path(), &repository().join("tests/data"), &[0, 1]).unwrap();
+        let rows = measure(dir.path(), &[0, 1]);
         let row = rows.first().expect("it has one code");
         assert!(row.agreement.unwrap() > 0.998, "agreement {:?} with k = {k}, r = {r}", row.agreement);
         assert_eq!(row.a_d_by_pattern.len(), if r == 1 { k } else { k * (k + 1) / 2 });

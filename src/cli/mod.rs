@@ -11,6 +11,7 @@ use std::{num::ParseFloatError, path::PathBuf, str::FromStr};
 use clap::{Args, Parser, Subcommand};
 use parityd::{
     code::{Coefficients, Kind},
+    config::Device,
     model::{Architecture, Encoder},
     train::Preset,
 };
@@ -258,4 +259,8 @@ pub(crate) struct Eval {
     /// Write the measured accuracies into the manifest
     #[arg(long)]
     pub(crate) record: bool,
+
+    /// Where the models run: cpu, cuda:N or GPU-<uuid>; how long parity jobs take is measured on the CPU all the same
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: Device,
 }

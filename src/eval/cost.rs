@@ -34,21 +34,22 @@ pub struct Cost {
     pub parity_bytes: usize,
     /// Bytes of one input row and its output.
     pub base_bytes: usize,
-    /// Time of a parity job (encoder included) over that of a base job, on one CPU lane: one job, and eight, at once.
-    pub parity_time: [f64; 2],
+    /// Time of a parity job (encoder included) over that of a base job, on one CPU lane: one job, and eight, at once; if it was measured.
+    pub parity_time: Option<[f64; 2]>,
 }
 
 impl Cost {
-    /// Counts, and measures.
-    pub(super) fn of(bundle: &Bundle, code: &dyn Code) -> Result<Self, TensorError> {
+    /// Counts, and measures if `timed`.
+    pub(super) fn of(bundle: &Bundle, code: &dyn Code, timed: bool) -> Result<Self, TensorError> {
         let (width, outputs) = (bundle.signature().input.width(), bundle.base_plan().outputs());
         let bytes = |input: usize, output: usize| size_of::<f32>() * (input + output);
+        let both = || Ok([time(bundle, code, BATCHES[0])?, time(bundle, code, BATCHES[1])?]);
         Ok(Cost {
             parity_parameters: bundle.parity_plan(0).parameter_count(),
             base_parameters: bundle.base_plan().parameter_count(),
             parity_bytes: bytes(code.query_width(width), code.output_width(outputs)),
             base_bytes: bytes(width, outputs),
-            parity_time: on_one_thread(|| Ok([time(bundle, code, BATCHES[0])?, time(bundle, code, BATCHES[1])?]))?,
+            parity_time: timed.then(|| on_one_thread(both)).transpose()?,
         })
     }
 }

@@ -106,8 +106,19 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>, EvalError> {
     Ok(folders)
 }
 
+/// How to measure.
+#[derive(Clone, Debug)]
+pub struct MeasureOptions<'a> {
+    /// Those of the permutations by which test images make stripes.
+    pub seeds: &'a [u64],
+    /// Where the models run.
+    pub device: Device,
+    /// Whether to measure how long parity jobs take, too: that is always on the CPU, and takes longer than all the rest.
+    pub timed: bool,
+}
+
 /// Measures every code that the folder of weights has parity models of (the base model alone if it has none), and those that need none.
-pub fn measure(dir: &Path, data: &Path, seeds: &[u64]) -> Result<Vec<Row>, EvalError> {
+pub fn measure(dir: &Path, data: &Path, options: &MeasureOptions<'_>) -> Result<Vec<Row>, EvalError> {
     let images = data::test(data)?;
     let manifest = Manifest::read(dir).map_err(WeightsError::from)?;
     let bundle = Bundle::load(dir, None)?;
@@ -116,8 +127,8 @@ pub fn measure(dir: &Path, data: &Path, seeds: &[u64]) -> Result<Vec<Row>, EvalE
     if width != images.width() || usize::from(label) >= bundle.signature().output.width() {
         return Err(EvalError::OtherData { dir: dir.to_path_buf(), width: images.width(), label });
     }
-    let base = bundle.base(&Device::Cpu)?.predict(&images.pixels)?;
-    let direct = Direct { images: &images, outputs: &base };
+    let base = bundle.base(&options.device)?.predict(&images.pixels)?;
+    let direct = Direct { images: &images, outputs: &base, options };
     let trained = manifest.codes(dir).map_err(WeightsError::from)?;
     let input = &manifest.input.shape;
     let untrained =
@@ -125,7 +136,7 @@ pub fn measure(dir: &Path, data: &Path, seeds: &[u64]) -> Result<Vec<Row>, EvalE
     let codes: Vec<Arc<dyn Code>> = trained.into_iter().chain(untrained).collect();
     let measure_code = |code: &Arc<dyn Code>| {
         let bundle = Bundle::load(dir, Some(&**code))?;
-        Ok(direct.row(&bundle, Some((&**code, direct.reconstructed(&bundle, &**code, seeds)?)))?)
+        Ok(direct.row(&bundle, Some((&**code, direct.reconstructed(&bundle, &**code)?)))?)
     };
     let alone = if manifest.parities.is_empty() { Some(direct.row(&bundle, None)) } else { None };
     alone.into_iter().map(|row| Ok(row?)).chain(codes.iter().map(measure_code)).collect()
@@ -135,6 +146,7 @@ pub fn measure(dir: &Path, data: &Path, seeds: &[u64]) -> Result<Vec<Row>, EvalE
 struct Direct<'a> {
     images: &'a Images,
     outputs: &'a [f32],
+    options: &'a MeasureOptions<'a>,
 }
 
 /// What was measured of one code's reconstructions.
@@ -193,13 +205,14 @@ impl Direct<'_> {
         counts.into_iter().max().unwrap_or(0) as f64 / self.images.count().max(1) as f64
     }
 
-    fn reconstructed(&self, bundle: &Bundle, code: &dyn Code, seeds: &[u64]) -> Result<Reconstructed, TensorError> {
-        let nets = (0..code.r()).map(|row| bundle.parity(row, &Device::Cpu)).collect::<Result<Vec<Net>, _>>()?;
+    fn reconstructed(&self, bundle: &Bundle, code: &dyn Code) -> Result<Reconstructed, TensorError> {
+        let MeasureOptions { seeds, device, .. } = self.options;
+        let nets = (0..code.r()).map(|row| bundle.parity(row, device)).collect::<Result<Vec<Net>, _>>()?;
         let nets: Vec<Option<&Net>> = nets.iter().map(Some).collect();
         let patterns = patterns(code);
         let mut by_pattern = vec![Tally::default(); patterns.len()];
         let (mut by_seed, mut judged, mut distances) = (Vec::new(), Vec::new(), Distances::default());
-        for &seed in seeds {
+        for &seed in *seeds {
             let mut order: Vec<usize> = (0..self.images.count()).collect();
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
             let stripes = Stripes::run(code, self.images, &order, self.outputs, &nets)?;
@@ -252,7 +265,7 @@ impl Direct<'_> {
     fn row(&self, bundle: &Bundle, measured: Option<(&dyn Code, Reconstructed)>) -> Result<Row, TensorError> {
         let manifest = bundle.manifest();
         let (code, measured) = measured.unzip();
-        let cost = code.map(|code| Cost::of(bundle, code)).transpose()?;
+        let cost = code.map(|code| Cost::of(bundle, code, self.options.timed)).transpose()?;
         let redundancy = |code: &dyn Code| if code.is_systematic() { code.r() } else { code.r() - code.k() };
         let (kind, k, r) = code.map_or((None, 1, 0), |code| (Some(code.kind()), code.k(), redundancy(code)));
         let base_flops = cost::flops(bundle.base_plan().multiply_adds());

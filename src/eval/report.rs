@@ -99,7 +99,7 @@ impl Row {
     pub(super) fn multiples(&self) -> Option<[f64; 5]> {
         let (flops, cost) = (self.parity_flops?, self.cost.as_ref()?);
         let over = |parity: usize, base: usize| parity as f64 / base as f64;
-        let [one, eight] = cost.parity_time;
+        let [one, eight] = cost.parity_time?;
         let parameters = over(cost.parity_parameters, cost.base_parameters);
         let bytes = over(cost.parity_bytes, cost.base_bytes);
         Some([flops as f64 / self.base_flops as f64, one, eight, parameters, bytes])
@@ -201,7 +201,7 @@ pub(super) mod tests {
                 base_parameters: 61_706,
                 parity_bytes: 3_176,
                 base_bytes: 3_176,
-                parity_time: [1.1, 1.0],
+                parity_time: Some([1.1, 1.0]),
             }),
             rows: 10_000,
             seeds: vec![0, 1],

@@ -51,11 +51,7 @@ impl ServeError {
     /// unattended machine must try.
     pub const fn is_of_a_device(&self) -> bool {
         match self {
-            ServeError::Lane { source, .. } => match source {
-                // Weights are read and checked before a device is opened: what failed is to put them there.
-                OpenError::Device { .. } | OpenError::Weights { .. } | OpenError::WarmUp(_) | OpenError::Panic => true,
-                OpenError::Pool(_) | OpenError::NoCuda { .. } | OpenError::Canary(_) => false,
-            },
+            ServeError::Lane { source, .. } => source.is_of_a_device(),
             // The supervisor starts it anew without one.
             ServeError::Succession(_) => true,
             ServeError::Listen { .. } | ServeError::LaneEnded | ServeError::Thread(_) | ServeError::Signal(_) => false,
