@@ -34,7 +34,7 @@ fn step(bencher: Bencher<'_, '_>, architecture: &str) {
     let tensors = variables.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone()));
     let preprocessing = Preprocessing { mean: 0.286, std: 0.353, weight: 1.0 };
     let learner = Learner::new(&plan, preprocessing, &Parameters::new(tensors)).expect("all parameters are there");
-    let mut adam = Adam::new(variables, 1e-5);
+    let mut adam = Adam::new(variables, 1e-5).expect("zeros fit into memory");
     let rows: Vec<f32> = (0..ROWS * 784).map(|at| (at * 7919 % 1009) as f32 / 1009.0).collect();
     let labels: Vec<u32> = (0..10).cycle().take(ROWS / PARTS).collect();
     let labels = Tensor::new(labels, &Device::Cpu).expect("plain numbers");

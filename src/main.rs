@@ -26,9 +26,8 @@ use parityd::{
     data,
     eval::{self, EvalError, MeasureOptions},
     lane::{self, OpenError},
-    model::Device,
     serve::{self, Plan, ServeError},
-    train::{self, AllOptions, BaseOptions, CalibrateOptions, ParityOptions, Remade, Settings, TrainError},
+    train::{self, AllOptions, Backend, BaseOptions, CalibrateOptions, ParityOptions, Remade, Settings, TrainError},
 };
 
 use cli::{Cli, Command, Eval, Train, TrainAll, TrainBase, TrainCalibrate, TrainParity, TrainRun};
@@ -151,7 +150,7 @@ fn train_base(options: &TrainBase) -> Result<()> {
         name: name.clone(),
         version: version.clone(),
         data: data::locate(run.data.as_deref()),
-        settings: settings(run, 64),
+        settings: settings(run, 64)?,
     };
     Ok(train::base(&options)?)
 }
@@ -171,29 +170,31 @@ fn train_parity(options: &TrainParity) -> Result<()> {
         rows: rows.clone(),
         data: data::locate(run.data.as_deref()),
         // The papers' batches.
-        settings: settings(run, if *k == 2 { 64 } else { 32 }),
+        settings: settings(run, if *k == 2 { 64 } else { 32 })?,
     };
     Ok(train::parity(&options)?)
 }
 
 fn train_calibrate(options: &TrainCalibrate) -> Result<()> {
-    let TrainCalibrate { weights, data } = options;
-    Ok(train::calibrate(&CalibrateOptions { weights: weights.clone(), data: data::locate(data.as_deref()) })?)
+    let TrainCalibrate { weights, data, device } = options;
+    let device = lane::open_device(device)?;
+    Ok(train::calibrate(&CalibrateOptions { weights: weights.clone(), data: data::locate(data.as_deref()), device })?)
 }
 
 /// Trains, then measures old and new on the same images: what a manifest records may have been measured on others.
 fn train_all(options: &TrainAll) -> Result<()> {
     let data = data::locate(options.data.as_deref());
+    let device = lane::open_device(&options.device)?;
     let made = train::all(&AllOptions {
         weights: options.weights.clone(),
         out: options.out.clone(),
         data: data.clone(),
         epochs: options.epochs.map(|epochs| epochs as usize),
         resume: options.resume,
+        backend: Backend::of(device.clone()),
     })?;
-    let measure = |weights: &Path| {
-        eval::measure(weights, &data, &MeasureOptions { seeds: &SEEDS, device: Device::Cpu, timed: false })
-    };
+    let measuring = MeasureOptions { seeds: &SEEDS, device, timed: false };
+    let measure = |weights: &Path| eval::measure(weights, &data, &measuring);
     let mut changes = Vec::new();
     for Remade { old, new } in made {
         let measured = measure(&new)?;
@@ -203,15 +204,16 @@ fn train_all(options: &TrainAll) -> Result<()> {
     print(&if options.json { serde_json::to_string_pretty(&changes)? } else { eval::changes_table(&changes) })
 }
 
-fn settings(run: &TrainRun, batch: u32) -> Settings {
-    Settings {
+fn settings(run: &TrainRun, batch: u32) -> Result<Settings> {
+    Ok(Settings {
         preset: run.preset,
         seed: run.seed,
         batch: run.batch.unwrap_or(batch) as usize,
         epochs: run.epochs as usize,
         patience: run.patience.map(|epochs| epochs as usize),
         resume: run.resume,
-    }
+        backend: Backend::of(lane::open_device(&run.device)?),
+    })
 }
 
 fn evaluate(options: &Eval) -> Result<()> {

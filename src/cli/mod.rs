@@ -164,6 +164,10 @@ pub(crate) struct TrainCalibrate {
     /// Folder of Fashion-MNIST's files [default: $PARITYD_DATA, then that of the Debian package]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+
+    /// Where the models run: cpu, cuda:N or GPU-<uuid>
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: Device,
 }
 
 #[derive(Debug, Args)]
@@ -187,6 +191,10 @@ pub(crate) struct TrainAll {
     /// Keep what is there already, made with the same settings, and go on from checkpoints
     #[arg(long)]
     pub(crate) resume: bool,
+
+    /// Where: cpu, cuda:N or GPU-<uuid>
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: Device,
 
     /// JSON alone on standard output
     #[arg(long)]
@@ -223,6 +231,10 @@ pub(crate) struct TrainRun {
     /// Go on from the last checkpoint of a run with the same settings, if there is one
     #[arg(long)]
     pub(crate) resume: bool,
+
+    /// Where: cpu, cuda:N or GPU-<uuid>; weights are the same to the bit on the same kind of CPU alone
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: Device,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@
 mod architecture;
 mod cpu;
 mod encoder;
+mod learn;
 mod parameters;
 mod plan;
 mod precision;
@@ -19,11 +20,11 @@ use candle_core::{DType, Result};
 pub use candle_core::{Device, Error as TensorError, Tensor};
 use cpu::Program;
 pub(crate) use cpu::learn::read;
-pub use cpu::learn::{Learner, Pass, Seen};
 use step::Step;
 
 pub use architecture::{Architecture, NoFit, Width};
 pub use encoder::{Encoder, decoder_plan};
+pub use learn::{Learner, Pass, Seen};
 pub use parameters::Parameters;
 pub use plan::{Bias, Convolution, Layer, Origin, Plan, Window};
 pub use precision::Precision;
@@ -99,7 +100,8 @@ impl Net {
         device: &Device,
         precision: Precision,
     ) -> Result<Self> {
-        let steps = Step::settled(Step::all(plan.layers(), &parameters.builder(device))?, precision.dtype())?;
+        let constants = parameters.constants()?;
+        let steps = Step::settled(Step::all(plan.layers(), &constants.builder(device))?, precision.dtype())?;
         let form = Form::Steps(Arc::new(steps), precision.dtype());
         Ok(Net { plan: plan.clone(), preprocessing, form, device: device.clone() })
     }

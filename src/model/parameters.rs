@@ -52,6 +52,14 @@ impl Parameters {
         self.0.iter().map(copy).collect::<Result<_>>().map(Parameters)
     }
 
+    /// The same where they are, variables as copies: nothing changes them, and what is made of them remembers nothing.
+    pub(super) fn constants(&self) -> Result<Self> {
+        let constant = |(name, tensor): (&String, &Tensor)| {
+            Ok((name.clone(), if tensor.is_variable() { tensor.detach().copy()? } else { tensor.clone() }))
+        };
+        self.0.iter().map(constant).collect::<Result<_>>().map(Parameters)
+    }
+
     /// The tensor called `name`.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.get(name)

@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder};
 
-use super::{Bias, Convolution, Layer, Window};
+use super::{Bias, Convolution, Layer, Window, plan::Name};
 
 /// What batch norm adds to a variance, as `PyTorch` does.
 pub(super) const EPSILON: f64 = 1e-5;
@@ -25,8 +25,10 @@ pub(super) enum Step {
 /// What batch norm does to each channel.
 #[derive(Debug)]
 pub(super) struct BatchNorm {
-    weight: Tensor,
-    bias: Tensor,
+    /// Prefix of its parameters' names.
+    pub(super) name: Name,
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
     mean: Tensor,
     variance: Tensor,
 }
@@ -53,6 +55,7 @@ impl Step {
             Layer::BatchNorm { name, channels } => {
                 let get = |part| parameters.pp(name).get(*channels, part);
                 Step::BatchNorm(BatchNorm {
+                    name: name.clone(),
                     weight: get("weight")?,
                     bias: get("bias")?,
                     mean: get("running_mean")?,
@@ -110,7 +113,8 @@ impl Step {
             Step::Convolution { filters, bias, window, dilation } => {
                 Step::Convolution { filters: round(filters)?, bias: bias.map(round).transpose()?, window, dilation }
             }
-            Step::BatchNorm(BatchNorm { weight, bias, mean, variance }) => Step::BatchNorm(BatchNorm {
+            Step::BatchNorm(BatchNorm { name, weight, bias, mean, variance }) => Step::BatchNorm(BatchNorm {
+                name,
                 weight: round(weight)?,
                 bias: round(bias)?,
                 mean: round(mean)?,
@@ -163,14 +167,14 @@ pub(super) fn forward(steps: &[Step], x: &Tensor) -> Result<Tensor> {
 
 impl BatchNorm {
     /// What each channel is multiplied by, and what is added to it then.
-    fn line(&self) -> Result<(Tensor, Tensor)> {
+    pub(super) fn line(&self) -> Result<(Tensor, Tensor)> {
         let scale = (&self.weight / (&self.variance + EPSILON)?.sqrt()?)?;
         let shift = (&self.bias - (&self.mean * &scale)?)?;
         Ok((scale, shift))
     }
 
     /// By running averages: what is served.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (scale, shift) = self.line()?;
         let of_channels = |tensor: Tensor| tensor.reshape((1, tensor.elem_count(), 1, 1));
         x.broadcast_mul(&of_channels(scale)?)?.broadcast_add(&of_channels(shift)?)

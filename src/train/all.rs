@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{BaseOptions, ParityOptions, Preset, Settings, TrainError, base, parity};
+use super::{Backend, BaseOptions, ParityOptions, Preset, Settings, TrainError, base, parity};
 use crate::{
     code::{Coefficients, Kind, Spec},
     eval,
@@ -29,6 +29,8 @@ pub struct AllOptions {
     pub epochs: Option<usize>,
     /// Whether to keep what is there already, and to go on from checkpoints.
     pub resume: bool,
+    /// What it computes with.
+    pub backend: Backend,
 }
 
 /// A folder of weights, and the one that was made after it.
@@ -104,6 +106,7 @@ fn settings(options: &AllOptions, dir: &Path, training: &Training) -> Result<Set
         epochs: options.epochs.unwrap_or(epochs),
         patience,
         resume: options.resume,
+        backend: options.backend.clone(),
     })
 }
 

@@ -6,7 +6,7 @@ use candle_core::Result;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Settings, TrainError, finished,
+    Backend, Settings, TrainError, finished,
     fit::{Lesson, Loss, Run},
     gather,
     init::Dense,
@@ -40,6 +40,7 @@ pub struct BaseOptions {
 }
 
 struct Labels<'a> {
+    backend: &'a Backend,
     plan: &'a Plan,
     preprocessing: Preprocessing,
     varied: bool,
@@ -59,7 +60,7 @@ impl Lesson for Labels<'_> {
     }
 
     fn model(&self, parameters: &Parameters) -> Result<Learner> {
-        Learner::new(self.plan, self.preprocessing, parameters)
+        self.backend.learner(self.plan, self.preprocessing, parameters)
     }
 
     fn rows(&self) -> usize {
@@ -72,12 +73,12 @@ impl Lesson for Labels<'_> {
 
     fn loss<'a>(&self, learner: &'a Learner, picked: &[usize], rng: &mut ChaCha8Rng) -> Result<Loss<'a>> {
         let pass = learner.forward(&gather(self.train, picked, self.varied, rng))?;
-        let labels = labels(self.train, picked, &Device::Cpu)?;
+        let labels = labels(self.train, picked, pass.outputs().device())?;
         Ok(Loss { value: candle_nn::loss::cross_entropy(pass.outputs(), &labels)?, pass })
     }
 
     fn score(&self, parameters: &Parameters) -> Result<f64> {
-        let net = Net::new(self.plan, self.preprocessing, parameters, &Device::Cpu)?;
+        let net = self.backend.net(self.plan, self.preprocessing, parameters)?;
         let logits = net.predict(&self.validation.pixels)?;
         let outputs = logits.len() / self.validation.count();
         let right = logits.chunks(outputs).zip(&self.validation.labels);
@@ -97,11 +98,13 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
         settings: &options.settings,
         identity: format!("base {} rows={} {normalisation:?}", options.architecture, train.count()),
         checkpoint: options.out.join("base.checkpoint"),
-        device: Device::Cpu,
     };
     let varied = options.settings.preset.augments() && options.architecture.is_convolutional();
-    let fitted = run.fit(&Labels { plan: &plan, preprocessing, varied, train: &train, validation: &validation })?;
-    let net = Net::new(&plan, preprocessing, &fitted.parameters, &run.device)?;
+    let backend = &options.settings.backend;
+    let fitted =
+        run.fit(&Labels { backend, plan: &plan, preprocessing, varied, train: &train, validation: &validation })?;
+    // The canary is what CPUs give, whatever trained it: they are the exact ones.
+    let net = Net::new(&plan, preprocessing, &fitted.parameters, &Device::Cpu)?;
     let base = Base {
         architecture: options.architecture,
         file: FILE.to_owned(),

@@ -27,19 +27,21 @@ pub struct CalibrateOptions {
     pub weights: PathBuf,
     /// The folder of the data.
     pub data: PathBuf,
+    /// Where the models run.
+    pub device: Device,
 }
 
 /// Calibrates every code that the folder of weights has parity models of, and enters each in the manifest.
 pub fn calibrate(options: &CalibrateOptions) -> Result<(), TrainError> {
-    let CalibrateOptions { weights, data } = options;
+    let CalibrateOptions { weights, data, device } = options;
     let bundle = Bundle::load(weights, None)?;
     let codes = bundle.manifest().codes(weights)?;
     if codes.is_empty() {
         return Err(TrainError::NothingToCalibrate { dir: weights.clone() });
     }
     let (_, validation) = data::train(data)?;
-    let outputs = bundle.base(&Device::Cpu)?.predict(&validation.pixels)?;
-    codes.iter().try_for_each(|code| one_code(weights, &**code, &validation, &outputs))
+    let outputs = bundle.base(device)?.predict(&validation.pixels)?;
+    codes.iter().try_for_each(|code| one_code(weights, &**code, &validation, &outputs, device))
 }
 
 /// Calibrates one code whose parity models are all there, given the base model's `outputs` for the validation images.
@@ -48,17 +50,24 @@ pub(super) fn one_code(
     code: &dyn Code,
     validation: &Images,
     outputs: &[f32],
+    device: &Device,
 ) -> Result<(), TrainError> {
     // What it replaces may be for other weights, which would be refused.
     let bundle = Bundle::load_uncalibrated(weights, code)?;
-    let calibrated = fit(&bundle, code, validation, outputs)?;
+    let nets = (0..code.r()).map(|row| bundle.parity(row, device)).collect::<Result<Vec<Net>, _>>()?;
+    let calibrated = fit(&bundle, code, validation, outputs, &nets)?;
     let Calibrated { kind, k, r, temperature, agreement, rows, .. } = calibrated;
     tracing::info!(%kind, k, r, temperature, agreement, rows, "code calibrated");
     enter(weights, calibrated)
 }
 
-fn fit(bundle: &Bundle, code: &dyn Code, validation: &Images, outputs: &[f32]) -> Result<Calibrated, TrainError> {
-    let nets = (0..code.r()).map(|row| bundle.parity(row, &Device::Cpu)).collect::<Result<Vec<Net>, _>>()?;
+fn fit(
+    bundle: &Bundle,
+    code: &dyn Code,
+    validation: &Images,
+    outputs: &[f32],
+    nets: &[Net],
+) -> Result<Calibrated, TrainError> {
     let nets: Vec<Option<&Net>> = nets.iter().map(Some).collect();
     let (mut decoded, mut labels, mut agreement) = (Vec::new(), Vec::new(), 0.0);
     for seed in 0..PERMUTATIONS {

@@ -12,16 +12,13 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use rayon::prelude::*;
 
 use super::{
-    Settings, TrainError,
-    adam::{Adam, values},
+    Backend, Settings, TrainError,
+    adam::Adam,
     checkpoint::{self, Checkpoint, Progress},
     init, norm,
     preset::WEIGHT_DECAY,
 };
 use crate::model::{Device, Parameters, Pass, Seen};
-
-/// Parts of a batch that may run on cores of their own.
-const PARTS: usize = 4;
 
 /// Streams of the generator that belong to steps; those of epochs are small numbers.
 const OF_STEPS: u64 = 1 << 63;
@@ -75,7 +72,6 @@ pub(super) struct Run<'a> {
     /// All that makes this run what it is; a checkpoint of another is refused.
     pub(super) identity: String,
     pub(super) checkpoint: PathBuf,
-    pub(super) device: Device,
 }
 
 /// All that changes during a run.
@@ -106,7 +102,7 @@ impl Average {
         let steps = f64::from(steps);
         let kept = ((1.0 + steps) / (10.0 + steps)).min(1.0 - 1e-3);
         for ((_, average), (_, weight)) in self.variables.iter().zip(weights) {
-            norm::mix(average, &values(weight)?, 1.0 - kept)?;
+            norm::mix(average, &weight.detach(), 1.0 - kept)?;
         }
         Ok(())
     }
@@ -161,9 +157,9 @@ impl Run<'_> {
 
     /// Initial weights, or those of the last checkpoint.
     fn start<L: Lesson>(&self, lesson: &L, identity: &str) -> Result<State<L::Model>, TrainError> {
-        let variables = init::variables(&lesson.shapes(), lesson.dense(), self.settings.seed, &self.device)?;
+        let variables = init::variables(&lesson.shapes(), lesson.dense(), self.settings.seed, &self.device())?;
         let model = lesson.model(&parameters(&variables))?;
-        let mut adam = Adam::new(variables.clone(), WEIGHT_DECAY);
+        let mut adam = Adam::new(variables.clone(), WEIGHT_DECAY)?;
         let mut progress = Progress { epochs: 0, steps: 0, best_epoch: 0, best_score: -1.0 };
         let mut best = Parameters::default();
         let average = self.settings.preset.averages().then(|| Self::average(&variables)).transpose()?;
@@ -172,7 +168,7 @@ impl Run<'_> {
         {
             adam.restore(checkpoint.progress.steps, |name| checkpoint.tensor(name))?;
             for (name, variable) in average.iter().flat_map(|average| &average.variables) {
-                variable.set(&checkpoint.tensor(&format!("average/{name}"))?.to_device(&self.device)?)?;
+                variable.set(&checkpoint.tensor(&format!("average/{name}"))?.to_device(&self.device())?)?;
             }
             best = checkpoint.best();
             progress = checkpoint.progress;
@@ -228,7 +224,7 @@ impl Run<'_> {
         (epoch, step): (usize, usize),
     ) -> Result<(Parts, f64), TrainError> {
         let inputs = picked.len() / lesson.rows_per_input();
-        let rows_per_part = inputs.div_ceil(PARTS) * lesson.rows_per_input();
+        let rows_per_part = inputs.div_ceil(self.settings.backend.parts()) * lesson.rows_per_input();
         let part = |(part, picked_part): (usize, &[usize])| {
             let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
             rng.set_stream(OF_STEPS | (epoch as u64) << 40 | (step as u64) << 8 | part as u64);
@@ -237,7 +233,7 @@ impl Run<'_> {
             let mut gradients = value.backward()?;
             pass.backward(&mut gradients)?;
             let value = f64::from(value.to_scalar::<f32>()?) * share;
-            Ok::<_, TrainError>((gradients, pass.seen(), share, value))
+            Ok::<_, TrainError>((gradients, pass.seen()?, share, value))
         };
         let parts: Vec<_> = picked.par_chunks(rows_per_part).enumerate().map(part).collect::<Result<_, _>>()?;
         let (mut of_batch, mut loss) = (Parts::default(), 0.0);
@@ -263,7 +259,16 @@ impl Run<'_> {
     fn identity(&self) -> String {
         let Settings { preset, seed, batch, epochs, .. } = self.settings;
         let length = if preset.has_schedule() { epochs.to_string() } else { "any".to_owned() };
-        format!("{} preset={preset} seed={seed} batch={batch} epochs={length}", self.identity)
+        // One that began elsewhere would go on to other weights than it began for.
+        let elsewhere = match &self.settings.backend {
+            Backend::Programs => "",
+            Backend::Tensors(_) => " on tensors",
+        };
+        format!("{} preset={preset} seed={seed} batch={batch} epochs={length}{elsewhere}", self.identity)
+    }
+
+    fn device(&self) -> Device {
+        self.settings.backend.device()
     }
 }
 

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Preset,
+    Backend, Preset,
     fit::{Lesson, Loss},
     gather,
     init::Dense,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     code::Learned,
     eval::Stripes,
-    model::{Device, Learner, Net, Parameters, Plan, Preprocessing, decoder_plan},
+    model::{Learner, Net, Parameters, Plan, Preprocessing, decoder_plan},
     weights::{ParityPlan, decoder_of},
 };
 
@@ -27,6 +27,7 @@ const AS_IT_IS: Preprocessing = Preprocessing { mean: 0.0, std: 1.0, weight: 1.0
 
 /// What encoder and decoder learn.
 pub(super) struct Joint<'a> {
+    pub(super) backend: &'a Backend,
     pub(super) plan: &'a ParityPlan,
     pub(super) preprocessing: Preprocessing,
     pub(super) preset: Preset,
@@ -45,10 +46,10 @@ pub(super) struct Coded {
 }
 
 impl Joint<'_> {
-    /// Encoder and base model as they are served.
-    pub(super) fn net(&self, parameters: &Parameters) -> Result<Net> {
+    /// Encoder and base model as they are served, by `backend`.
+    pub(super) fn net(&self, parameters: &Parameters, backend: &Backend) -> Result<Net> {
         let all = parameters.clone().with(self.base);
-        Net::new(&self.plan.plan, self.preprocessing, &all, &Device::Cpu)
+        backend.net(&self.plan.plan, self.preprocessing, &all)
     }
 
     fn decoder_plan(&self) -> Plan {
@@ -88,8 +89,8 @@ impl Lesson for Joint<'_> {
     fn model(&self, parameters: &Parameters) -> Result<Coded> {
         let all = parameters.clone().with(self.base);
         Ok(Coded {
-            parity: Learner::new(&self.plan.plan, self.preprocessing, &all)?,
-            decoder: Net::live(&self.decoder_plan(), AS_IT_IS, parameters, &Device::Cpu)?,
+            parity: self.backend.learner(&self.plan.plan, self.preprocessing, &all)?,
+            decoder: Net::live(&self.decoder_plan(), AS_IT_IS, parameters, &self.backend.device())?,
         })
     }
 
@@ -116,8 +117,8 @@ impl Lesson for Joint<'_> {
     }
 
     fn score(&self, parameters: &Parameters) -> Result<f64> {
-        let net = self.net(parameters)?;
-        let code = Learned::new(self.k, decoder_of(parameters)?).map_err(candle_core::Error::wrap)?;
+        let net = self.net(parameters, self.backend)?;
+        let code = Learned::new(self.k, decoder_of(&parameters.copied()?)?).map_err(candle_core::Error::wrap)?;
         let Known { images, outputs } = self.validation;
         Ok(Stripes::run(&code, images, &self.validation_order, outputs, &[Some(&net)])?.agreement())
     }

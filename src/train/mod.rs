@@ -8,6 +8,7 @@
 mod adam;
 mod all;
 mod augment;
+mod backend;
 mod base;
 mod calibrate;
 mod checkpoint;
@@ -35,6 +36,7 @@ use crate::{
 };
 pub use adam::Adam;
 pub use all::{AllOptions, Remade, all};
+pub use backend::Backend;
 pub use base::{BaseOptions, base};
 pub use calibrate::{CalibrateOptions, calibrate};
 pub use parity::{ParityOptions, parity};
@@ -55,6 +57,8 @@ pub struct Settings {
     pub patience: Option<usize>,
     /// Whether to go on from a checkpoint, if there is one.
     pub resume: bool,
+    /// What it computes with.
+    pub backend: Backend,
 }
 
 impl fmt::Display for Settings {
@@ -62,7 +66,11 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Settings { preset, seed, batch, epochs, patience, .. } = self;
         write!(f, "--epochs {epochs} --batch {batch} --seed {seed} --preset {preset}")?;
-        patience.map_or(Ok(()), |patience| write!(f, " --patience {patience}"))
+        patience.map_or(Ok(()), |patience| write!(f, " --patience {patience}"))?;
+        match self.backend {
+            Backend::Programs => Ok(()),
+            Backend::Tensors(_) => write!(f, " --device {}", self.backend),
+        }
     }
 }
 

@@ -5,7 +5,6 @@
 
 use candle_core::{Error, Result, Tensor, Var};
 
-use super::adam::values;
 use crate::model::Seen;
 
 /// The share of what was seen last.
@@ -40,16 +39,13 @@ fn mean<'a>(parts: impl Iterator<Item = (&'a Vec<f32>, f64)>) -> Vec<f32> {
 fn move_to(variables: &[(String, Var)], name: &str, towards: &[f32]) -> Result<()> {
     let found = variables.iter().find(|(found, _)| found == name);
     let (_, average) = found.ok_or_else(|| Error::Msg(format!("there is no running average `{name}`")))?;
-    mix(average, towards, MOMENTUM)
+    mix(average, &Tensor::from_slice(towards, average.shape(), average.device())?, MOMENTUM)
 }
 
 /// Moves `average` towards `values` by `share` of the way.
-#[expect(clippy::cast_possible_truncation, reason = "f32 is the weights' precision")]
-pub(super) fn mix(average: &Var, towards: &[f32], share: f64) -> Result<()> {
-    let (kept, taken) = ((1.0 - share) as f32, share as f32);
-    let mut mixed = values(average)?;
-    mixed.iter_mut().zip(towards).for_each(|(average, value)| *average = *average * kept + value * taken);
-    average.set(&Tensor::from_vec(mixed, average.shape(), average.device())?)
+pub(super) fn mix(average: &Var, towards: &Tensor, share: f64) -> Result<()> {
+    let mixed = ((average.detach() * (1.0 - share))? + (towards * share)?)?;
+    average.set(&mixed)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Settings, TrainError, calibrate, finished,
+    Backend, Settings, TrainError, calibrate, finished,
     fit::{Fitted, Run},
     learned::Joint,
     stripewise::{Known, Stripewise, has_output_a_row},
@@ -64,7 +64,7 @@ pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
         return Err(TrainError::BaseNetwork);
     }
     let (train, validation) = data::train(&options.data)?;
-    let base = bundle.base(&Device::Cpu)?;
+    let base = bundle.base(&options.settings.backend.device())?;
     let (train_outputs, validation_outputs) = (base.predict(&train.pixels)?, base.predict(&validation.pixels)?);
     let teacher = Teacher {
         options,
@@ -87,7 +87,7 @@ pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
     if Bundle::load_uncalibrated(&options.weights, &*code).is_err() {
         return Ok(());
     }
-    calibrate::one_code(&options.weights, &*code, &validation, &validation_outputs)
+    calibrate::one_code(&options.weights, &*code, &validation, &validation_outputs, &options.settings.backend.device())
 }
 
 /// The network of a parity model, if nobody says otherwise: one that costs about as much a job as the base model, if there is one.
@@ -125,6 +125,7 @@ impl Teacher<'_> {
         let architecture = architecture.unwrap_or_else(|| usual(self.bundle.manifest().base.architecture, code));
         let plan = parity_plan(architecture, None, code, self.bundle.base_plan())?.plan;
         let lesson = Stripewise {
+            backend: &settings.backend,
             plan: &plan,
             preprocessing: self.preprocessing(code.weight(row)),
             preset: settings.preset,
@@ -152,6 +153,7 @@ impl Teacher<'_> {
         let (encoder, base) = (encoder.unwrap_or(Encoder::Conv), self.bundle.base_plan());
         let plan = encoded_plan(encoder, k, base).ok_or(TrainError::NoPicture { encoder })?;
         let lesson = Joint {
+            backend: &settings.backend,
             plan: &plan,
             preprocessing: self.preprocessing(1.0),
             preset: settings.preset,
@@ -164,7 +166,7 @@ impl Teacher<'_> {
         let mut fitted = self.run(0, &format!("encoder={encoder}")).fit(&lesson)?;
         let stored = halved(&mut fitted)?;
         let code = Learned::new(k, decoder_of(&fitted.parameters)?)?;
-        let net = lesson.net(&fitted.parameters)?;
+        let net = lesson.net(&fitted.parameters, &Backend::Programs)?;
         let architecture = self.bundle.manifest().base.architecture;
         let network = (architecture, Some(encoder));
         self.enter(&Trained { code: &code, row: 0, network, fitted: &fitted, stored: &stored, net: &net })?;
@@ -182,7 +184,6 @@ impl Teacher<'_> {
             settings,
             identity: format!("{kind} k={k} parity of {} row={row} {network}", self.bundle.base_sha256()),
             checkpoint: weights.join(format!("{}/row{row}.checkpoint", self.folder())),
-            device: Device::Cpu,
         }
     }
 

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Preset,
+    Backend, Preset,
     fit::{Lesson, Loss},
     gather,
     init::Dense,
@@ -18,7 +18,7 @@ use crate::{
     code::{Code, Reading},
     data::Images,
     eval::Stripes,
-    model::{Device, Learner, Net, Parameters, Plan, Preprocessing},
+    model::{Learner, Net, Parameters, Plan, Preprocessing},
 };
 
 /// How much the probabilities of distillation are softened.
@@ -26,6 +26,7 @@ const TEMPERATURE: f64 = 3.0;
 
 /// What a parity model learns of a code's stripes.
 pub(super) struct Stripewise<'a> {
+    pub(super) backend: &'a Backend,
     pub(super) plan: &'a Plan,
     pub(super) preprocessing: Preprocessing,
     pub(super) preset: Preset,
@@ -42,12 +43,17 @@ pub(super) struct Stripewise<'a> {
 impl Stripewise<'_> {
     /// What the base model makes of `rows`, which are the `picked` ones, perhaps varied.
     fn base_outputs(&self, picked: &[usize], rows: &[f32]) -> Result<Vec<f32>> {
-        if self.varied {
-            // One by one: how rows are batched depends on the number of threads, and the last bits of their outputs on how they are batched.
-            let rows = rows.chunks(self.base.width()).map(|row| self.base.run(row));
-            return Ok(rows.collect::<Result<Vec<_>>>()?.concat());
+        if !self.varied {
+            return Ok(picked.iter().flat_map(|&row| self.train.output(row)).copied().collect());
         }
-        Ok(picked.iter().flat_map(|&row| self.train.output(row)).copied().collect())
+        match self.backend {
+            // One by one: how rows are batched depends on the number of threads, and the last bits of their outputs on how they are batched.
+            Backend::Programs => {
+                let rows = rows.chunks(self.base.width()).map(|row| self.base.run(row));
+                Ok(rows.collect::<Result<Vec<_>>>()?.concat())
+            }
+            Backend::Tensors(_) => self.base.predict(rows),
+        }
     }
 
     /// What is decoded of each row of each stripe if it alone is lost, from parity outputs `found` and the base model's outputs: `[rows,
@@ -140,7 +146,7 @@ impl Lesson for Stripewise<'_> {
     }
 
     fn model(&self, parameters: &Parameters) -> Result<Learner> {
-        Learner::new(self.plan, self.preprocessing, parameters)
+        self.backend.learner(self.plan, self.preprocessing, parameters)
     }
 
     fn rows(&self) -> usize {
@@ -178,7 +184,7 @@ impl Lesson for Stripewise<'_> {
     }
 
     fn score(&self, parameters: &Parameters) -> Result<f64> {
-        let net = Net::new(self.plan, self.preprocessing, parameters, &Device::Cpu)?;
+        let net = self.backend.net(self.plan, self.preprocessing, parameters)?;
         let nets: Vec<Option<&Net>> = (0..self.code.r()).map(|row| (row == self.row).then_some(&net)).collect();
         let Known { images, outputs } = self.validation;
         Ok(Stripes::run(self.code, images, &self.validation_order, outputs, &nets)?.agreement())

@@ -26,11 +26,11 @@ use candle_core::{Device, Error, Result, Storage, Tensor, Var, backprop::GradSto
 
 use self::step::{Back, Saved, Step};
 use super::{Aligned, Picture};
-use crate::model::{Parameters, Plan, Preprocessing};
+use crate::model::{Parameters, Plan, Preprocessing, Seen};
 
 /// A net that reads its parameters as they are at each pass.
 #[derive(Debug)]
-pub struct Learner {
+pub(in crate::model) struct Learner {
     steps: Vec<Step>,
     input: Picture,
     outputs: usize,
@@ -40,29 +40,18 @@ pub struct Learner {
 
 /// One pass of some rows, with all that its gradient needs.
 #[derive(Debug)]
-pub struct Pass<'a> {
+pub(in crate::model) struct Pass<'a> {
     learner: &'a Learner,
     saved: Vec<Saved>,
     outputs: Var,
     rows: usize,
 }
 
-/// What batch norm saw of each channel in one pass.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
-    /// Prefix of the layer's parameters' names.
-    pub name: String,
-    /// Means.
-    pub mean: Vec<f32>,
-    /// Variances, unbiased.
-    pub variance: Vec<f32>,
-}
-
 impl Learner {
     /// The net of `plan`; `parameters` that are variables learn.
     ///
     /// Fails when a parameter is missing or misshapen.
-    pub fn new(plan: &Plan, preprocessing: Preprocessing, parameters: &Parameters) -> Result<Self> {
+    pub(in crate::model) fn new(plan: &Plan, preprocessing: Preprocessing, parameters: &Parameters) -> Result<Self> {
         let (steps, input) = build::steps(plan, parameters)?;
         let Preprocessing { mean, std, weight } = preprocessing;
         #[expect(clippy::cast_possible_truncation, reason = "f32 is the rows' precision")]
@@ -73,7 +62,7 @@ impl Learner {
     /// Runs raw rows, one after the other.
     ///
     /// Fails unless `rows` is a whole number of rows.
-    pub fn forward(&self, rows: &[f32]) -> Result<Pass<'_>> {
+    pub(in crate::model) fn forward(&self, rows: &[f32]) -> Result<Pass<'_>> {
         let width = self.input.values();
         let n = rows.len() / width;
         if n == 0 || rows.len() != n * width {
@@ -89,12 +78,12 @@ impl Learner {
 
 impl Pass<'_> {
     /// `[rows, outputs]`; what a loss is made of.
-    pub fn outputs(&self) -> &Tensor {
+    pub(in crate::model) fn outputs(&self) -> &Tensor {
         self.outputs.as_tensor()
     }
 
     /// Takes up the gradient of the outputs among `gradients`, and puts those of the parameters there.
-    pub fn backward(&self, gradients: &mut GradStore) -> Result<()> {
+    pub(in crate::model) fn backward(&self, gradients: &mut GradStore) -> Result<()> {
         let Some(gradient) = gradients.remove(&self.outputs) else {
             return Err(Error::Msg("the loss does not depend on the outputs of the pass".to_owned()));
         };
@@ -105,7 +94,7 @@ impl Pass<'_> {
     }
 
     /// What each batch norm that learns saw, in the order of the layers.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(in crate::model) fn seen(&self) -> Vec<Seen> {
         let mut seen = Vec::new();
         step::seen(&self.learner.steps, &self.saved, &mut seen);
         seen

@@ -6,8 +6,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Seen, channel_sums, lines, read, step::Back};
+use super::{channel_sums, lines, read, step::Back};
 use crate::model::{
+    Seen,
     cpu::{Aligned, Picture},
     step::EPSILON,
 };

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, backprop::GradStore};
 
 use super::{
-    Seen,
     convolution::Convolution,
     dense::Dense,
     lines,
     norm::{BatchNorm, Moments},
     pool::{self, MaxPool},
 };
-use crate::model::cpu::{Aligned, Picture};
+use crate::model::{
+    Seen,
+    cpu::{Aligned, Picture},
+};
 
 /// One layer.
 #[derive(Debug)]
