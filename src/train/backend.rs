@@ -141,7 +141,7 @@ mod tests {
     fn every_lesson_is_learned_on_tensors_and_goes_on_from_a_checkpoint() {
         let dir = data();
         let tensors = Backend::Tensors(Device::Cpu);
-        train_base(dir.path(), "resnet18-w16", settings(&tensors, Preset::Best, 1));
+        train_base(dir.path(), "resnet18-w4", settings(&tensors, Preset::Best, 1));
         let base = train_base(dir.path(), "linear", settings(&tensors, Preset::Parm, 1));
         let longer = train_base(dir.path(), "linear", settings(&tensors, Preset::Parm, 2));
         let whole = TempDir::new().unwrap();
