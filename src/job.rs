@@ -234,6 +234,9 @@ pub enum Fault {
     Error,
     /// Each job returns an error after which a device is of no use to its process.
     Fatal,
+    /// The next job breaks what the process has of its GPU, for real: each of its lanes gets such an error until a new process opens it. The fault is
+    /// gone with it. A CPU has nothing of the kind, so there it is one such error.
+    Poison,
     /// Each batch finds no memory left on the device.
     OutOfMemory,
     /// Each output is NaN.
@@ -279,6 +282,7 @@ impl fmt::Display for Fault {
             Fault::Panic => f.write_str("panic"),
             Fault::Error => f.write_str("error"),
             Fault::Fatal => f.write_str("fatal"),
+            Fault::Poison => f.write_str("poison"),
             Fault::OutOfMemory => f.write_str("out of memory"),
             Fault::Nan => f.write_str("nan"),
             Fault::Garbage(how) => match how.as_str() {

@@ -75,7 +75,7 @@ fn client(url: &str, arguments: &[&str]) -> Told {
 /// Whether one of the next few queries ends in the `wanted` way.
 fn ask_while_lane_0_hangs(daemon: &Daemon, arguments: &[&str], wanted: fn(&Told) -> bool) -> bool {
     daemon.fault(0, r#"{"kind": "hang"}"#);
-    let found = (0..8).any(|_| wanted(&client(&daemon.url, arguments)));
+    let found = (0..40).any(|_| wanted(&client(&daemon.url, arguments)));
     daemon.clear(0);
     daemon.wait_healthy();
     found

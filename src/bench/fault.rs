@@ -7,7 +7,8 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde_json::{Value, json};
 
 /// Kinds without an argument, as the admin route names them.
-const PLAIN: [&str; 9] = ["hang", "stuck", "panic", "error", "fatal", "out_of_memory", "nan", "garbage", "clear"];
+const PLAIN: [&str; 10] =
+    ["hang", "stuck", "panic", "error", "fatal", "poison", "out_of_memory", "nan", "garbage", "clear"];
 
 /// A fault and its moment.
 #[derive(Clone, PartialEq, Debug)]

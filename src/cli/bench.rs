@@ -79,7 +79,7 @@ pub(crate) struct BenchHttp {
     #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     pub(crate) deadline_ms: u64,
 
-    /// Fault to inject AT seconds after the start: hang, stuck, panic, error, fatal, out_of_memory, nan, garbage, clear or slow:FACTOR; may be repeated. Every lane is
+    /// Fault to inject AT seconds after the start: hang, stuck, panic, error, fatal, poison, out_of_memory, nan, garbage, clear or slow:FACTOR; may be repeated. Every lane is
     /// cleared at the end
     #[arg(long = "fault", value_name = "AT:LANE:KIND[:FACTOR]")]
     pub(crate) faults: Vec<FaultAt>,

@@ -97,6 +97,7 @@ fn told(fault: Fault) -> FaultBody {
         Fault::Panic => plain("panic"),
         Fault::Error => plain("error"),
         Fault::Fatal => plain("fatal"),
+        Fault::Poison => plain("poison"),
         Fault::OutOfMemory => plain("out_of_memory"),
         Fault::Nan => plain("nan"),
         Fault::Garbage(how) => {
@@ -148,6 +149,7 @@ fn parse(body: &[u8]) -> Result<Option<Fault>, ClientError> {
         "panic" => Fault::Panic,
         "error" => Fault::Error,
         "fatal" => Fault::Fatal,
+        "poison" => Fault::Poison,
         "out_of_memory" => Fault::OutOfMemory,
         "nan" => Fault::Nan,
         "garbage" => Fault::Garbage(match body.how.as_deref() {
@@ -165,7 +167,7 @@ fn parse(body: &[u8]) -> Result<Option<Fault>, ClientError> {
         "clear" => return Ok(None),
         other => {
             let problem = format!(
-                "{other:?} is none of slow, hang, stuck, panic, error, fatal, out_of_memory, nan, garbage, clear"
+                "{other:?} is none of slow, hang, stuck, panic, error, fatal, poison, out_of_memory, nan, garbage, clear"
             );
             return Err(ClientError::field("kind", problem));
         }
@@ -186,6 +188,7 @@ mod tests {
             Fault::Panic,
             Fault::Error,
             Fault::Fatal,
+            Fault::Poison,
             Fault::OutOfMemory,
             Fault::Nan,
         ];

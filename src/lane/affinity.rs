@@ -1,9 +1,11 @@
-//! Pinning the calling thread to a core.
+//! Which cores lanes are pinned to, and pinning the calling thread to one.
 
 use core_affinity::CoreId;
 
+use crate::config;
+
 /// The cores that this process may use.
-pub(super) fn available() -> Vec<usize> {
+fn available() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
 }
 
@@ -12,4 +14,19 @@ pub(super) fn pin(core: usize) {
     if !core_affinity::set_for_current(CoreId { id: core }) {
         tracing::warn!(core, "the system refused to pin this lane's thread");
     }
+}
+
+/// The cores to pin lanes to: the configured one, or one each where there are enough for all lanes and one more for the rest.
+pub fn cores(lanes: &[config::Lane]) -> Vec<Option<usize>> {
+    let free = available();
+    let threads: usize = lanes.iter().map(|lane| lane.threads).sum();
+    let enough = free.len() > threads;
+    let mut next = free.into_iter().skip(1);
+    lanes
+        .iter()
+        .map(|lane| {
+            let chosen = if enough && lane.threads == 1 { next.next() } else { None };
+            lane.core.or(chosen)
+        })
+        .collect()
 }

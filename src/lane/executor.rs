@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 
 use super::{
     EmulatedLoss, Spec,
@@ -228,6 +228,16 @@ impl Executor {
         Ok(())
     }
 
+    /// Breaks what this process has of its GPU, as a faulty kernel would, and gives what the GPU says of it.
+    pub(super) fn poison(&self) -> RunError {
+        let net = self.base.as_ref().or(self.parities.first());
+        let device = net.map_or(&Device::Cpu, Net::device);
+        match read_nowhere(device) {
+            Ok(()) => RunError::InjectedFatal,
+            Err(error) => error.into(),
+        }
+    }
+
     /// Runs known inputs through every model; `fault` may spoil the outputs before they are checked: against the manifest, and against what they
     /// were when the device was opened.
     pub(super) fn canary(&mut self, fault: impl Fn(&mut Outputs)) -> Result<(), Loss> {
@@ -308,6 +318,15 @@ pub const fn precision(precision: config::Precision) -> Precision {
         config::Precision::F16 => Precision::Half,
         config::Precision::Bf16 => Precision::Bfloat,
     }
+}
+
+/// Has a GPU read an element that is not there: its kernel's assertion fails, which is a sticky error. Does nothing on a CPU.
+fn read_nowhere(device: &Device) -> Result<(), TensorError> {
+    if !device.is_cpu() {
+        let row = Tensor::zeros(1, DType::F32, device)?;
+        row.index_select(&Tensor::new(&[1_u32 << 30], device)?, 0)?.to_vec1::<f32>()?;
+    }
+    Ok(())
 }
 
 /// Opens a device, for the thread that uses it; each time anew, with a stream of its own.

@@ -42,12 +42,16 @@ impl FaultSwitch {
         if self.any.load(Ordering::Acquire) { *self.fault.lock() } else { None }
     }
 
-    /// What happens before a job runs: it may block here, panic, or fail.
-    pub(super) fn before(&self) -> Result<(), RunError> {
+    /// What happens before a job runs: it may block here, panic, or fail; `poison` breaks the device.
+    pub(super) fn before(&self, poison: impl FnOnce() -> RunError) -> Result<(), RunError> {
         match self.get() {
             None | Some(Fault::Slow { .. } | Fault::Nan | Fault::Garbage(_)) => Ok(()),
             Some(Fault::Error) => Err(RunError::Injected),
             Some(Fault::Fatal) => Err(RunError::InjectedFatal),
+            Some(Fault::Poison) => {
+                self.clear_once(Fault::Poison);
+                Err(poison())
+            }
             Some(Fault::OutOfMemory) => Err(RunError::InjectedMemory),
             Some(Fault::Hang) => {
                 let mut fault = self.fault.lock();
@@ -107,6 +111,7 @@ impl FaultSwitch {
                 | Fault::Panic
                 | Fault::Error
                 | Fault::Fatal
+                | Fault::Poison
                 | Fault::OutOfMemory,
             ) => {}
         }

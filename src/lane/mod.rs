@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+pub use affinity::cores;
 pub use cuda::gpu_uuid;
 pub use emulation::{EmulatedLoss, Emulation, Meanwhile};
 pub use executor::{OpenError, RunError, open_device, precision};
@@ -287,7 +288,7 @@ impl Lane {
         let Spec { lane, faults, emulation, clock, .. } = &self.spec;
         let reports = emulation.as_ref().is_none_or(|device| !device.reports());
         let run = || {
-            faults.before()?;
+            faults.before(|| executor.poison())?;
             let progress = Progress::start(lane.id, (&*self.feed, &self.tenure), faults, *clock);
             executor.run(batch, outputs, &|share| {
                 if reports {
@@ -344,7 +345,7 @@ impl Lane {
         let Some(opened) = &mut self.executor else { return Err(Loss::Device) };
         let started = clock.now();
         let run = || {
-            faults.before().map_err(|error| error.loss())?;
+            faults.before(|| opened.poison()).map_err(|error| error.loss())?;
             if let Some(device) = emulation {
                 device.canary(lane.id, started).map_err(|_| Loss::Device)?;
             }
@@ -371,21 +372,6 @@ fn checked(batch: &Batch, job: usize, output: &[f32], given: &mut Given) -> Comp
         return Completion::Lost(Loss::NonFinite);
     }
     Completion::Output(given.give(output))
-}
-
-/// The cores to pin lanes to: the configured one, or one each where there are enough for all lanes and one more for the rest.
-pub fn cores(lanes: &[config::Lane]) -> Vec<Option<usize>> {
-    let free = affinity::available();
-    let threads: usize = lanes.iter().map(|lane| lane.threads).sum();
-    let enough = free.len() > threads;
-    let mut next = free.into_iter().skip(1);
-    lanes
-        .iter()
-        .map(|lane| {
-            let chosen = if enough && lane.threads == 1 { next.next() } else { None };
-            lane.core.or(chosen)
-        })
-        .collect()
 }
 
 /// How long a job may be stretched by an injected fault before the lane looks whether it was cleared.

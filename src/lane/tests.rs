@@ -87,6 +87,12 @@ fn a_lane_that_found_no_memory_runs_the_next_batch() {
     assert!(lane.run_batch(batch()));
     assert_eq!(*heard.jobs.lock(), [Some(Loss::Memory), None]);
 
+    // Once: whoever has a process of its own has the device again.
+    lane.spec.faults.set(Some(Fault::Poison));
+    assert!(lane.run_batch(batch()));
+    assert_eq!(heard.jobs.lock().last(), Some(&Some(Loss::Fatal)));
+    assert_eq!((lane.spec.faults.get(), lane.run_canary()), (None, Ok(())));
+
     lane.spec.faults.set(Some(Fault::Error));
     assert_eq!(lane.run_canary(), Err(Loss::Device));
     lane.spec.faults.set(None);

@@ -96,7 +96,7 @@ pub(super) fn reshape((read, from): (&[f32], &Picture), (written, to): (&mut [f3
     }
 }
 
-/// The largest of each square, and no less than 0 with `relu`. What is no number may be lost; what comes of it in a full matrix is not.
+/// The largest of each square, and no less than 0 with `relu`; no number where one of a square is none.
 pub(super) fn max_pool(
     (read, from): (&[f32], &Picture),
     window: Window,
@@ -145,7 +145,7 @@ fn max_pool_of(
 #[inline(always)]
 fn larger(largest: &mut [f32], values: &[f32]) {
     for (largest, &value) in largest.iter_mut().zip(values) {
-        *largest = if value > *largest { value } else { *largest };
+        *largest = if value > *largest || value.is_nan() { value } else { *largest };
     }
 }
 

@@ -111,7 +111,8 @@ impl Pass<'_> {
                 let places = self.output[target.start + y * target.y + x / 2 * target.x..].chunks_mut(target.x);
                 for (column, place) in places.take(chunk / 2).enumerate() {
                     for (value, line) in place[first..first + F].iter_mut().zip(&largest.0) {
-                        *value = line[2 * column].max(line[2 * column + 1]);
+                        let (left, right) = (line[2 * column], line[2 * column + 1]);
+                        *value = if left > right || left.is_nan() { left } else { right };
                     }
                 }
             }
@@ -151,12 +152,17 @@ impl Pass<'_> {
                 }
             }
         }
-        let mut largest = Lines([[0.0; LINE_MIN]; F]);
+        let (mut largest, zero) = (Lines([[0.0; LINE_MIN]; F]), simd.splat_f32s(0.0));
         for ((upper, lower), largest) in upper.iter().zip(&lower).zip(&mut largest.0) {
             let places = S::as_mut_simd_f32s(largest).0;
             for ((upper, lower), place) in upper.iter().zip(lower).zip(places) {
-                let value = simd.max_f32s(*upper, *lower);
-                *place = if self.relu { simd.max_f32s(simd.splat_f32s(0.0), value) } else { value };
+                // Not by maxima: whether what is no number stays none would be the machine's affair.
+                let value = simd.select_f32s(simd.less_than_f32s(*upper, *lower), *lower, *upper);
+                let mut value = simd.select_f32s(simd.equal_f32s(*lower, *lower), value, *lower);
+                if self.relu {
+                    value = simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
+                }
+                *place = value;
             }
         }
         largest

@@ -7,7 +7,7 @@ use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{Program, program};
-use crate::model::{Bias, Convolution, Layer, Parameters, Plan, Preprocessing, Window};
+use crate::model::{Architecture, Bias, Convolution, Layer, Parameters, Plan, Preprocessing, Window};
 
 const PREPROCESSING: Preprocessing = Preprocessing { mean: 0.3, std: 0.5, weight: 1.0 };
 
@@ -306,4 +306,23 @@ fn what_is_no_number_is_told() {
     let mut rng = ChaCha8Rng::seed_from_u64(6);
     let program = program(&plan, PREPROCESSING, &parameters(&plan, &mut rng)).unwrap();
     assert!(run(&program, &[0.1, f32::NAN, 0.2, 0.3]).iter().all(|value| value.is_nan()));
+}
+
+/// Each place of a picture is under some filter, and each filter's value under every output: a maximum on the way must not lose it.
+#[test]
+fn what_is_no_number_comes_through_maxima() {
+    for (name, shape) in
+        [("lenet5", [1, 28, 28]), ("compact2", [2, 28, 28]), ("vgg11-w4", [1, 32, 32]), ("resnet18-w4", [1, 64, 64])]
+    {
+        let plan = name.parse::<Architecture>().unwrap().plan(&shape, 10).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        let program = program(&plan, PREPROCESSING, &parameters(&plan, &mut rng)).unwrap();
+        let row = random(&mut rng, shape.iter().product());
+        assert!(run(&program, &row).iter().all(|value| value.is_finite()), "{name}");
+        for place in [0, 1, row.len() / 2 + 3, row.len() - 2, row.len() - 1] {
+            let mut row = row.clone();
+            row[place] = f32::NAN;
+            assert!(run(&program, &row).iter().all(|value| value.is_nan()), "{name}: place {place}");
+        }
+    }
 }
