@@ -56,6 +56,8 @@ const LOADING: Duration = Duration::from_mins(5);
 const TAKING: Duration = Duration::from_secs(10);
 /// The wait for the next try grows up to so many times.
 const TRIES_MAX: u32 = 10;
+/// The same rest where no lane is left that could answer: there is nothing to spare.
+const REST_OF_NONE: Duration = Duration::from_secs(1);
 /// How long a successor that was killed may take to be gone; one that sleeps in a driver does not die.
 const DYING: Duration = Duration::from_secs(5);
 /// How long the log may take to write its last lines.
@@ -156,7 +158,7 @@ pub(super) struct Succession {
     pub(super) lanes: Vec<Lane>,
     pub(super) ports: Ports,
     pub(super) clock: Clock,
-    /// From one start to the next at least; n times that after n failures.
+    /// From one start to the next at least, while a lane is left that could answer; n times that after n failures.
     pub(super) rest: Duration,
 }
 
@@ -166,7 +168,7 @@ impl Succession {
         let mut tried = self.clock.now();
         let mut times = 1;
         while self.engine.await_broken() {
-            self.pause_until(tried + self.rest * times.min(TRIES_MAX))?;
+            self.pause(tried, times.min(TRIES_MAX))?;
             if !self.engine.is_broken() {
                 continue;
             }
@@ -183,13 +185,15 @@ impl Succession {
         None
     }
 
-    /// `None` if the daemon stops meanwhile.
-    fn pause_until(&self, end: Time) -> Option<()> {
+    /// Until `times` rests after `since`; `None` if the daemon stops meanwhile.
+    fn pause(&self, since: Time, times: u32) -> Option<()> {
         loop {
             if self.engine.is_draining() {
                 return None;
             }
-            let left = end.since(self.clock.now());
+            let answers = self.engine.has_moving_lane(self.rest);
+            let rest = if answers { self.rest } else { self.rest.min(REST_OF_NONE) };
+            let left = (since + rest * times).since(self.clock.now());
             if left == Duration::ZERO {
                 return Some(());
             }

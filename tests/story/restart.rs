@@ -78,6 +78,27 @@ fn another_process_takes_over_and_no_query_fails() {
     daemon.wait_until("gone", |daemon| daemon.status("/v2/health/live").is_none());
 }
 
+/// While some lane serves on, a succession may wait for `fence_ms` after the last start; where none does, it does not.
+#[test]
+fn where_no_lane_is_left_a_successor_starts_at_once() {
+    let _alone = alone();
+    let mut daemon = Daemon::start_with(
+        &config(
+            "config.toml",
+            &[("fence_ms = 30000", "fence_ms = 600000"), ("on_fatal = \"fence\"", "on_fatal = \"restart\"")],
+        ),
+        &[("NOTIFY_SOCKET", "/nowhere/notify")],
+    );
+    for lane in [0, 1] {
+        daemon.fault(lane, FATAL);
+    }
+    // Whatever becomes of these.
+    send(&daemon.url, Load::new(100, Duration::from_millis(500)));
+    assert_eq!(daemon.succeeded(), Some(0));
+    daemon.wait_healthy();
+    assert_all_answered(&send(&daemon.url, Load::new(100, Duration::from_secs(1))), "all devices are back");
+}
+
 /// A successor that cannot start costs a line in the log; the lanes that are left serve on, and the next one may start.
 #[test]
 fn a_successor_that_fails_changes_nothing() {
