@@ -223,7 +223,8 @@ fn evaluate(options: &Eval) -> Result<()> {
         None => eval::shipped(Path::new("weights"))?,
     };
     let seeds: Vec<u64> = (0..options.seeds).collect();
-    let measuring = MeasureOptions { seeds: &seeds, device: lane::open_device(&options.device)?, timed: true };
+    let device = lane::open_device(&options.device)?;
+    let measuring = MeasureOptions { seeds: &seeds, timed: device.is_cpu(), device };
     let mut rows = Vec::new();
     for folder in &folders {
         let measured = eval::measure(folder, &data, &measuring)?;

@@ -272,7 +272,7 @@ pub(crate) struct Eval {
     #[arg(long)]
     pub(crate) record: bool,
 
-    /// Where the models run: cpu, cuda:N or GPU-<uuid>; how long parity jobs take is measured on the CPU all the same
+    /// Where the models run: cpu, cuda:N or GPU-<uuid>; what parity jobs cost in time is measured on the CPU alone
     #[arg(long, default_value = "cpu")]
     pub(crate) device: Device,
 }

@@ -113,7 +113,7 @@ pub struct MeasureOptions<'a> {
     pub seeds: &'a [u64],
     /// Where the models run.
     pub device: Device,
-    /// Whether to measure how long parity jobs take, too: that is always on the CPU, and takes longer than all the rest.
+    /// Whether to measure how long parity jobs take on the CPU, too, which takes longer than all the rest.
     pub timed: bool,
 }
 

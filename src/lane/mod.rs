@@ -175,7 +175,7 @@ struct Lane {
     tenure: Arc<Tenure>,
     /// Why it has no thread pool, if it has none.
     pool_fault: Option<rayon::ThreadPoolBuildError>,
-    /// Device and models; `None` from a panic, a fatal error or a canary that failed until a canary opens them anew. A lane whose health lets it
+    /// Device and models; `None` from a panic, a fatal error, or a canary that failed for anything but memory, until a canary opens them anew. A lane whose health lets it
     /// have batches has them.
     executor: Option<Executor>,
     /// Which of its failures are logged.
@@ -327,7 +327,7 @@ impl Lane {
         }
     }
 
-    /// Opens device and models anew if a panic left none, then runs the known input through every model.
+    /// Opens device and models anew if there are none, then runs the known input through every model.
     fn run_canary(&mut self) -> Result<(), Loss> {
         if self.executor.is_none() {
             match catch_unwind(AssertUnwindSafe(|| self.open())) {

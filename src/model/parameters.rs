@@ -10,7 +10,7 @@ use candle_nn::VarBuilder;
 
 use super::Plan;
 
-/// The parameters of one network, in host memory, f32.
+/// The parameters of one network, f32; in host memory, but for those that learn on a GPU.
 #[derive(Clone, Debug, Default)]
 pub struct Parameters(BTreeMap<String, Tensor>);
 

@@ -172,7 +172,6 @@ impl Succession {
             if !self.engine.is_broken() {
                 continue;
             }
-            tried = self.clock.now();
             match self.succeed() {
                 Ok(successor) => return Some(successor),
                 Err(SuccessionError::Stopping) => return None,
@@ -180,6 +179,7 @@ impl Succession {
                     tracing::error!(%error, times, "no other process took over; the lanes that are left serve on");
                 }
             }
+            tried = self.clock.now();
             times += 1;
         }
         None

@@ -137,11 +137,7 @@ impl Pass<'_> {
     pub fn seen(&self) -> Result<Vec<Seen>> {
         match &self.0 {
             Way::Program(pass) => Ok(pass.seen()),
-            Way::Tensors { steps, saved, .. } => {
-                let mut seen = Vec::new();
-                step::seen(steps, saved, &mut seen)?;
-                Ok(seen)
-            }
+            Way::Tensors { steps, saved, .. } => step::seen(steps, saved),
         }
     }
 }

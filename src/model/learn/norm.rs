@@ -4,7 +4,6 @@
 
 use candle_core::{Result, Tensor, backprop::GradStore};
 
-use super::Seen;
 use crate::model::step::{BatchNorm, EPSILON};
 
 /// An input, normed, and what was seen of it.
@@ -22,10 +21,14 @@ pub(super) struct Normed {
 }
 
 impl Normed {
-    pub(super) fn seen(&self, name: &str) -> Result<Seen> {
+    /// Means, then unbiased variances.
+    pub(super) fn moments(&self) -> Result<Tensor> {
         let unbiased = self.count as f64 / self.count.saturating_sub(1).max(1) as f64;
-        let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1();
-        Ok(Seen { name: name.to_owned(), mean: values(&self.mean)?, variance: values(&(&self.variance * unbiased)?)? })
+        Tensor::cat(&[self.mean.flatten_all()?, (&self.variance * unbiased)?.flatten_all()?], 0)
+    }
+
+    pub(super) fn channels(&self) -> usize {
+        self.mean.elem_count()
     }
 }
 

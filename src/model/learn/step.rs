@@ -53,19 +53,40 @@ pub(super) fn backward(
     Ok(gradient.filter(|_| wanted))
 }
 
-/// Collects what batch norms saw.
-pub(super) fn seen(steps: &[Step], saved: &[Saved], into: &mut Vec<Seen>) -> Result<()> {
+/// What batch norms saw, read from the device at once.
+pub(super) fn seen(steps: &[Step], saved: &[Saved]) -> Result<Vec<Seen>> {
+    let mut norms = Vec::new();
+    collect(steps, saved, &mut norms);
+    if norms.is_empty() {
+        return Ok(Vec::new());
+    }
+    let moments = norms.iter().map(|(_, normed)| normed.moments()).collect::<Result<Vec<_>>>()?;
+    let all: Vec<f32> = Tensor::cat(&moments, 0)?.to_vec1()?;
+    let mut rest = all.as_slice();
+    let mut take = |count| {
+        let (taken, left) = rest.split_at(count);
+        rest = left;
+        taken.to_vec()
+    };
+    let seen = |(name, normed): &(&str, &Normed)| {
+        let channels = normed.channels();
+        Seen { name: (*name).to_owned(), mean: take(channels), variance: take(channels) }
+    };
+    Ok(norms.iter().map(seen).collect())
+}
+
+/// Batch norms that learn, in the order of the layers.
+fn collect<'a>(steps: &'a [Step], saved: &'a [Saved], norms: &mut Vec<(&'a str, &'a Normed)>) {
     for (step, saved) in steps.iter().zip(saved) {
         match (step, saved) {
-            (Step::BatchNorm(norm), Saved::Normed(Some(normed))) => into.push(normed.seen(&norm.name)?),
+            (Step::BatchNorm(norm), Saved::Normed(Some(normed))) => norms.push((&*norm.name, normed)),
             (Step::Residual { body, shortcut }, Saved::Ways(of_body, of_shortcut)) => {
-                seen(body, of_body, into)?;
-                seen(shortcut, of_shortcut, into)?;
+                collect(body, of_body, norms);
+                collect(shortcut, of_shortcut, norms);
             }
             _ => {}
         }
     }
-    Ok(())
 }
 
 /// Whether it has parameters that learn.
@@ -105,7 +126,8 @@ fn forward_one(step: &Step, x: &Tensor) -> Result<(Tensor, Saved)> {
             (output, Saved::Pooled(pooled))
         }
         Step::Relu => {
-            let output = x.relu()?;
+            // Not by a maximum, which would hide what is no number, and with it that a training has diverged.
+            let output = (x * x.gt(0.0)?.to_dtype(x.dtype())?)?;
             (output.clone(), Saved::Output(output))
         }
         Step::AveragePool | Step::Flatten | Step::Unflatten(_) => (step.forward(x)?, Saved::Shape(x.shape().clone())),

@@ -128,6 +128,39 @@ fn maxima_learn_alike() {
     }
 }
 
+/// Of equal values the first gets the gradient, and no other.
+#[test]
+fn equal_values_share_no_gradient() {
+    let plan = before([1, 4, 4], [Layer::MaxPool(Window { kernel: 3, stride: 1, padding: 1 }), Layer::Flatten]);
+    let ones = |(name, shape): (String, Vec<usize>)| {
+        (name, Var::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap().as_tensor().clone())
+    };
+    let variables: Vec<_> = plan.parameters().into_iter().map(ones).collect();
+    let parameters = Parameters::new(variables.iter().cloned());
+    let learner = Learner::of_tensors(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
+    let (_, _, gradients) = passed(&learner, &[1.0, 1.0, 1.0], &[1.0; 16]);
+    // A square begins one line above and one column before its place; of what lies in the picture, the first.
+    let expected = [4.0, 2.0, 2.0, 0.0, 2.0, 1.0, 1.0, 0.0, 2.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    assert_close(&values(gradients.get(&variables[1].1).unwrap()), &expected, "bias");
+    let program = Learner::new(&plan, PREPROCESSING, &parameters).unwrap();
+    let (_, _, gradients) = passed(&program, &[1.0, 1.0, 1.0], &[1.0; 16]);
+    assert_close(&values(gradients.get(&variables[1].1).unwrap()), &expected, "bias of the program");
+}
+
+#[test]
+fn what_is_no_number_comes_through() {
+    let plan = "lenet5".parse::<Architecture>().unwrap().plan(&[1, 28, 28], 10).unwrap();
+    let parameters = Parameters::new(variables(&plan, &mut ChaCha8Rng::seed_from_u64(2), nothing));
+    let mut row = vec![0.5; 784];
+    row[400] = f32::NAN;
+    for learner in [
+        Learner::new(&plan, PREPROCESSING, &parameters).unwrap(),
+        Learner::of_tensors(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap(),
+    ] {
+        assert!(values(learner.forward(&row).unwrap().outputs()).iter().all(|value| value.is_nan()), "{learner:?}");
+    }
+}
+
 #[test]
 fn batch_norms_learn_alike_and_constant_ones_go_by_their_averages() {
     let norm = |name: &'static str| Layer::BatchNorm { name: name.into(), channels: 3 };

@@ -41,7 +41,7 @@ impl MaxPool {
                         for (channel, ((largest, place), value)) in
                             largest.iter_mut().zip(places.iter_mut()).zip(values).enumerate()
                         {
-                            let larger = *value > *largest;
+                            let larger = *value > *largest || value.is_nan();
                             *largest = if larger { *value } else { *largest };
                             *place = if larger { (start + channel) as u32 } else { *place };
                         }
