@@ -37,7 +37,9 @@ pub(super) struct Connection {
     /// How long one of them may wait, and the next look at it while there are any.
     reply_timeout: Duration,
     look: Option<Pin<Box<Sleep>>>,
-    _place: Place,
+    place: Place,
+    /// Somebody else has been found to need the place.
+    is_needed: bool,
 }
 
 impl Connection {
@@ -51,10 +53,11 @@ impl Connection {
             silence: Some(Box::pin(tokio::time::sleep(limits.header_timeout))),
             preface_left: PREFACE_BYTES,
             patience: Patience::new(limits.body_timeout),
-            replies: Replies::new(),
+            replies: Replies::new(place.activity()),
             reply_timeout: limits.body_timeout,
             look: None,
-            _place: place,
+            place,
+            is_needed: false,
         }
     }
 
@@ -70,6 +73,16 @@ impl Connection {
             ready!(look.as_mut().poll(context));
             self.look = None;
         }
+    }
+
+    /// Resolves when somebody else needs the place, and no call is open.
+    fn poll_given_up(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.is_needed {
+            ready!(self.place.poll_needed(context));
+            self.is_needed = true;
+        }
+        // The end of the last call is read as soon as anything is: pings are.
+        if self.place.rests() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -91,6 +104,10 @@ impl AsyncRead for Connection {
             return read;
         }
         let silent = self.silence.as_mut().is_some_and(|silence| silence.as_mut().poll(context).is_ready());
+        if self.poll_given_up(context).is_ready() {
+            // As if the client had left; it connects anew for its next call.
+            return Poll::Ready(Ok(()));
+        }
         if silent || self.poll_untaken(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

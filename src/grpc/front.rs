@@ -115,7 +115,7 @@ where
         let path = &caller.0.0;
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
         let replies = request.extensions().get::<Replies>().cloned();
-        let replies = replies.expect("every connection puts them beside its requests");
+        let call = replies.expect("every connection puts them beside its requests").open();
         let request = self.bounded(request, &caller, STREAMS.contains(&method));
         let reply = match service {
             "inference.GRPCInferenceService" => match NOT_SERVED.iter().find(|(name, _)| *name == method) {
@@ -138,7 +138,7 @@ where
             }
             let id = HeaderValue::from_str(caller.0.1.id()).expect("an id is plain");
             reply.headers_mut().insert(REQUEST_ID, id);
-            Ok(reply.map(|body| replies.body(body)))
+            Ok(reply.map(|body| call.body(body)))
         })
     }
 }

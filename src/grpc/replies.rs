@@ -16,7 +16,10 @@ use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tonic::Status;
 
-use crate::clock::{Clock, Time};
+use crate::{
+    clock::{Clock, Time},
+    wire::{Activity, Busy},
+};
 
 /// The replies of one connection.
 #[derive(Clone, Debug)]
@@ -25,6 +28,7 @@ pub(super) struct Replies(Arc<Waits>);
 #[derive(Debug)]
 struct Waits {
     clock: Clock,
+    activity: Activity,
     parts: Mutex<Parts>,
 }
 
@@ -41,12 +45,25 @@ struct Untaken {
     bytes: Bytes,
     since: Time,
     waits: Arc<Waits>,
+    _busy: Busy,
+}
+
+/// A call that is to be answered, until its reply has ended.
+pub(super) struct Open {
+    replies: Replies,
+    _busy: Busy,
 }
 
 impl Replies {
-    /// None yet.
-    pub(super) fn new() -> Self {
-        Replies(Arc::new(Waits { clock: Clock::start(), parts: Mutex::default() }))
+    /// None yet; `activity` is the connection's.
+    pub(super) fn new(activity: Activity) -> Self {
+        Replies(Arc::new(Waits { clock: Clock::start(), activity, parts: Mutex::default() }))
+    }
+
+    /// A call has come.
+    pub(super) fn open(self) -> Open {
+        let busy = self.0.activity.busy();
+        Open { replies: self, _busy: busy }
     }
 
     /// How long the oldest part has waited; resolves once there is one.
@@ -70,12 +87,15 @@ impl Replies {
         let connection = parts.connection.take();
         drop(parts);
         connection.into_iter().for_each(Waker::wake);
-        Bytes::from_owner(Untaken { bytes, since, waits })
+        let busy = waits.activity.busy();
+        Bytes::from_owner(Untaken { bytes, since, waits, _busy: busy })
     }
+}
 
+impl Open {
     /// A reply's body, whose parts are known to wait.
-    pub(super) fn body(&self, body: tonic::body::Body) -> tonic::body::Body {
-        tonic::body::Body::new(Outbound { body, replies: self.clone() })
+    pub(super) fn body(self, body: tonic::body::Body) -> tonic::body::Body {
+        tonic::body::Body::new(Outbound { body, call: self })
     }
 }
 
@@ -97,7 +117,7 @@ impl Drop for Untaken {
 /// A reply's body.
 struct Outbound {
     body: tonic::body::Body,
-    replies: Replies,
+    call: Open,
 }
 
 impl Body for Outbound {
@@ -106,7 +126,7 @@ impl Body for Outbound {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        Poll::Ready(frame.map(|frame| Ok(frame?.map_data(|bytes| self.replies.untaken(bytes)))))
+        Poll::Ready(frame.map(|frame| Ok(frame?.map_data(|bytes| self.call.replies.untaken(bytes)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -126,13 +146,18 @@ mod tests {
     };
 
     use super::*;
+    use crate::{
+        metrics::{Metrics, Protocol},
+        wire::Places,
+    };
 
     #[test]
     fn a_part_waits_until_the_last_of_its_bytes_is_gone_and_the_first_is_told() {
         let told = Arc::new(Told(AtomicUsize::new(0)));
         let waker = Waker::from(Arc::clone(&told));
         let mut context = Context::from_waker(&waker);
-        let replies = Replies::new();
+        let place = Places::new(1, Duration::ZERO, Metrics::new("any", 0).connections(Protocol::Grpc)).place(None);
+        let replies = Replies::new(place.activity());
         assert!(replies.poll_oldest(&mut context).is_pending());
         let mut first = replies.untaken(Bytes::from_static(b"abc"));
         let second = replies.untaken(Bytes::from_static(b"de"));
@@ -141,7 +166,9 @@ mod tests {
         assert_eq!((&begun[..], &first[..], &second[..]), (&b"a"[..], &b"bc"[..], &b"de"[..]));
         drop((begun, second));
         assert!(replies.poll_oldest(&mut context).is_ready(), "two bytes are left");
+        assert!(!place.rests(), "the connection keeps its place for them");
         drop(first);
+        assert!(place.rests());
         assert!(replies.poll_oldest(&mut context).is_pending());
     }
 

@@ -21,7 +21,7 @@ use tonic_reflection::server::Builder;
 use super::{Shared, Site, connection::Connection, front::Front, proto::DESCRIPTORS};
 use crate::{
     metrics::Protocol,
-    wire::{Budget, Drain, Failures, Limits, Place, Places, Traces, accept},
+    wire::{Budget, Door, Drain, Limits, Place, Places, Traces},
 };
 
 /// Calls of one connection at once; more wait at the client.
@@ -113,26 +113,17 @@ struct Incoming {
     limits: Limits,
 }
 
-/// Where they come in.
-struct Door {
-    listener: TcpListener,
-    places: Places,
-    failures: Failures,
-}
-
-impl Door {
-    async fn next(mut self) -> (TcpStream, Place, Door) {
-        let (stream, place) = accept(&self.listener, &self.places, &mut self.failures).await;
-        (stream, place, self)
-    }
+/// Waits for a connection; gives the door back with it.
+async fn next(mut door: Door) -> (TcpStream, Place, Door) {
+    let (stream, place) = door.next().await;
+    (stream, place, door)
 }
 
 impl Incoming {
     fn new(listener: TcpListener, site: &Site) -> Self {
         let limits = site.limits;
-        let places = Places::new(limits.connections_max, site.metrics.connections(Protocol::Grpc));
-        let door = Door { listener, places, failures: Failures::new() };
-        Incoming { next: Box::pin(door.next()), limits }
+        let places = Places::new(limits.connections_max, limits.place_kept, site.metrics.connections(Protocol::Grpc));
+        Incoming { next: Box::pin(next(Door::new(listener, places))), limits }
     }
 }
 
@@ -141,7 +132,7 @@ impl Stream for Incoming {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let (stream, place, door) = ready!(self.next.as_mut().poll(context));
-        self.next = Box::pin(door.next());
+        self.next = Box::pin(next(door));
         Poll::Ready(Some(Ok(Connection::new(stream, place, &self.limits))))
     }
 }

@@ -1,8 +1,7 @@
 //! The accept loop and the life of a connection.
 //!
 //! What always holds: no more than `connections_max` connections, none that is idle or slow for ever, and none that outlives the drain by
-//! more than a moment. Over the cap nothing is accepted, so new clients wait in the kernel's backlog instead of costing memory. An
-//! accept that fails (no file descriptors left) waits a moment instead of spinning.
+//! more than a moment. Who may come in, and who leaves for them when the port is full, is the [`Door`]'s affair.
 //!
 //! hyper looks for the end of the stream while a handler waits, and drops the handler when it finds it. So a client that closes, or
 //! shuts down its sending side, has left; one that has pipelined another request is noticed only at the reply.
@@ -18,8 +17,15 @@ use std::{
     time::Duration,
 };
 
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -28,15 +34,16 @@ use tokio::{
 
 use super::{
     Site,
+    respond::Reply,
     route::{Shared, answer},
-    socket::{Socket, linger},
+    socket::{Socket, Unwritten, linger, unread},
 };
 use crate::{
     metrics::Protocol,
-    wire::{Budget, Failures, Place, Places, accept},
+    wire::{Activity, Budget, Door, Place, Places},
 };
 
-/// How long a connection that was made before the port closed may take to send its first request.
+/// How long a connection that has to go may take to send a request that it has not sent whole: its first one, if it was made before the port closed.
 const FIRST_REQUEST: Duration = Duration::from_millis(100);
 /// How long the end waits for replies to be read, once there is nothing else to wait for.
 const LAST_REPLIES: Duration = Duration::from_secs(1);
@@ -58,17 +65,11 @@ pub async fn serve(
 ) -> usize {
     let limits = site.limits;
     let budget = Budget::new(limits.bodies_bytes_max.max(site.body_bytes_max()));
-    let places = Places::new(limits.connections_max, site.metrics.connections(Protocol::Http));
+    let places = Places::new(limits.connections_max, limits.place_kept, site.metrics.connections(Protocol::Http));
     let shared = Arc::new(Shared::new(site, budget));
     let (stop, stopped) = watch::channel(());
-    let mut port = Port {
-        listener,
-        shared: Arc::clone(&shared),
-        places,
-        stopped,
-        connections: JoinSet::new(),
-        failures: Failures::new(),
-    };
+    let door = Door::new(listener, places);
+    let mut port = Port { door, shared: Arc::clone(&shared), stopped, connections: JoinSet::new() };
     let mut shutdown = pin!(shutdown);
     let stays = port.accept_until(async {
         tokio::select! {
@@ -100,12 +101,10 @@ pub async fn serve(
 
 /// The port and the connections that came through it.
 struct Port {
-    listener: TcpListener,
+    door: Door,
     shared: Arc<Shared>,
-    places: Places,
     stopped: watch::Receiver<()>,
     connections: JoinSet<()>,
-    failures: Failures,
 }
 
 impl Port {
@@ -117,18 +116,23 @@ impl Port {
                 biased;
                 ended = &mut end => return ended,
                 Some(ended) = self.connections.join_next() => report(&ended),
-                (stream, place) = accept(&self.listener, &self.places, &mut self.failures) => {
-                    self.connections.spawn(connection(stream, Arc::clone(&self.shared), self.stopped.clone(), place));
-                }
+                came = self.door.next() => self.begin(came),
             }
         }
+    }
+
+    /// Serves a connection beside the others.
+    fn begin(&mut self, (stream, place): (TcpStream, Place)) {
+        self.connections.spawn(connection(stream, Arc::clone(&self.shared), self.stopped.clone(), place));
     }
 
     /// Leaves the port to the process that has it, too; answers whoever is connected, for `patience` and not beyond a `shutdown`, and closes what
     /// is idle then. A busy connection closes once it is answered. Gives the number of requests that were given up.
     async fn leave(self, stop: watch::Sender<()>, patience: Duration, shutdown: impl Future<Output = ()>) -> usize {
-        let Port { listener, shared, mut connections, .. } = self;
-        drop(listener);
+        let Port { door, shared, stopped, mut connections } = self;
+        if let Some((stream, place)) = door.leave() {
+            connections.spawn(connection(stream, Arc::clone(&shared), stopped, place));
+        }
         tokio::select! {
             () = async { while connections.join_next().await.is_some() {} } => {}
             () = tokio::time::sleep(patience) => {}
@@ -149,23 +153,13 @@ impl Port {
         0
     }
 
-    /// Closes the port, after it has accepted the connections that wait: the system would reset them. Not even a runtime's readiness is
-    /// waited for, so what is left to chance is the moment between two system calls.
-    fn close(mut self) -> JoinSet<()> {
-        match self.listener.into_std() {
-            Ok(listener) => {
-                while let Some(room) = self.places.try_room()
-                    && let Ok((stream, _)) = listener.accept()
-                    && let Ok(()) = stream.set_nonblocking(true)
-                    && let Ok(stream) = TcpStream::from_std(stream)
-                {
-                    let place = self.places.place(room);
-                    self.connections.spawn(connection(stream, Arc::clone(&self.shared), self.stopped.clone(), place));
-                }
-            }
-            Err(error) => tracing::debug!(%error, "connections that waited are reset"),
+    /// Closes the port, after it has accepted the connections that wait: the system would reset them.
+    fn close(self) -> JoinSet<()> {
+        let Port { door, shared, stopped, mut connections } = self;
+        for (stream, place) in door.close() {
+            connections.spawn(connection(stream, Arc::clone(&shared), stopped.clone(), place));
         }
-        self.connections
+        connections
     }
 }
 
@@ -179,50 +173,90 @@ fn report(ended: &Result<(), JoinError>) {
 }
 
 /// Serves one connection to its end.
-async fn connection(stream: TcpStream, shared: Arc<Shared>, stopped: watch::Receiver<()>, _place: Place) {
+async fn connection(stream: TcpStream, shared: Arc<Shared>, stopped: watch::Receiver<()>, mut place: Place) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
-    let (socket, inherited) = Socket::new(stream, shared.site.limits.body_timeout);
-    let past = Past::default();
-    let ended = requests(socket, &shared, &past, stopped).await;
+    let past = Past::new(place.activity());
+    let (socket, inherited) = Socket::new(stream, shared.site.limits.body_timeout, Arc::clone(&past.unwritten));
+    let ended = requests(socket, &shared, &past, stopped, &mut place).await;
     if let Err(error) = &ended {
         tracing::debug!(%error, "a connection ended early");
     }
     // hyper answers a head that it cannot read, and reads no further.
     let refused = ended.is_err_and(|error| error.is_parse());
-    if (refused || past.unread.load(Ordering::Relaxed))
+    let is_more_to_come = refused || past.unread.load(Ordering::Relaxed);
+    if (is_more_to_come || past.told_to_go.load(Ordering::Relaxed))
         && let Ok(stream) = inherited.await
+        && let Some(stream) = if is_more_to_come { Some(stream) } else { unread(stream) }
     {
         linger(stream).await;
     }
 }
 
 /// What a connection has seen.
-#[derive(Default)]
 struct Past {
     /// A request has arrived.
     asked: AtomicBool,
     /// A request was answered that had not arrived whole.
     unread: AtomicBool,
+    /// It was answered, and is to close for another.
+    told_to_go: AtomicBool,
+    /// The last reply, until it has gone to the system.
+    unwritten: Unwritten,
+    activity: Activity,
 }
 
-/// Serves the requests of one connection.
-async fn requests(socket: Socket, shared: &Shared, past: &Past, mut stopped: watch::Receiver<()>) -> hyper::Result<()> {
-    let service = service_fn(move |request: Request<Incoming>| async move {
-        past.asked.store(true, Ordering::Relaxed);
-        let answered = answer(shared, request).await;
-        past.unread.fetch_or(answered.unread, Ordering::Relaxed);
-        Ok::<_, Infallible>(answered.reply)
-    });
+impl Past {
+    /// Nothing so far.
+    fn new(activity: Activity) -> Self {
+        let [asked, unread, told_to_go] = [false; 3].map(AtomicBool::new);
+        Past { asked, unread, told_to_go, unwritten: Arc::new(Mutex::new(None)), activity }
+    }
+
+    /// Answers one request.
+    async fn answer(&self, shared: &Shared, request: Request<Incoming>) -> Result<Reply, Infallible> {
+        self.asked.store(true, Ordering::Relaxed);
+        let busy = self.activity.busy();
+        let mut answered = answer(shared, request).await;
+        if self.activity.should_close() {
+            self.told_to_go.store(true, Ordering::Relaxed);
+            answered.reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        self.unread.fetch_or(answered.unread, Ordering::Relaxed);
+        *self.unwritten.lock() = Some(busy);
+        Ok(answered.reply)
+    }
+}
+
+/// Serves the requests of one connection, until it ends or somebody else needs its place.
+async fn requests(
+    socket: Socket,
+    shared: &Shared,
+    past: &Past,
+    mut stopped: watch::Receiver<()>,
+    place: &mut Place,
+) -> hyper::Result<()> {
+    let service = service_fn(|request| past.answer(shared, request));
     let limits = shared.site.limits;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_header_size(HEAD_BYTES_MAX);
     let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
-    tokio::select! {
+    let is_needed = tokio::select! {
         ended = connection.as_mut() => return ended,
         // Nothing is ever sent: the channel closes when the port does.
-        _ = stopped.changed() => {}
+        _ = stopped.changed() => false,
+        () = place.needed() => true,
+    };
+    if is_needed {
+        connection.as_mut().graceful_shutdown();
+        // What has arrived is answered, but nobody waits for the rest of a head.
+        let ended = tokio::time::timeout(FIRST_REQUEST, connection.as_mut()).await;
+        return match ended {
+            Ok(ended) => ended,
+            Err(_) if place.rests() => Ok(()),
+            Err(_) => connection.await,
+        };
     }
     // A client that has just connected is told why: its first request gets the 503 that every other one got.
     if !past.asked.load(Ordering::Relaxed)

@@ -8,35 +8,45 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::oneshot,
 };
 
-use crate::wire::Patience;
+use crate::wire::{Busy, Patience};
 
 /// The longest that a connection lingers.
 const LINGER: Duration = Duration::from_secs(1);
 /// The most that it throws away.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// A reply that has not gone to the system whole: its connection is busy with it.
+pub(super) type Unwritten = Arc<Mutex<Option<Busy>>>;
+
 /// A stream that outlives hyper's use of it, and whose writes do not wait for ever.
 pub(super) struct Socket {
     stream: Option<TcpStream>,
     patience: Patience,
+    unwritten: Unwritten,
     heir: Option<oneshot::Sender<TcpStream>>,
 }
 
 impl Socket {
     /// Wraps `stream`; the receiver gets it back when the socket is dropped.
-    pub(super) fn new(stream: TcpStream, patience: Duration) -> (Self, oneshot::Receiver<TcpStream>) {
+    pub(super) fn new(
+        stream: TcpStream,
+        patience: Duration,
+        unwritten: Unwritten,
+    ) -> (Self, oneshot::Receiver<TcpStream>) {
         let (heir, inherited) = oneshot::channel();
-        (Socket { stream: Some(stream), patience: Patience::new(patience), heir: Some(heir) }, inherited)
+        (Socket { stream: Some(stream), patience: Patience::new(patience), unwritten, heir: Some(heir) }, inherited)
     }
 
     fn stream(&mut self) -> Pin<&mut TcpStream> {
@@ -84,12 +94,25 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = self.stream().poll_flush(context);
+        if flushed.is_ready() {
+            // hyper flushes a stream once all that it had has been written to it.
+            drop(self.unwritten.lock().take());
+        }
         self.patience.flushed(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream().poll_shutdown(context)
     }
+}
+
+/// The stream, if anything has come on it that nobody reads; else it closes. A client that waits for its replies has sent nothing more, and whoever waits for
+/// its place need not wait until it has seen that it is to close.
+pub(super) fn unread(stream: TcpStream) -> Option<TcpStream> {
+    // The system is asked, because the runtime tells what it has heard of so far.
+    let stream = stream.into_std().ok()?;
+    let is_unread = stream.peek(&mut [0]).is_ok_and(|seen| seen > 0);
+    if is_unread { TcpStream::from_std(stream).ok() } else { None }
 }
 
 /// Throws away what still comes on a stream that has been shut down for writing, so that closing it resets nothing.
@@ -123,7 +146,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let mut reader = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("open");
         let (stream, _) = listener.accept().await.expect("a client");
-        let (mut socket, inherited) = Socket::new(stream, Duration::from_millis(200));
+        let (mut socket, inherited) = Socket::new(stream, Duration::from_millis(200), Arc::default());
         let reading = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(pause).await;

@@ -6,7 +6,7 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     os::{fd::AsFd, unix::net::UnixStream},
 };
 
@@ -19,6 +19,10 @@ use super::{Plan, ServeError, succession::SuccessionError};
 /// The word that comes with them.
 const PORT: u8 = b'P';
 
+/// How many connections may wait to be accepted; the system's `net.core.somaxconn` bounds it. Past it a client is not refused, but tries again
+/// after one, three and seven seconds: a burst that comes while lanes load, or while a process takes over, would take that long to get in.
+const BACKLOG: i32 = 4096;
+
 /// One for each protocol that is served.
 #[derive(Debug)]
 pub(super) struct Ports {
@@ -26,13 +30,18 @@ pub(super) struct Ports {
     pub(super) grpc: Option<TcpListener>,
 }
 
+/// Listens at an address.
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    // The standard library asks for 128, and cannot be told otherwise.
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
+}
+
 impl Ports {
     /// Binds them: a second daemon on one of them is found out at once.
     pub(super) fn bind(plan: &Plan) -> Result<Self, ServeError> {
-        let bind = |table, listen| {
-            let refused = |source| ServeError::Listen { table, listen, source };
-            TcpListener::bind(listen).map_err(refused)
-        };
+        let bind = |table, listen| listener(listen).map_err(|source| ServeError::Listen { table, listen, source });
         let http = bind("http", plan.config.http.listen)?;
         Ok(Ports { http, grpc: plan.config.grpc.map(|grpc| bind("grpc", grpc.listen)).transpose()? })
     }
@@ -68,5 +77,23 @@ impl Ports {
             Some(http) if word == [PORT] => Ok(Ports { http, grpc: ports.next() }),
             Some(_) | None => Err(SuccessionError::Words),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, net::TcpStream, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn a_burst_of_clients_waits_to_be_accepted_and_is_not_turned_away() {
+        let listener = listener(([127, 0, 0, 1], 0).into()).expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let system = fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux tells");
+        let most = system.trim().parse().expect("a number");
+        let burst: Vec<_> =
+            (0..300.min(most)).map(|_| TcpStream::connect_timeout(&address, Duration::from_millis(900))).collect();
+        assert!(burst.iter().all(Result::is_ok), "the first try of each is heard: the second comes after a second");
     }
 }

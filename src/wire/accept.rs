@@ -1,86 +1,113 @@
-//! Accepting connections, under a cap.
+//! Accepting connections, as many as there are [`Places`].
 //!
-//! Over the cap nothing is accepted, so new clients wait in the kernel's backlog instead of costing memory. An accept that fails (no file
-//! descriptors left) waits a moment instead of spinning.
+//! When all are taken, one more is accepted and waits for a place, which one of the others gives up; the next ones wait in the
+//! system's backlog instead of costing memory. An accept that fails (no file descriptors left) waits a moment instead of spinning.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::OwnedSemaphorePermit,
+    time::timeout,
 };
 
+use super::{Place, Places};
 use crate::{
     clock::Clock,
-    metrics::{Connected, Connections},
     repeat::{Line, Repeats},
 };
 
 /// How long the loop rests after an accept that failed for want of resources.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
-/// Which of the failures to accept are logged.
+/// How often a full port looks again for one that has rested for long enough.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Where a port's connections come in.
 #[derive(Debug)]
-pub(crate) struct Failures {
+pub(crate) struct Door {
+    listener: TcpListener,
+    places: Places,
+    /// Accepted, and without a place so far.
+    waiting: Option<TcpStream>,
     clock: Clock,
     repeats: Repeats,
 }
 
-impl Failures {
-    /// None yet.
-    pub(crate) fn new() -> Self {
-        Failures { clock: Clock::start(), repeats: Repeats::default() }
-    }
-}
-
-/// The places of a port's connections.
-#[derive(Debug)]
-pub(crate) struct Places {
-    free: Arc<Semaphore>,
-    connections: Connections,
-}
-
-/// A connection's place under the cap. Once it is dropped the place is free, and the connection counted no more.
-#[derive(Debug)]
-pub(crate) struct Place {
-    _permit: OwnedSemaphorePermit,
-    _connected: Connected,
-}
-
-impl Places {
-    /// As many as `connections_max`, all of them free.
-    pub(crate) fn new(connections_max: usize, connections: Connections) -> Self {
-        Places { free: Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS))), connections }
+impl Door {
+    /// Opens it: whoever comes to `listener` gets one of the `places`.
+    pub(crate) fn new(listener: TcpListener, places: Places) -> Self {
+        Door { listener, places, waiting: None, clock: Clock::start(), repeats: Repeats::default() }
     }
 
-    /// Room for one, if there is any.
-    pub(crate) fn try_room(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.free).try_acquire_owned().ok()
+    /// The next connection and its place. Nobody is lost if this is dropped before it resolves.
+    pub(crate) async fn next(&mut self) -> (TcpStream, Place) {
+        if self.waiting.is_none() {
+            self.waiting = Some(self.accept().await);
+        }
+        let room = self.room().await;
+        self.places.want_none();
+        let stream = self.waiting.take().expect("it was put there above, and only this takes it");
+        (stream, self.places.place(Some(room)))
     }
 
-    /// The place of a connection that has come.
-    pub(crate) fn place(&self, room: OwnedSemaphorePermit) -> Place {
-        Place { _permit: room, _connected: self.connections.opened() }
-    }
-}
-
-/// The next connection and its place under the cap.
-pub(crate) async fn accept(listener: &TcpListener, places: &Places, failures: &mut Failures) -> (TcpStream, Place) {
-    if places.free.available_permits() == 0
-        && let Line::Told { left_out } = failures.repeats.next(failures.clock.now())
-    {
-        tracing::warn!(left_out, "every connection is in use: new ones wait until one closes");
-    }
-    let room = Arc::clone(&places.free).acquire_owned().await.expect("the semaphore is never closed");
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, places.place(room)),
-            // The client left while it waited: the next one is not affected.
-            Err(error) if is_of_one_client(&error) => {}
-            Err(error) => {
-                if let Line::Told { left_out } = failures.repeats.next(failures.clock.now()) {
-                    tracing::warn!(%error, left_out, "cannot accept connections");
+    /// Closes it; gives those who had come. Not even a runtime's readiness is waited for, so what is left to chance is the moment between two
+    /// system calls: after it, the system resets whoever comes.
+    pub(crate) fn close(self) -> Vec<(TcpStream, Place)> {
+        let Door { listener, places, waiting, .. } = self;
+        let mut came: Vec<_> = waiting.into_iter().map(|stream| (stream, places.place(places.try_room()))).collect();
+        match listener.into_std() {
+            Ok(listener) => {
+                while let Some(room) = places.try_room()
+                    && let Ok((stream, _)) = listener.accept()
+                    && let Ok(()) = stream.set_nonblocking(true)
+                    && let Ok(stream) = TcpStream::from_std(stream)
+                {
+                    came.push((stream, places.place(Some(room))));
                 }
-                tokio::time::sleep(ACCEPT_REST).await;
+            }
+            Err(error) => tracing::debug!(%error, "connections that waited are reset"),
+        }
+        came
+    }
+
+    /// Leaves it to another process; gives whoever this one had accepted already.
+    pub(crate) fn leave(self) -> Option<(TcpStream, Place)> {
+        let Door { places, waiting, .. } = self;
+        waiting.map(|stream| (stream, places.place(places.try_room())))
+    }
+
+    async fn accept(&mut self) -> TcpStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => return stream,
+                // The client left while it waited: the next one is not affected.
+                Err(error) if is_of_one_client(&error) => {}
+                Err(error) => {
+                    if let Line::Told { left_out } = self.repeats.next(self.clock.now()) {
+                        tracing::warn!(%error, left_out, "cannot accept connections");
+                    }
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    }
+
+    /// Room for one more, if somebody has to go for it.
+    async fn room(&mut self) -> OwnedSemaphorePermit {
+        if let Some(room) = self.places.try_room() {
+            return room;
+        }
+        if let Line::Told { left_out } = self.repeats.next(self.clock.now()) {
+            tracing::warn!(
+                left_out,
+                "every connection is in use: one that was answered, or rests, is closed for each that comes"
+            );
+        }
+        loop {
+            // Once is not always enough: there may be none so far, and the one that closes may take its time.
+            self.places.want_one();
+            if let Ok(room) = timeout(LOOK, self.places.room()).await {
+                return room;
             }
         }
     }

@@ -4,7 +4,7 @@
 //! is told of its predictions, how much of anything a client may take, and how the end of the daemon goes: that is here, once, so that a
 //! client which changes protocol meets nothing new. What always holds: nothing here knows a status, a header or a message of either.
 //!
-//! `asked`, `signature` and `datatype` check; `ask` admits and waits; `outputs` tells; `trace` names requests in the log; `accept`, `budget`, `patience` and `drain` bound.
+//! `asked`, `signature` and `datatype` check; `ask` admits and waits; `outputs` tells; `trace` names requests in the log; `accept`, `places`, `budget`, `patience` and `drain` bound.
 
 mod accept;
 mod ask;
@@ -15,12 +15,13 @@ mod drain;
 mod error;
 mod outputs;
 mod patience;
+mod places;
 mod signature;
 mod trace;
 
 use std::time::Duration;
 
-pub(crate) use accept::{Failures, Place, Places, accept};
+pub(crate) use accept::Door;
 pub(crate) use ask::{Asking, Timing, predictions};
 pub use asked::{Form, Wanted};
 pub(crate) use asked::{Output, Parameters, Scalar, no_shared_memory, whole};
@@ -31,6 +32,7 @@ pub use error::{ClientError, Error, UnknownLane};
 pub(crate) use error::{MIN_CONFIDENCE, cut};
 pub(crate) use outputs::{Contents, confidences, highest, provenances, values};
 pub(crate) use patience::Patience;
+pub(crate) use places::{Activity, Busy, Place, Places};
 pub(crate) use signature::DIMS_MAX;
 pub(crate) use trace::{REQUEST_ID, TRACE_PARENT, Trace, Traces};
 
@@ -60,13 +62,18 @@ const VALUE_BYTES_MAX: usize = 32;
 /// Bytes for everything in a body that is not a value.
 const FRAME_BYTES: usize = 64 * 1024;
 
+/// Long enough that opening connections does not become most of the work, and short beside the second for which orchestrators wait for a probe.
+const PLACE_KEPT: Duration = Duration::from_millis(250);
+
 /// How much of anything a client may take, through one port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Rows in one request; the deployment's `queue_max`.
     pub queue_max: usize,
-    /// Open connections; more wait in the kernel's backlog.
+    /// Open connections; for each that comes beyond them one that rests is closed, or it waits in the system's backlog.
     pub connections_max: usize,
+    /// How long a connection keeps its place although others wait for one: since it came, or since its last answer.
+    pub place_kept: Duration,
     /// Bytes of request bodies in memory, all connections together. One body of the largest size always fits.
     pub bodies_bytes_max: usize,
     /// From a connection's being idle until its next header is complete; then it is closed.
@@ -83,6 +90,7 @@ impl Limits {
         Limits {
             queue_max,
             connections_max: 1024,
+            place_kept: PLACE_KEPT,
             bodies_bytes_max: 256 * 1024 * 1024,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),

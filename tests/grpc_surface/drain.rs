@@ -37,7 +37,13 @@ fn draining(mut port: Port) -> (Port, Client, Busy) {
 fn what_was_admitted_is_answered_and_nothing_new_is_taken() {
     let (mut port, mut client, busy) = draining(Port::open());
     assert_eq!(TcpStream::connect(port.address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-    let late = port.runtime.block_on(client.server_live(ServerLiveRequest {})).unwrap_err();
+    // A call that was sent before the word came is answered.
+    let mut late = None;
+    wait_until("the word to go", || {
+        late = port.runtime.block_on(client.server_live(ServerLiveRequest {})).err();
+        late.is_some()
+    });
+    let late = late.unwrap();
     // Which of the two is this client's own affair.
     let elsewhere = matches!(late.code(), Code::Unavailable | Code::Cancelled);
     assert!(elsewhere, "it is told to go elsewhere, where nobody is: {late:?}");

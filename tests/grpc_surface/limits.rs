@@ -126,9 +126,42 @@ fn slow_and_silent_clients_are_not_waited_for() {
     }
 }
 
+/// A port for so many connections, which keep their places for `kept`.
+fn full_at(connections_max: usize, kept: Duration) -> Port {
+    Port::with(|limits| (limits.connections_max, limits.place_kept) = (connections_max, kept))
+}
+
+#[test]
+fn on_a_full_port_whoever_rests_gives_way_and_comes_back() {
+    let port = full_at(1, Duration::from_millis(50));
+    let mut clients = [port.client(), port.client()];
+    for _ in 0..3 {
+        for client in &mut clients {
+            // The first call may be sent before the client hears that its connection has been closed.
+            wait_until("an answer", || port.runtime.block_on(client.server_live(ServerLiveRequest {})).is_ok());
+        }
+    }
+}
+
+#[test]
+fn a_call_that_is_not_answered_keeps_its_place() {
+    let port = full_at(1, Duration::from_millis(50));
+    port.engine.hold();
+    let mut first = port.client();
+    let call = port.runtime.spawn(async move { first.model_infer(request(&[ROW])).await });
+    wait_until("admission", || port.engine.held().len() == 1);
+    let mut second = port.client();
+    let waiting = port.runtime.spawn(async move { second.server_live(ServerLiveRequest {}).await });
+    std::thread::park_timeout(Duration::from_millis(300));
+    assert!(!waiting.is_finished(), "it has no place yet");
+    port.engine.release();
+    port.runtime.block_on(call).unwrap().expect("it is answered");
+    port.runtime.block_on(waiting).unwrap().expect("and then gives way");
+}
+
 #[test]
 fn connections_over_the_cap_wait_for_a_place() {
-    let port = Port::with(|limits| limits.connections_max = 1);
+    let port = full_at(1, Duration::from_hours(1));
     let mut first = port.client();
     port.runtime.block_on(first.server_live(ServerLiveRequest {})).unwrap();
     let mut second = port.client();

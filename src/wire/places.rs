@@ -1,0 +1,277 @@
+//! The places of a port's connections: how many there are, who has one, and who gives it up when all are taken.
+//!
+//! What always holds: a connection that has something to answer keeps its place until it has answered. While somebody waits for a place, whoever has
+//! had one for `kept` closes with its next answer, if its protocol has a word for that; and whoever has had nothing to answer for `kept` is told to
+//! leave, the longest resting first. So nobody waits for longer than the ones before him have their places, however many there are: without it a
+//! thousand clients that keep their connections lock everybody out for as long as they please, the probe that asks whether the daemon lives
+//! among them. With `kept` at zero nobody would wait at all, and most of the machine would open and close connections.
+//!
+//! A connection counts who is [`Busy`] with it, and notes when the last one was done. So a request costs two counts and a look at the clock, and
+//! only a full port looks through its connections.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::{
+    clock::{Clock, Time},
+    metrics::{Connected, Connections},
+};
+
+/// The places of a port's connections.
+#[derive(Debug)]
+pub(crate) struct Places {
+    free: Arc<Semaphore>,
+    taken: Arc<Taken>,
+    connections: Connections,
+}
+
+/// Who has a place.
+#[derive(Debug)]
+struct Taken {
+    /// For how long, whoever waits.
+    kept: Duration,
+    /// In no order.
+    guests: Mutex<Vec<Arc<Guest>>>,
+    /// Somebody waits for one, and nobody has said yet that it closes.
+    is_one_wanted: AtomicBool,
+}
+
+/// Who has one of the places.
+#[derive(Debug)]
+struct Guest {
+    /// Since it came.
+    clock: Clock,
+    busy: AtomicUsize,
+    /// When it came, or when the last that was busy was done; see [`Time`].
+    idle_since: AtomicU64,
+    /// Tells it to leave; gone once it has been told.
+    leave: Mutex<Option<oneshot::Sender<()>>>,
+}
+
+/// A connection's place. Once it is dropped the place is free, and the connection counted no more.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _room: Option<OwnedSemaphorePermit>,
+    _connected: Connected,
+    guest: Arc<Guest>,
+    told: oneshot::Receiver<()>,
+    taken: Arc<Taken>,
+}
+
+/// Makes a connection's [`Busy`], wherever its requests are answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Activity {
+    guest: Arc<Guest>,
+    taken: Arc<Taken>,
+}
+
+/// Something that a connection has to answer, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Guest>);
+
+impl Places {
+    /// As many as `connections_max`, all of them free, and each kept for `kept`, whoever else waits.
+    pub(crate) fn new(connections_max: usize, kept: Duration, connections: Connections) -> Self {
+        let free = Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS)));
+        let taken = Taken { kept, guests: Mutex::default(), is_one_wanted: AtomicBool::new(false) };
+        Places { free, taken: Arc::new(taken), connections }
+    }
+
+    /// Room for one, if there is any.
+    pub(crate) fn try_room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_owned().ok()
+    }
+
+    /// Room for one, as soon as there is any.
+    pub(crate) async fn room(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.free).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// The place of a connection that has come; without `room` it is one too many.
+    pub(crate) fn place(&self, room: Option<OwnedSemaphorePermit>) -> Place {
+        let (leave, told) = oneshot::channel();
+        let guest = Arc::new(Guest::new(leave));
+        self.taken.guests.lock().push(Arc::clone(&guest));
+        let (connected, taken) = (self.connections.opened(), Arc::clone(&self.taken));
+        Place { _room: room, _connected: connected, guest, told, taken }
+    }
+
+    /// Somebody waits for one: the next that is answered, or has rested the longest, should leave.
+    pub(crate) fn want_one(&self) {
+        self.taken.is_one_wanted.store(true, Ordering::Relaxed);
+        self.send_one_away();
+    }
+
+    /// Tells whoever has rested the longest to leave; false if nobody has rested for long enough.
+    fn send_one_away(&self) -> bool {
+        let guests = self.taken.guests.lock();
+        let resting = guests.iter().filter(|guest| guest.leave.lock().is_some());
+        let resting = resting.filter_map(|guest| Some((guest.rested()?, guest)));
+        let longest = resting.filter(|(rested, _)| *rested >= self.taken.kept).max_by_key(|(rested, _)| *rested);
+        // It may be busy by now: then it answers that, and leaves.
+        longest.and_then(|(_, guest)| guest.leave.lock().take()?.send(()).ok()).is_some()
+    }
+
+    /// Nobody waits any more.
+    pub(crate) fn want_none(&self) {
+        self.taken.is_one_wanted.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Guest {
+    fn new(leave: oneshot::Sender<()>) -> Self {
+        let idle_since = AtomicU64::new(Time::ZERO.nanos());
+        Guest { clock: Clock::start(), busy: AtomicUsize::new(0), idle_since, leave: Mutex::new(Some(leave)) }
+    }
+
+    /// For how long it has had nothing to answer; `None` if it has.
+    fn rested(&self) -> Option<Duration> {
+        // Whoever sees that the last one is done sees when.
+        let is_idle = self.busy.load(Ordering::Acquire) == 0;
+        let since = Time::from_nanos(self.idle_since.load(Ordering::Relaxed));
+        is_idle.then(|| self.clock.now().since(since))
+    }
+}
+
+impl Place {
+    /// For where its requests are answered.
+    pub(crate) fn activity(&self) -> Activity {
+        Activity { guest: Arc::clone(&self.guest), taken: Arc::clone(&self.taken) }
+    }
+
+    /// Whether there is nothing to answer.
+    pub(crate) fn rests(&self) -> bool {
+        self.guest.rested().is_some()
+    }
+
+    /// Resolves when somebody else needs it.
+    pub(crate) async fn needed(&mut self) {
+        std::future::poll_fn(|context| self.poll_needed(context)).await;
+    }
+
+    /// As [`needed`](Self::needed); whoever has seen it resolve must not ask again.
+    pub(crate) fn poll_needed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        std::pin::Pin::new(&mut self.told).poll(context).map(drop)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.taken.guests.lock();
+        if let Some(mine) = taken.iter().position(|guest| Arc::ptr_eq(guest, &self.guest)) {
+            taken.swap_remove(mine);
+        }
+    }
+}
+
+impl Activity {
+    /// One more that is to be answered.
+    pub(crate) fn busy(&self) -> Busy {
+        self.guest.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(&self.guest))
+    }
+
+    /// Whether to close with an answer, because somebody waits for a place; whoever has asked must then do so.
+    pub(crate) fn should_close(&self) -> bool {
+        self.taken.is_one_wanted.load(Ordering::Relaxed)
+            && self.guest.clock.now().since(Time::ZERO) >= self.taken.kept
+            && self.taken.is_one_wanted.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.clock.now().nanos(), Ordering::Relaxed);
+        self.0.busy.fetch_sub(1, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Metrics, Protocol};
+
+    fn places(connections_max: usize, rest: Duration) -> Places {
+        Places::new(connections_max, rest, Metrics::new("any", 0).connections(Protocol::Http))
+    }
+
+    /// Some that came one after the other.
+    fn come<const N: usize>(places: &Places) -> [Place; N] {
+        std::array::from_fn(|_| {
+            Clock::start().pause(Duration::from_millis(1));
+            places.place(places.try_room())
+        })
+    }
+
+    fn is_needed(place: &mut Place) -> bool {
+        place.told.try_recv().is_ok()
+    }
+
+    #[test]
+    fn who_has_rested_the_longest_goes_first_and_is_told_once() {
+        let places = places(3, Duration::ZERO);
+        let [mut first, mut second, mut third] = come(&places);
+        assert!(places.try_room().is_none());
+        let busy = first.activity().busy();
+        drop(second.activity().busy());
+        assert!(places.send_one_away());
+        assert!(is_needed(&mut third), "the second was busy after the third came");
+        assert!(places.send_one_away());
+        assert!(is_needed(&mut second));
+        assert!(!places.send_one_away(), "the first is busy");
+        drop(busy);
+        assert!(places.send_one_away());
+        assert!(is_needed(&mut first));
+        assert!(!places.send_one_away(), "all have been told");
+        drop(second);
+        assert!(places.try_room().is_some());
+    }
+
+    #[test]
+    fn one_closes_with_its_answer_for_each_that_waits() {
+        let places = places(2, Duration::ZERO);
+        let [first, second] = come(&places);
+        let busy = [first.activity().busy(), second.activity().busy()];
+        assert!(!first.activity().should_close());
+        places.want_one();
+        assert!(first.activity().should_close());
+        assert!(!second.activity().should_close(), "one is enough");
+        places.want_one();
+        places.want_none();
+        assert!(!second.activity().should_close());
+        drop(busy);
+    }
+
+    #[test]
+    fn whoever_has_just_come_or_was_just_answered_stays() {
+        let places = places(2, Duration::from_hours(1));
+        let [first, _second] = come(&places);
+        drop(first.activity().busy());
+        assert!(!places.send_one_away());
+        places.want_one();
+        assert!(!first.activity().should_close());
+    }
+
+    #[test]
+    fn a_connection_rests_when_the_last_of_its_calls_is_done() {
+        let places = places(1, Duration::ZERO);
+        let [place] = come(&places);
+        assert!(place.rests());
+        let activity = place.activity();
+        let both = [activity.busy(), activity.busy()];
+        for call in both {
+            assert!(!place.rests());
+            drop(call);
+        }
+        assert!(place.rests());
+    }
+}
