@@ -164,6 +164,10 @@ fn networks_are_timed_and_wrong_ones_refused() {
     assert_eq!((report["device"].as_str(), passes.len()), (Some("cpu"), 2));
     assert_eq!(passes[1]["batch"], 3);
     assert!(passes.iter().all(|pass| pass["p50_us"].as_f64().unwrap() > 0.0 && pass.get("outputs").is_none()));
+    let told = passes[1]["progress"].as_array().unwrap();
+    let last = told.last().expect("a batch tells of its steps");
+    assert!(last["done"].as_f64().is_some_and(|done| (0.999..1.001).contains(&done)), "{told:?}");
+    assert!(told.iter().all(|word| word["at"].as_f64().is_some_and(|at| (0.0..=1.0).contains(&at))), "{told:?}");
     let wrong = |arguments: &[&str], code, told: &str| {
         let output = bench(arguments);
         let log = String::from_utf8_lossy(&output.stderr);

@@ -4,8 +4,9 @@
 //! rows run and the outputs are told, so that a peer which has the same file can check that both compute the same
 //! (`docs/benchmarks/forward/peers.py`). Batches take turns for as long as they are measured, so that a change of the machine meets all.
 
-use std::{fmt, fs, hint::black_box, path::PathBuf};
+use std::{fmt, fs, hint::black_box, path::PathBuf, time::Duration};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{BenchError, Env, Watch, cell};
@@ -80,9 +81,20 @@ pub struct Pass {
     pub p99_us: f64,
     /// Multiply-adds a nanosecond, by the median.
     pub rate: f64,
+    /// What a lane hears while a batch runs, one batch in the middle of a few.
+    pub progress: Vec<Told>,
     /// Outputs of the rows of the file, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outputs: Option<Vec<f32>>,
+}
+
+/// A word of a device that has not finished a batch.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// The share of the multiply-adds that is over, from 0 to 1.
+    pub done: f32,
+    /// After which share of the batch's time that was told.
+    pub at: f64,
 }
 
 /// All of them.
@@ -189,11 +201,31 @@ impl Subject {
                 batch,
                 p50_us,
                 p99_us,
+                progress: self.progress(rows)?,
                 rate: (self.net.plan().multiply_adds() * batch) as f64 / p50_us / 1e3,
                 outputs: self.tells_outputs.then(|| self.net.run(rows)).transpose()?,
             })
         };
         batches.into_iter().zip(times).map(pass).collect()
+    }
+
+    /// When a batch told of what: of a few, the one of the median time.
+    fn progress(&self, rows: &[f32]) -> Result<Vec<Told>, TensorError> {
+        let (clock, mut outputs, mut runs) = (Clock::start(), Vec::new(), Vec::new());
+        for _ in 0..RUNS {
+            let heard = Mutex::new(Vec::new());
+            let started = clock.now();
+            self.net.run_into(rows, &mut outputs, &|share| heard.lock().push((share, clock.now().since(started))))?;
+            runs.push((clock.now().since(started), heard.into_inner()));
+        }
+        runs.sort_unstable_by_key(|(time, _)| *time);
+        let (time, heard) = runs.swap_remove(RUNS / 2);
+        let mut done = 0.0;
+        let told = |(share, at): (f32, Duration)| {
+            done += share;
+            Told { done, at: at.as_secs_f64() / time.as_secs_f64() }
+        };
+        Ok(heard.into_iter().map(told).collect())
     }
 }
 

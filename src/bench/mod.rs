@@ -45,7 +45,7 @@ pub use doctor::{Finding, Verdict, Watch, doctor, doctor_table};
 pub use env::Env;
 pub use error::BenchError;
 pub use fault::FaultAt;
-pub use forward::{ForwardOptions, ForwardReport, Pass, forward};
+pub use forward::{ForwardOptions, ForwardReport, Pass, Told, forward};
 pub use lanes::{Agreement, FIVE, LanesOptions, LanesPage, LanesReport, Trial, lanes};
 pub use load::{Arrivals, Load};
 pub use micro::{Beside, Figure, MicroReport, Target, micro};

@@ -9,6 +9,7 @@ mod architecture;
 mod cpu;
 mod encoder;
 mod learn;
+mod marks;
 mod parameters;
 mod plan;
 mod precision;
@@ -20,7 +21,8 @@ use candle_core::{DType, Result};
 pub use candle_core::{Device, Error as TensorError, Tensor};
 use cpu::Program;
 pub(crate) use cpu::learn::read;
-use step::Step;
+use marks::Marks;
+use step::{Step, shares};
 
 pub use architecture::{Architecture, NoFit, Width};
 pub use encoder::{Encoder, decoder_plan};
@@ -71,8 +73,17 @@ pub struct Net {
 enum Form {
     /// Packed for the CPU once and for all.
     Program(Program),
-    /// Tensors of one precision, on any device; those of a net that learns change.
-    Steps(Arc<Vec<Step>>, DType),
+    /// On any device; what a net that learns is made of changes.
+    Steps(Arc<Tensors>),
+}
+
+/// Layers of tensors.
+#[derive(Debug)]
+struct Tensors {
+    steps: Vec<Step>,
+    /// How much of all work each of them is.
+    shares: Vec<f32>,
+    precision: DType,
 }
 
 impl Net {
@@ -102,20 +113,26 @@ impl Net {
     ) -> Result<Self> {
         let constants = parameters.constants()?;
         let steps = Step::settled(Step::all(plan.layers(), &constants.builder(device))?, precision.dtype())?;
-        let form = Form::Steps(Arc::new(steps), precision.dtype());
-        Ok(Net { plan: plan.clone(), preprocessing, form, device: device.clone() })
+        Ok(Net::of_tensors(plan, preprocessing, steps, precision.dtype(), device))
     }
 
     /// Builds a net of tensors, which reads `parameters` as they are at each run. On the CPU it is slow but for full matrices; a network learns
     /// there as a [`Learner`].
     pub fn live(plan: &Plan, preprocessing: Preprocessing, parameters: &Parameters, device: &Device) -> Result<Self> {
         let steps = Step::all(plan.layers(), &parameters.builder(device))?;
-        Ok(Net {
-            plan: plan.clone(),
-            preprocessing,
-            form: Form::Steps(Arc::new(steps), DType::F32),
-            device: device.clone(),
-        })
+        Ok(Net::of_tensors(plan, preprocessing, steps, DType::F32, device))
+    }
+
+    fn of_tensors(
+        plan: &Plan,
+        preprocessing: Preprocessing,
+        steps: Vec<Step>,
+        precision: DType,
+        device: &Device,
+    ) -> Self {
+        let shares = shares(&steps, plan);
+        let form = Form::Steps(Arc::new(Tensors { steps, shares, precision }));
+        Net { plan: plan.clone(), preprocessing, form, device: device.clone() }
     }
 
     /// Runs raw rows `[n, ..input shape]` on the net's device; gives `[n, outputs]`, with a gradient if the net is live.
@@ -126,10 +143,7 @@ impl Net {
                 program.run(&rows.flatten_all()?.to_vec1::<f32>()?, &mut outputs, &|_| ());
                 Tensor::from_vec(outputs, (rows.dim(0)?, self.plan.outputs()), &self.device)
             }
-            Form::Steps(steps, precision) => {
-                let rows = self.preprocessing.apply(rows)?.to_dtype(*precision)?;
-                step::forward(steps, &rows)?.flatten_from(1)?.to_dtype(DType::F32)
-            }
+            Form::Steps(tensors) => tensors.forward(&self.preprocessing.apply(rows)?, |_| Ok(())),
         }
     }
 
@@ -152,14 +166,19 @@ impl Net {
     }
 
     /// The same, into memory that is kept, instead of what it held; `told` hears of each step of it, as soon as that is over, which share (0..1) of the whole work it was. On several threads at once,
-    /// if the calling thread belongs to a pool of several. A net of tensors tells nothing: what it starts on a GPU is over later.
+    /// if the calling thread belongs to a pool of several. A net of tensors tells of several small steps at once, and of the last ones never: they are over with the outputs.
     ///
     /// Fails as [`Net::run`] does.
     pub fn run_into(&self, rows: &[f32], outputs: &mut Vec<f32>, told: &(dyn Fn(f32) + Sync)) -> Result<()> {
         match &self.form {
             Form::Program(program) if rows.len().is_multiple_of(self.width()) => program.run(rows, outputs, told),
-            Form::Program(_) | Form::Steps(..) => {
-                *outputs = self.forward(&self.rows(rows)?)?.flatten_all()?.to_vec1()?;
+            Form::Program(_) => *outputs = self.forward(&self.rows(rows)?)?.flatten_all()?.to_vec1()?,
+            Form::Steps(tensors) => {
+                let mut marks = Marks::new(&self.device, told);
+                let rows = self.preprocessing.apply(&self.rows(rows)?)?;
+                let made = tensors.forward(&rows, |share| marks.step(share))?;
+                marks.wait()?;
+                *outputs = made.flatten_all()?.to_vec1()?;
             }
         }
         Ok(())
@@ -187,6 +206,18 @@ impl Net {
     /// Where it runs.
     pub const fn device(&self) -> &Device {
         &self.device
+    }
+}
+
+impl Tensors {
+    /// Runs rows that are preprocessed; `step` hears of each step which share of all work it was, once it has been started.
+    fn forward(&self, rows: &Tensor, mut step: impl FnMut(f32) -> Result<()>) -> Result<Tensor> {
+        let mut x = rows.to_dtype(self.precision)?;
+        for (layer, share) in self.steps.iter().zip(&self.shares) {
+            x = layer.forward(&x)?;
+            step(*share)?;
+        }
+        x.flatten_from(1)?.to_dtype(DType::F32)
     }
 }
 

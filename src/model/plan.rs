@@ -240,6 +240,17 @@ impl Plan {
         self.multiply_adds
     }
 
+    /// The multiply-adds of each layer.
+    pub(super) fn work(&self) -> Vec<usize> {
+        let mut shape = self.input.clone();
+        let through = |layer: &Layer| {
+            let (next, work) = layer.through(&shape).expect("a plan's layers read what comes to them");
+            shape = next;
+            work
+        };
+        self.layers.iter().map(through).collect()
+    }
+
     /// The layers of `self`, then those of `next`, which reads what `self` writes.
     #[must_use]
     pub fn before(self, next: &Plan) -> Plan {

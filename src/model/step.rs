@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder};
 
-use super::{Bias, Convolution, Layer, Window, plan::Name};
+use super::{Bias, Convolution, Layer, Plan, Window, plan::Name};
 
 /// What batch norm adds to a variance, as `PyTorch` does.
 pub(super) const EPSILON: f64 = 1e-5;
@@ -129,6 +129,19 @@ impl Step {
         })
     }
 
+    /// Whether multiply-adds are counted of it, as [`Plan::work`] does.
+    const fn has_work(&self) -> bool {
+        match self {
+            Step::Convolution { .. } | Step::Dense(_) | Step::Residual { .. } => true,
+            Step::BatchNorm(_)
+            | Step::MaxPool(_)
+            | Step::AveragePool
+            | Step::Relu
+            | Step::Flatten
+            | Step::Unflatten(_) => false,
+        }
+    }
+
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Step::Convolution { filters, bias, window, dilation } => {
@@ -160,8 +173,16 @@ fn max_pool(rows: &Tensor, Window { kernel, stride, padding }: Window) -> Result
     padded.max_pool2d_with_stride(kernel, stride)
 }
 
+/// Which share of a plan's multiply-adds each of its steps is, settled or not: those that have any keep their order.
+pub(super) fn shares(steps: &[Step], plan: &Plan) -> Vec<f32> {
+    let all = plan.multiply_adds().max(1) as f32;
+    let mut work = plan.work().into_iter().filter(|&work| work > 0);
+    let share = |step: &Step| if step.has_work() { work.next().unwrap_or(0) as f32 / all } else { 0.0 };
+    steps.iter().map(share).collect()
+}
+
 /// Through all of `steps`.
-pub(super) fn forward(steps: &[Step], x: &Tensor) -> Result<Tensor> {
+fn forward(steps: &[Step], x: &Tensor) -> Result<Tensor> {
     steps.iter().try_fold(x.clone(), |x, step| step.forward(&x))
 }
 

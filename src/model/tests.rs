@@ -157,6 +157,29 @@ fn packed_nets_agree_with_live_ones() {
 }
 
 #[test]
+fn a_net_of_tensors_tells_of_its_work_as_it_goes() {
+    let shapes = [("mlp", FASHION), ("lenet5", FASHION), ("resnet18-w16", FASHION), ("vgg11", [3, 32, 32])];
+    for (name, shape) in shapes {
+        let plan = name.parse::<Architecture>().unwrap().plan(&shape, 10).unwrap();
+        let parameters = random_parameters(&plan, &mut ChaCha8Rng::seed_from_u64(5));
+        let nets = [
+            Net::live(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap(),
+            Net::settled(&plan, PREPROCESSING, &parameters, &Device::Cpu, Precision::Single).unwrap(),
+        ];
+        let told = nets.map(|net| {
+            let Form::Steps(tensors) = &net.form else { panic!("it is made of tensors") };
+            assert!((tensors.shares.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{name}: {:?}", tensors.shares);
+            let told = std::sync::Mutex::new(Vec::new());
+            net.run_into(&vec![0.5; net.width()], &mut Vec::new(), &|share| told.lock().unwrap().push(share)).unwrap();
+            told.into_inner().unwrap()
+        });
+        let (all, least) = (told[1].iter().sum::<f32>(), told[1].iter().copied().fold(1.0, f32::min));
+        assert!(all > 0.85 && all < 1.0001 && least >= 0.125, "{name}: {:?}", told[1]);
+        assert_eq!(told[0], told[1], "{name}: folding batch norms moves no work");
+    }
+}
+
+#[test]
 fn a_net_of_half_precision_rounds_and_overflows() {
     let plan = Architecture::Linear.plan(&FASHION, 10).unwrap();
     let parameters = random_parameters(&plan, &mut ChaCha8Rng::seed_from_u64(3));
