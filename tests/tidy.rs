@@ -142,8 +142,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("candle_core", &["model", "lane", "weights", "train", "eval"]),
     ("candle_nn", &["model", "lane", "weights", "train", "eval"]),
     // Only http knows the wire, and bench, its client; the rest would be the same behind another protocol.
-    ("hyper", &["http", "bench"]),
-    ("hyper_util", &["http", "bench"]),
+    ("hyper", &["http", "grpc", "bench"]),
+    ("hyper_util", &["http", "grpc", "bench"]),
     ("http_body_util", &["http", "bench"]),
     // The same of the other protocol.
     ("opentelemetry", &["otlp"]),

@@ -1,4 +1,4 @@
-//! A connection's socket and its place under the cap, for what HTTP/2 leaves undone: waiting for neither a silent client nor one that never reads.
+//! A connection's socket, for what HTTP/2 leaves undone: waiting for neither a silent client nor one that never reads.
 //!
 //! Once HTTP/2 has begun, pings find out who is gone; but a client that connects and says nothing never begins, a ping cannot be written
 //! to one that does not read, and one that answers pings may still take none of its [`Replies`].
@@ -16,10 +16,9 @@ use tokio::{
     net::TcpStream,
     time::Sleep,
 };
-use tonic::transport::server::Connected;
 
 use super::replies::Replies;
-use crate::wire::{Limits, Patience, Place};
+use crate::wire::{Limits, Patience};
 
 /// What a client of HTTP/2 says first.
 const PREFACE_BYTES: usize = 24;
@@ -37,14 +36,11 @@ pub(super) struct Connection {
     /// How long one of them may wait, and the next look at it while there are any.
     reply_timeout: Duration,
     look: Option<Pin<Box<Sleep>>>,
-    place: Place,
-    /// Somebody else has been found to need the place.
-    is_needed: bool,
 }
 
 impl Connection {
     /// Nothing has been read yet.
-    pub(super) fn new(stream: TcpStream, place: Place, limits: &Limits) -> Self {
+    pub(super) fn new(stream: TcpStream, replies: Replies, limits: &Limits) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
@@ -53,11 +49,9 @@ impl Connection {
             silence: Some(Box::pin(tokio::time::sleep(limits.header_timeout))),
             preface_left: PREFACE_BYTES,
             patience: Patience::new(limits.body_timeout),
-            replies: Replies::new(place.activity()),
+            replies,
             reply_timeout: limits.body_timeout,
             look: None,
-            place,
-            is_needed: false,
         }
     }
 
@@ -73,16 +67,6 @@ impl Connection {
             ready!(look.as_mut().poll(context));
             self.look = None;
         }
-    }
-
-    /// Resolves when somebody else needs the place, and no call is open.
-    fn poll_given_up(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if !self.is_needed {
-            ready!(self.place.poll_needed(context));
-            self.is_needed = true;
-        }
-        // The end of the last call is read as soon as anything is: pings are.
-        if self.place.rests() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -104,10 +88,6 @@ impl AsyncRead for Connection {
             return read;
         }
         let silent = self.silence.as_mut().is_some_and(|silence| silence.as_mut().poll(context).is_ready());
-        if self.poll_given_up(context).is_ready() {
-            // As if the client had left; it connects anew for its next call.
-            return Poll::Ready(Ok(()));
-        }
         if silent || self.poll_untaken(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -141,13 +121,5 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Replies;
-
-    fn connect_info(&self) -> Replies {
-        self.replies.clone()
     }
 }

@@ -23,6 +23,7 @@ use super::{
     Caller, Shared,
     health::Readiness,
     inbound::Inbound,
+    infer::timeout,
     proto::{
         health::health_server::HealthServer, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
     },
@@ -49,7 +50,7 @@ const NOT_SERVED: &[(&str, &str)] = &[
 /// Methods whose clients may send any number of messages.
 const STREAMS: &[&str] = &["ModelStreamInfer", "ServerReflectionInfo"];
 
-type Reply = http::Response<Body>;
+pub(super) type Reply = http::Response<Body>;
 
 /// The services of the port, the two of reflection among them.
 #[derive(Clone)]
@@ -85,8 +86,8 @@ impl<R, A> Front<R, A> {
     }
 }
 
-/// A service of the port.
-trait Served:
+/// What answers calls: a service of the port, or all of them.
+pub(super) trait Served:
     Service<http::Request<Body>, Response = Reply, Error = Infallible, Future = BoxFuture<Reply, Infallible>>
 {
 }
@@ -116,6 +117,7 @@ where
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
         let replies = request.extensions().get::<Replies>().cloned();
         let call = replies.expect("every connection puts them beside its requests").open();
+        let deadline = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
         let request = self.bounded(request, &caller, STREAMS.contains(&method));
         let reply = match service {
             "inference.GRPCInferenceService" => match NOT_SERVED.iter().find(|(name, _)| *name == method) {
@@ -129,7 +131,14 @@ where
         };
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let mut reply = reply.await?;
+            let mut reply = match deadline {
+                None => reply.await?,
+                Some(deadline) => match tokio::time::timeout(deadline, reply).await {
+                    Ok(reply) => reply?,
+                    // The client knows; an answer of the engine's would have come before.
+                    Err(_) => Status::deadline_exceeded("the call's own deadline is over").into_http(),
+                },
+            };
             if let Some(error) =
                 Status::from_header_map(reply.headers()).and_then(|status| of_tonic(&status, &shared, &caller))
             {

@@ -49,7 +49,7 @@ impl Patience {
 }
 
 /// A duration as gRPC writes it: up to eight digits and a unit.
-fn timeout(text: &str) -> Option<Duration> {
+pub(super) fn timeout(text: &str) -> Option<Duration> {
     let unit = text.chars().next_back()?;
     let digits = text.strip_suffix(unit)?;
     let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());

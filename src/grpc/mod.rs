@@ -6,7 +6,8 @@
 //! beyond the budget; a client that leaves drops its [`Pending`](crate::reply::Pending), and with it its place in the queue.
 //!
 //! The layer sees [`Admission`] alone, so it is tested against a dozen lines instead of a daemon (`tests/grpc_surface`). Written on tonic's
-//! server, without its router: three services need none, and one place sees every call before its body is read.
+//! services and codec, without its server and router: hyper serves HTTP/2 as it serves HTTP/1 beside it, because tonic's server can tell no single connection to
+//! go; and one place sees every call before its body is read.
 //!
 //! `server` accepts into `connection`s, `front` finds the service, `inbound` (in `parts`) and `codec` bound the messages, `service` has the methods, `read`
 //! checks, `infer` admits and awaits, `write` and `status` answer, `replies` are not kept for ever, `describe` and `health` tell. `proto` is generated from the `.proto` files in

@@ -5,23 +5,28 @@
 //! calls that are admitted are answered, and connections close when they have none left. HTTP's port stays open for that while, because HTTP/1
 //! has no such word.
 
-use std::{
-    future::Future,
-    io,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
-use tokio::net::{TcpListener, TcpStream};
-use tonic::{codegen::tokio_stream::Stream, transport::Server};
+use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::{JoinError, JoinSet},
+};
+use tonic::body::Body;
 use tonic_reflection::server::Builder;
 
-use super::{Shared, Site, connection::Connection, front::Front, proto::DESCRIPTORS};
+use super::{
+    Shared, Site,
+    connection::Connection,
+    front::{Front, Served},
+    proto::DESCRIPTORS,
+    replies::Replies,
+};
 use crate::{
     metrics::Protocol,
-    wire::{Budget, Door, Drain, Limits, Place, Places, Traces},
+    wire::{Budget, Door, Drain, Place, Places, Traces},
 };
 
 /// Calls of one connection at once; more wait at the client.
@@ -30,6 +35,8 @@ const CALLS_MAX: u32 = 256;
 const HEAD_BYTES_MAX: u32 = 16 * 1024;
 /// How often a connection that says nothing is asked whether anybody is there, and how long it may take to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// How long a connection that was told to go and has nothing to answer may take to do so.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long the end waits for connections to close, once there is nothing else to wait for.
 const LAST_REPLIES: Duration = Duration::from_secs(1);
 
@@ -91,48 +98,80 @@ async fn port(listener: TcpListener, shared: &Arc<Shared>) {
     let reflection = || Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let readable = "the descriptors were encoded by a compiler of protobuf, and are tested";
     let (current, alpha) = (reflection().build_v1().expect(readable), reflection().build_v1alpha().expect(readable));
-    let served = Server::builder()
-        .max_concurrent_streams(CALLS_MAX)
-        .http2_max_header_list_size(HEAD_BYTES_MAX)
-        .http2_keepalive_interval(Some(PING.0))
-        .http2_keepalive_timeout(Some(PING.1))
-        .serve_with_incoming_shutdown(
-            Front::new(shared, current, alpha),
-            Incoming::new(listener, &shared.site),
-            shared.drain.left(),
-        )
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the port of gRPC ended");
+    let front = Front::new(shared, current, alpha);
+    let Site { limits, metrics, .. } = &*shared.site;
+    let places = Places::new(limits.connections_max, limits.place_kept, metrics.connections(Protocol::Grpc));
+    let (mut door, mut connections) = (Door::new(listener, places), JoinSet::new());
+    let begin = |(stream, place)| connection(stream, place, Arc::clone(shared), front.clone());
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.drain.left() => break,
+            Some(ended) = connections.join_next() => report(&ended),
+            came = door.next() => drop(connections.spawn(begin(came))),
+        }
+    }
+    if let Some(came) = door.leave() {
+        connections.spawn(begin(came));
+    }
+    while let Some(ended) = connections.join_next().await {
+        report(&ended);
     }
 }
 
-/// The connections that clients make.
-struct Incoming {
-    next: Pin<Box<dyn Future<Output = (TcpStream, Place, Door)> + Send>>,
-    limits: Limits,
-}
-
-/// Waits for a connection; gives the door back with it.
-async fn next(mut door: Door) -> (TcpStream, Place, Door) {
-    let (stream, place) = door.next().await;
-    (stream, place, door)
-}
-
-impl Incoming {
-    fn new(listener: TcpListener, site: &Site) -> Self {
-        let limits = site.limits;
-        let places = Places::new(limits.connections_max, limits.place_kept, site.metrics.connections(Protocol::Grpc));
-        Incoming { next: Box::pin(next(Door::new(listener, places))), limits }
+/// A connection's end is of no interest unless it panicked.
+fn report(ended: &Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's handler panicked");
     }
 }
 
-impl Stream for Incoming {
-    type Item = io::Result<Connection>;
+/// Serves one connection, until it ends, the drain begins, or somebody else needs its place.
+async fn connection(stream: TcpStream, mut place: Place, shared: Arc<Shared>, front: impl Served + Clone + Send) {
+    let (activity, last) = (place.activity(), Notify::new());
+    let replies = Replies::new(activity.clone());
+    let socket = Connection::new(stream, replies.clone(), &shared.site.limits);
+    let last = &Arc::new(last);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(replies.clone());
+        let answer = front.clone().call(request.map(Body::new));
+        let (activity, last) = (activity.clone(), Arc::clone(last));
+        async move {
+            let answered = answer.await;
+            if activity.should_close() {
+                last.notify_one();
+            }
+            answered
+        }
+    });
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new()).max_concurrent_streams(CALLS_MAX).max_header_list_size(HEAD_BYTES_MAX);
+    http.keep_alive_interval(PING.0).keep_alive_timeout(PING.1);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return told(ended),
+        () = shared.drain.left() => {}
+        () = place.needed() => {}
+        () = last.notified() => {}
+    }
+    // The client is told (GOAWAY), and what it has sent before it hears of that is answered.
+    connection.as_mut().graceful_shutdown();
+    loop {
+        match tokio::time::timeout(LAST_WORDS, connection.as_mut()).await {
+            Ok(ended) => return told(ended),
+            // It does not even say that it has heard.
+            Err(_) if place.rests() => return,
+            Err(_) => {}
+        }
+    }
+}
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let (stream, place, door) = ready!(self.next.as_mut().poll(context));
-        self.next = Box::pin(next(door));
-        Poll::Ready(Some(Ok(Connection::new(stream, place, &self.limits))))
+/// Clients that leave are of interest to whoever looks for them.
+fn told(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
     }
 }

@@ -43,8 +43,10 @@ use crate::{
     wire::{Activity, Budget, Door, Place, Places},
 };
 
-/// How long a connection that has to go may take to send a request that it has not sent whole: its first one, if it was made before the port closed.
+/// How long a connection that was made before the port closed may take to send its first request.
 const FIRST_REQUEST: Duration = Duration::from_millis(100);
+/// Until then a request that has arrived has been read: the runtime looks at every socket before it looks at its timers.
+const ARRIVED: Duration = Duration::from_millis(1);
 /// How long the end waits for replies to be read, once there is nothing else to wait for.
 const LAST_REPLIES: Duration = Duration::from_secs(1);
 /// The longest head of a request, in bytes; longer is 431.
@@ -186,7 +188,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>, stopped: watch::Rece
     // hyper answers a head that it cannot read, and reads no further.
     let refused = ended.is_err_and(|error| error.is_parse());
     let is_more_to_come = refused || past.unread.load(Ordering::Relaxed);
-    if (is_more_to_come || past.told_to_go.load(Ordering::Relaxed))
+    if (is_more_to_come || past.is_last.load(Ordering::Relaxed))
         && let Ok(stream) = inherited.await
         && let Some(stream) = if is_more_to_come { Some(stream) } else { unread(stream) }
     {
@@ -200,8 +202,8 @@ struct Past {
     asked: AtomicBool,
     /// A request was answered that had not arrived whole.
     unread: AtomicBool,
-    /// It was answered, and is to close for another.
-    told_to_go: AtomicBool,
+    /// The next answer is the last, or was: somebody else needs the place.
+    is_last: AtomicBool,
     /// The last reply, until it has gone to the system.
     unwritten: Unwritten,
     activity: Activity,
@@ -210,8 +212,8 @@ struct Past {
 impl Past {
     /// Nothing so far.
     fn new(activity: Activity) -> Self {
-        let [asked, unread, told_to_go] = [false; 3].map(AtomicBool::new);
-        Past { asked, unread, told_to_go, unwritten: Arc::new(Mutex::new(None)), activity }
+        let [asked, unread, is_last] = [false; 3].map(AtomicBool::new);
+        Past { asked, unread, is_last, unwritten: Arc::new(Mutex::new(None)), activity }
     }
 
     /// Answers one request.
@@ -219,8 +221,8 @@ impl Past {
         self.asked.store(true, Ordering::Relaxed);
         let busy = self.activity.busy();
         let mut answered = answer(shared, request).await;
-        if self.activity.should_close() {
-            self.told_to_go.store(true, Ordering::Relaxed);
+        if self.is_last.load(Ordering::Relaxed) || self.activity.should_close() {
+            self.is_last.store(true, Ordering::Relaxed);
             answered.reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.unread.fetch_or(answered.unread, Ordering::Relaxed);
@@ -242,21 +244,20 @@ async fn requests(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_header_size(HEAD_BYTES_MAX);
     let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
-    let is_needed = tokio::select! {
+    tokio::select! {
+        biased;
         ended = connection.as_mut() => return ended,
         // Nothing is ever sent: the channel closes when the port does.
-        _ = stopped.changed() => false,
-        () = place.needed() => true,
-    };
-    if is_needed {
-        connection.as_mut().graceful_shutdown();
-        // What has arrived is answered, but nobody waits for the rest of a head.
-        let ended = tokio::time::timeout(FIRST_REQUEST, connection.as_mut()).await;
-        return match ended {
-            Ok(ended) => ended,
-            Err(_) if place.rests() => Ok(()),
-            Err(_) => connection.await,
-        };
+        _ = stopped.changed() => {}
+        () = place.needed() => {
+            past.is_last.store(true, Ordering::Relaxed);
+            return match tokio::time::timeout(ARRIVED, connection.as_mut()).await {
+                Ok(ended) => ended,
+                // It has sent nothing, or half a head.
+                Err(_) if place.rests() => Ok(()),
+                Err(_) => connection.await,
+            };
+        }
     }
     // A client that has just connected is told why: its first request gets the 503 that every other one got.
     if !past.asked.load(Ordering::Relaxed)

@@ -73,6 +73,10 @@ impl Ports {
         received.map_err(|error| SuccessionError::Silent(error.into()))?;
         let rights = |message| if let RecvAncillaryMessage::ScmRights(rights) = message { Some(rights) } else { None };
         let mut ports = control.drain().filter_map(rights).flatten().map(TcpListener::from);
+        // An older build may have let fewer wait; if the system refuses now, so be it.
+        let mut ports = ports.by_ref().inspect(|port| {
+            let _unchanged = rustix::net::listen(port, BACKLOG);
+        });
         match ports.next() {
             Some(http) if word == [PORT] => Ok(Ports { http, grpc: ports.next() }),
             Some(_) | None => Err(SuccessionError::Words),

@@ -1,6 +1,6 @@
 //! Accepting connections, as many as there are [`Places`].
 //!
-//! When all are taken, one more is accepted and waits for a place, which one of the others gives up; the next ones wait in the
+//! When all are taken, one more is accepted and waits for a place, for which one of the others is told to leave; the next ones wait in the
 //! system's backlog instead of costing memory. An accept that fails (no file descriptors left) waits a moment instead of spinning.
 
 use std::{io, time::Duration};
@@ -13,13 +13,13 @@ use tokio::{
 
 use super::{Place, Places};
 use crate::{
-    clock::Clock,
+    clock::{Clock, Time},
     repeat::{Line, Repeats},
 };
 
 /// How long the loop rests after an accept that failed for want of resources.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
-/// How often a full port looks again for one that has rested for long enough.
+/// How long one that was told to leave has for it; then another is told, too.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Where a port's connections come in.
@@ -29,6 +29,8 @@ pub(crate) struct Door {
     places: Places,
     /// Accepted, and without a place so far.
     waiting: Option<TcpStream>,
+    /// When somebody was last told to leave for it.
+    told: Option<Time>,
     clock: Clock,
     repeats: Repeats,
 }
@@ -36,7 +38,7 @@ pub(crate) struct Door {
 impl Door {
     /// Opens it: whoever comes to `listener` gets one of the `places`.
     pub(crate) fn new(listener: TcpListener, places: Places) -> Self {
-        Door { listener, places, waiting: None, clock: Clock::start(), repeats: Repeats::default() }
+        Door { listener, places, waiting: None, told: None, clock: Clock::start(), repeats: Repeats::default() }
     }
 
     /// The next connection and its place. Nobody is lost if this is dropped before it resolves.
@@ -46,11 +48,12 @@ impl Door {
         }
         let room = self.room().await;
         self.places.want_none();
+        self.told = None;
         let stream = self.waiting.take().expect("it was put there above, and only this takes it");
         (stream, self.places.place(Some(room)))
     }
 
-    /// Closes it; gives those who had come. Not even a runtime's readiness is waited for, so what is left to chance is the moment between two
+    /// Closes it; gives those who had come, as many as there is room for. Not even a runtime's readiness is waited for, so what is left to chance is the moment between two
     /// system calls: after it, the system resets whoever comes.
     pub(crate) fn close(self) -> Vec<(TcpStream, Place)> {
         let Door { listener, places, waiting, .. } = self;
@@ -94,19 +97,26 @@ impl Door {
 
     /// Room for one more, if somebody has to go for it.
     async fn room(&mut self) -> OwnedSemaphorePermit {
-        if let Some(room) = self.places.try_room() {
-            return room;
-        }
-        if let Line::Told { left_out } = self.repeats.next(self.clock.now()) {
-            tracing::warn!(
-                left_out,
-                "every connection is in use: one that was answered, or rests, is closed for each that comes"
-            );
-        }
         loop {
-            // Once is not always enough: there may be none so far, and the one that closes may take its time.
-            self.places.want_one();
-            if let Ok(room) = timeout(LOOK, self.places.room()).await {
+            if let Some(room) = self.places.try_room() {
+                return room;
+            }
+            let now = self.clock.now();
+            let since = self.told.map(|told| now.since(told));
+            if since.is_none()
+                && let Line::Told { left_out } = self.repeats.next(now)
+            {
+                tracing::warn!(
+                    left_out,
+                    "every connection is in use: one that was answered, or rests, is closed for each that comes"
+                );
+            }
+            let mut left = LOOK.saturating_sub(since.unwrap_or(LOOK));
+            if left.is_zero() {
+                self.places.want_one();
+                (self.told, left) = (Some(now), LOOK);
+            }
+            if let Ok(room) = timeout(left, self.places.room()).await {
                 return room;
             }
         }

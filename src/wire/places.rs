@@ -1,20 +1,21 @@
 //! The places of a port's connections: how many there are, who has one, and who gives it up when all are taken.
 //!
-//! What always holds: a connection that has something to answer keeps its place until it has answered. While somebody waits for a place, whoever has
-//! had one for `kept` closes with its next answer, if its protocol has a word for that; and whoever has had nothing to answer for `kept` is told to
-//! leave, the longest resting first. So nobody waits for longer than the ones before him have their places, however many there are: without it a
-//! thousand clients that keep their connections lock everybody out for as long as they please, the probe that asks whether the daemon lives
-//! among them. With `kept` at zero nobody would wait at all, and most of the machine would open and close connections.
+//! What always holds: a connection that has something to answer keeps its place until it has answered. For each client that waits, one of the
+//! others is told to leave: whoever has had nothing to answer for `kept`, the longest resting first; and if there is none, the next that is answered and has
+//! had its place for `kept` closes with that. So nobody waits for longer than the ones before him have their places, however many there are: without it
+//! a thousand clients that keep their connections lock everybody out for as long as they please, the probe that asks whether the daemon lives
+//! among them. With `kept` at zero nobody would wait at all, and most of the machine would open and close connections. Who holds a stream of gRPC open
+//! has something to answer for as long as it is open.
 //!
 //! A connection counts who is [`Busy`] with it, and notes when the last one was done. So a request costs two counts and a look at the clock, and
 //! only a full port looks through its connections.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -37,24 +38,25 @@ pub(crate) struct Places {
 /// Who has a place.
 #[derive(Debug)]
 struct Taken {
+    clock: Clock,
     /// For how long, whoever waits.
     kept: Duration,
-    /// In no order.
-    guests: Mutex<Vec<Arc<Guest>>>,
-    /// Somebody waits for one, and nobody has said yet that it closes.
+    /// In no order, each with what tells it to leave.
+    guests: Mutex<Vec<(Arc<Guest>, Leave)>>,
+    /// Somebody waits for one, nobody was told to leave for him, and nobody has said yet that it closes.
     is_one_wanted: AtomicBool,
 }
+
+/// Gone once it has been told.
+type Leave = Option<oneshot::Sender<()>>;
 
 /// Who has one of the places.
 #[derive(Debug)]
 struct Guest {
-    /// Since it came.
-    clock: Clock,
+    came: Time,
     busy: AtomicUsize,
     /// When it came, or when the last that was busy was done; see [`Time`].
     idle_since: AtomicU64,
-    /// Tells it to leave; gone once it has been told.
-    leave: Mutex<Option<oneshot::Sender<()>>>,
 }
 
 /// A connection's place. Once it is dropped the place is free, and the connection counted no more.
@@ -76,13 +78,14 @@ pub(crate) struct Activity {
 
 /// Something that a connection has to answer, for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Busy(Arc<Guest>);
+pub(crate) struct Busy(Activity);
 
 impl Places {
     /// As many as `connections_max`, all of them free, and each kept for `kept`, whoever else waits.
     pub(crate) fn new(connections_max: usize, kept: Duration, connections: Connections) -> Self {
         let free = Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS)));
-        let taken = Taken { kept, guests: Mutex::default(), is_one_wanted: AtomicBool::new(false) };
+        let taken =
+            Taken { clock: Clock::start(), kept, guests: Mutex::default(), is_one_wanted: AtomicBool::new(false) };
         Places { free, taken: Arc::new(taken), connections }
     }
 
@@ -99,26 +102,27 @@ impl Places {
     /// The place of a connection that has come; without `room` it is one too many.
     pub(crate) fn place(&self, room: Option<OwnedSemaphorePermit>) -> Place {
         let (leave, told) = oneshot::channel();
-        let guest = Arc::new(Guest::new(leave));
-        self.taken.guests.lock().push(Arc::clone(&guest));
+        let guest = Arc::new(Guest::new(self.taken.clock.now()));
+        self.taken.guests.lock().push((Arc::clone(&guest), Some(leave)));
         let (connected, taken) = (self.connections.opened(), Arc::clone(&self.taken));
         Place { _room: room, _connected: connected, guest, told, taken }
     }
 
-    /// Somebody waits for one: the next that is answered, or has rested the longest, should leave.
+    /// Somebody waits for one.
     pub(crate) fn want_one(&self) {
-        self.taken.is_one_wanted.store(true, Ordering::Relaxed);
-        self.send_one_away();
+        let is_one_wanted = !self.send_one_away();
+        self.taken.is_one_wanted.store(is_one_wanted, Ordering::Relaxed);
     }
 
     /// Tells whoever has rested the longest to leave; false if nobody has rested for long enough.
     fn send_one_away(&self) -> bool {
-        let guests = self.taken.guests.lock();
-        let resting = guests.iter().filter(|guest| guest.leave.lock().is_some());
-        let resting = resting.filter_map(|guest| Some((guest.rested()?, guest)));
+        let now = self.taken.clock.now();
+        let mut guests = self.taken.guests.lock();
+        let untold = guests.iter_mut().filter(|(_, leave)| leave.is_some());
+        let resting = untold.filter_map(|(guest, leave)| Some((guest.rested(now)?, leave)));
         let longest = resting.filter(|(rested, _)| *rested >= self.taken.kept).max_by_key(|(rested, _)| *rested);
         // It may be busy by now: then it answers that, and leaves.
-        longest.and_then(|(_, guest)| guest.leave.lock().take()?.send(()).ok()).is_some()
+        longest.and_then(|(_, leave)| leave.take()?.send(()).ok()).is_some()
     }
 
     /// Nobody waits any more.
@@ -128,17 +132,15 @@ impl Places {
 }
 
 impl Guest {
-    fn new(leave: oneshot::Sender<()>) -> Self {
-        let idle_since = AtomicU64::new(Time::ZERO.nanos());
-        Guest { clock: Clock::start(), busy: AtomicUsize::new(0), idle_since, leave: Mutex::new(Some(leave)) }
+    const fn new(came: Time) -> Self {
+        Guest { came, busy: AtomicUsize::new(0), idle_since: AtomicU64::new(came.nanos()) }
     }
 
     /// For how long it has had nothing to answer; `None` if it has.
-    fn rested(&self) -> Option<Duration> {
+    fn rested(&self, now: Time) -> Option<Duration> {
         // Whoever sees that the last one is done sees when.
         let is_idle = self.busy.load(Ordering::Acquire) == 0;
-        let since = Time::from_nanos(self.idle_since.load(Ordering::Relaxed));
-        is_idle.then(|| self.clock.now().since(since))
+        is_idle.then(|| now.since(Time::from_nanos(self.idle_since.load(Ordering::Relaxed))))
     }
 }
 
@@ -150,25 +152,21 @@ impl Place {
 
     /// Whether there is nothing to answer.
     pub(crate) fn rests(&self) -> bool {
-        self.guest.rested().is_some()
+        self.guest.busy.load(Ordering::Acquire) == 0
     }
 
-    /// Resolves when somebody else needs it.
+    /// Resolves, once, when it should leave because somebody else needs the place.
     pub(crate) async fn needed(&mut self) {
-        std::future::poll_fn(|context| self.poll_needed(context)).await;
-    }
-
-    /// As [`needed`](Self::needed); whoever has seen it resolve must not ask again.
-    pub(crate) fn poll_needed(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        std::pin::Pin::new(&mut self.told).poll(context).map(drop)
+        // Whoever tells it has the other end for as long as this lives.
+        drop(Pin::new(&mut self.told).await);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.taken.guests.lock();
-        if let Some(mine) = taken.iter().position(|guest| Arc::ptr_eq(guest, &self.guest)) {
-            taken.swap_remove(mine);
+        let mut guests = self.taken.guests.lock();
+        if let Some(mine) = guests.iter().position(|(guest, _)| Arc::ptr_eq(guest, &self.guest)) {
+            guests.swap_remove(mine);
         }
     }
 }
@@ -177,21 +175,22 @@ impl Activity {
     /// One more that is to be answered.
     pub(crate) fn busy(&self) -> Busy {
         self.guest.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(Arc::clone(&self.guest))
+        Busy(self.clone())
     }
 
     /// Whether to close with an answer, because somebody waits for a place; whoever has asked must then do so.
     pub(crate) fn should_close(&self) -> bool {
         self.taken.is_one_wanted.load(Ordering::Relaxed)
-            && self.guest.clock.now().since(Time::ZERO) >= self.taken.kept
+            && self.taken.clock.now().since(self.guest.came) >= self.taken.kept
             && self.taken.is_one_wanted.swap(false, Ordering::Relaxed)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.idle_since.store(self.0.clock.now().nanos(), Ordering::Relaxed);
-        self.0.busy.fetch_sub(1, Ordering::Release);
+        let Activity { guest, taken } = &self.0;
+        guest.idle_since.store(taken.clock.now().nanos(), Ordering::Relaxed);
+        guest.busy.fetch_sub(1, Ordering::Release);
     }
 }
 

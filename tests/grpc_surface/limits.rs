@@ -7,9 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use parityd::grpc::proto::inference::{ModelInferRequest, ServerLiveRequest, model_infer_request::InferInputTensor};
+use parityd::{
+    clock::{Clock, Time},
+    grpc::proto::inference::{ModelInferRequest, ServerLiveRequest, model_infer_request::InferInputTensor},
+};
 use prost::Message;
-use tonic::{Code, client::Grpc, codec::CompressionEncoding, codegen::http::uri::PathAndQuery};
+use tonic::{Code, Status, client::Grpc, codec::CompressionEncoding, codegen::http::uri::PathAndQuery};
 use tonic_prost::ProstCodec;
 
 use crate::{
@@ -147,8 +150,9 @@ fn on_a_full_port_whoever_rests_gives_way_and_comes_back() {
 fn a_call_that_is_not_answered_keeps_its_place() {
     let port = full_at(1, Duration::from_millis(50));
     port.engine.hold();
-    let mut first = port.client();
-    let call = port.runtime.spawn(async move { first.model_infer(request(&[ROW])).await });
+    let first = port.client();
+    let mut calling = first.clone();
+    let call = port.runtime.spawn(async move { calling.model_infer(request(&[ROW])).await });
     wait_until("admission", || port.engine.held().len() == 1);
     let mut second = port.client();
     let waiting = port.runtime.spawn(async move { second.server_live(ServerLiveRequest {}).await });
@@ -156,7 +160,28 @@ fn a_call_that_is_not_answered_keeps_its_place() {
     assert!(!waiting.is_finished(), "it has no place yet");
     port.engine.release();
     port.runtime.block_on(call).unwrap().expect("it is answered");
-    port.runtime.block_on(waiting).unwrap().expect("and then gives way");
+    port.runtime.block_on(waiting).unwrap().expect("and then it gives way");
+    drop(first);
+}
+
+#[test]
+fn a_client_that_calls_again_and_again_gives_way_too_and_loses_no_call() {
+    // It never rests for so long.
+    let port = full_at(1, Duration::from_millis(300));
+    let mut busy = port.client();
+    let calls = port.runtime.spawn(async move {
+        let (clock, mut calls) = (Clock::start(), 0);
+        while clock.now().since(Time::ZERO) < Duration::from_millis(1500) {
+            busy.model_infer(request(&[ROW])).await?;
+            calls += 1;
+        }
+        Ok::<_, Status>(calls)
+    });
+    let mut second = port.client();
+    port.runtime.block_on(second.server_live(ServerLiveRequest {})).expect("a place is free");
+    assert!(!calls.is_finished(), "the other has not left");
+    drop(second);
+    assert!(port.runtime.block_on(calls).unwrap().expect("each call is answered") > 0);
 }
 
 #[test]
