@@ -33,8 +33,8 @@ pub enum Refusal {
     /// It asks for confidence, and nobody can tell that of a reconstruction.
     #[error("the code is not calibrated, so that no reconstruction has a confidence")]
     NotCalibrated,
-    /// No lane can take work.
-    #[error("no lane is ready")]
+    /// Too few lanes can take work.
+    #[error("lanes still load, or fewer base lanes can answer than ready_lanes_min asks for")]
     NotReady,
     /// The daemon is stopping.
     #[error("the daemon is stopping: it answers what it has admitted and takes nothing new")]

@@ -3,7 +3,7 @@
 //! Works without a driver, without a configuration and without a daemon: what is not there is said, and the rest is told.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     path::Path,
     time::Duration,
@@ -15,7 +15,7 @@ use parityd::{
     nvml,
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::output::print;
 
@@ -61,12 +61,18 @@ pub(crate) fn devices(config: Option<&Path>, json: bool) -> Result<()> {
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
     let uuids: Vec<String> = devices.iter().map(|device| device.uuid.clone()).collect();
-    let (lanes, configuration) = match lanes(config, &uuids) {
+    let (lanes, faults) = match lanes(config, &uuids) {
         Ok(lanes) => (lanes, None),
-        Err(faults) => (Vec::new(), Some(faults.to_string())),
+        Err(faults) => (Vec::new(), Some(faults)),
     };
+    let configuration = faults.as_ref().map(ToString::to_string);
     let report = Report { devices, nvml, lanes, configuration };
-    print(&if json { serde_json::to_string_pretty(&report)? } else { table(&report) })
+    print(&if json { serde_json::to_string_pretty(&report)? } else { table(&report) })?;
+    match faults {
+        // Whoever names a configuration wants that one.
+        Some(faults) if config.is_some() => Err(faults.into()),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn gpus() -> Result<Vec<Device>, Box<dyn std::error::Error>> {
@@ -119,18 +125,33 @@ fn ask(listen: SocketAddr) -> Result<Value, String> {
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
     };
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, listen.port()), PATIENCE).map_err(nobody)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(nobody)?;
-    stream
-        .write_all(format!("GET /admin/lanes HTTP/1.1\r\nHost: {listen}\r\nConnection: close\r\n\r\n").as_bytes())
-        .map_err(nobody)?;
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).map_err(nobody)?;
-    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or((&reply, ""));
-    if head.starts_with("HTTP/1.1 404") {
-        return Err(format!("the daemon at {listen} tells nobody: set `faults = true` under [admin]"));
+    let address = SocketAddr::new(ip, listen.port());
+    let stranger = || format!("what answers at {listen} is no parityd");
+    if let Some(lanes) = get(address, "/admin/lanes").map_err(nobody)? {
+        return serde_json::from_str(&lanes).map_err(|_| stranger());
     }
-    serde_json::from_str(body).map_err(|_| format!("what answers at {listen} is no parityd"))
+    // Its admin routes are off; its metrics tell the states, too, without the reasons.
+    let metrics = get(address, "/metrics").map_err(nobody)?.ok_or_else(stranger)?;
+    let lanes: Vec<Value> = metrics.lines().filter_map(state).collect();
+    if lanes.is_empty() { Err(stranger()) } else { Ok(lanes.into()) }
+}
+
+/// The body of what a route answers; none if there is no such route.
+fn get(address: SocketAddr, path: &str) -> io::Result<Option<String>> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply)?;
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or((&reply, ""));
+    Ok((!head.starts_with("HTTP/1.1 404")).then(|| body.to_owned()))
+}
+
+/// The lane and the state of a line of metrics, as the admin route tells them.
+fn state(line: &str) -> Option<Value> {
+    let (id, state) =
+        line.strip_prefix("parityd_lane_state{lane=\"")?.strip_suffix("\"} 1")?.split_once("\",state=\"")?;
+    Some(json!({"id": id.parse::<u16>().ok()?, "state": state, "reason": ""}))
 }
 
 fn table(report: &Report) -> String {
@@ -166,4 +187,18 @@ fn table(report: &Report) -> String {
         lines.push(format!("lane {id:<2}  {device:width$}  {role:6}  {state:10}  {reason}").trim_end().to_owned());
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_tell_the_state_of_each_lane() {
+        let text = "# TYPE parityd_lane_state gauge\nparityd_lane_state{lane=\"0\",state=\"healthy\"} 0\n\
+                    parityd_lane_state{lane=\"0\",state=\"hung\"} 1\nparityd_lane_state{lane=\"12\",state=\"healthy\"} 1\n";
+        let lanes: Vec<Value> = text.lines().filter_map(state).collect();
+        let lane = |id: u16, state: &str| json!({"id": id, "state": state, "reason": ""});
+        assert_eq!(lanes, [lane(0, "hung"), lane(12, "healthy")]);
+    }
 }

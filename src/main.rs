@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // A wrong `--log` ends the process with 2, as any wrong flag.
     let log = log::start(&cli.log_filter(), cli.log_format).unwrap_or_else(|error| {
-        Cli::command().error(ErrorKind::InvalidValue, format!("--log {}: {error}", cli.log)).exit()
+        Cli::command().error(ErrorKind::InvalidValue, format!("--log (or PARITYD_LOG) {}: {error}", cli.log)).exit()
     });
     if let Some(error) = shared {
         tracing::warn!(%error, "cannot set CANDLE_NUM_THREADS=1: lanes and trainers may wait for each other");
@@ -158,7 +158,8 @@ fn train_base(options: &TrainBase) -> Result<()> {
 fn train_parity(options: &TrainParity) -> Result<()> {
     let TrainParity { weights, kind, k, r, coefficients, arch, encoder, rows, run } = options;
     let coefficients = coefficients.as_ref().map(|rows| rows.0.clone());
-    let code = Spec { coefficients, ..Spec::of(*kind, *k, r.unwrap_or(if *kind == Kind::Replica { *k } else { 1 })) };
+    let usual = if *kind == Kind::Replica { *k } else { coefficients.as_ref().map_or(1, Vec::len) };
+    let code = Spec { coefficients, ..Spec::of(*kind, *k, r.unwrap_or(usual)) };
     if let Err(error) = code.check() {
         Cli::command().error(ErrorKind::InvalidValue, error).exit();
     }
@@ -225,22 +226,25 @@ fn evaluate(options: &Eval) -> Result<()> {
     let seeds: Vec<u64> = (0..options.seeds).collect();
     let device = lane::open_device(&options.device)?;
     let measuring = MeasureOptions { seeds: &seeds, timed: device.is_cpu(), device };
-    let mut rows = Vec::new();
+    let (mut rows, mut of_folders) = (Vec::new(), Vec::new());
     for folder in &folders {
         let measured = eval::measure(folder, &data, &measuring)?;
-        if options.record {
-            eval::record(folder, &measured)?;
-        }
-        rows.extend(measured);
+        rows.extend(measured.iter().cloned());
+        of_folders.push((folder, measured));
     }
     eval::leave_out_repeats(&mut rows);
-    if let Some(dir) = &options.plots {
-        eval::plot(&rows, dir)?;
-    }
     let text = match options {
         Eval { json: true, .. } => eval::json(&rows),
         Eval { markdown: true, .. } => eval::markdown(&rows),
         Eval { .. } => eval::table(&rows),
     };
-    print(&text)
+    // What was measured is told first: a file that cannot be written must not cost it.
+    print(&text)?;
+    for (folder, measured) in of_folders.iter().filter(|_| options.record) {
+        eval::record(folder, measured)?;
+    }
+    if let Some(dir) = &options.plots {
+        eval::plot(&rows, dir)?;
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use parityd::{
     },
     config,
     serve::StartFaults,
+    weights::{Manifest, WeightsError},
 };
 
 use crate::{
@@ -69,6 +70,9 @@ fn simulate(options: &BenchVirtual) -> Result<()> {
         drawings(options, &report)?;
         return print(&report.markdown().to_string());
     }
+    if let Some(dir) = &options.weights {
+        Manifest::read(dir).map_err(|fault| WeightsError { faults: vec![fault] })?;
+    }
     let asked = VirtualOptions {
         loads: options.loads.iter().map(|percent| percent / 100.0).collect(),
         ks: options.k.iter().map(|&k| k as usize).collect(),
@@ -78,10 +82,15 @@ fn simulate(options: &BenchVirtual) -> Result<()> {
         span: Duration::from_secs_f64(options.seconds),
         seeds: options.seeds,
         seed: options.seed,
-        weights: options.weights.clone(),
+        weights: options.weights.clone().unwrap_or_else(|| "weights/fashion-mnist/1".into()),
         command: command(),
     };
-    let progress = |done, all| tracing::debug!("{done} of {all} cells");
+    let progress = |done: usize, all: usize| {
+        // A line for each tenth.
+        if done * 10 / all != done.saturating_sub(1) * 10 / all {
+            tracing::info!("{done} of {all} cells");
+        }
+    };
     if options.grid {
         let report = bench::grid(&asked, &progress);
         return print(&if options.json { report.json() } else { report.to_string() });

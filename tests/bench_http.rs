@@ -116,8 +116,14 @@ fn faults_are_cleared_at_the_end() {
 }
 
 #[test]
-fn ctrl_c_clears_faults_too() {
+fn whoever_interrupts_it_faults_are_cleared() {
     let daemon = Daemon::start(&config("config.toml", &[]));
+    for signal in ["-INT", "-TERM", "-HUP"] {
+        interrupted(&daemon, signal);
+    }
+}
+
+fn interrupted(daemon: &Daemon, signal: &str) {
     let client = Command::new(env!("CARGO_BIN_EXE_parityd"))
         .args(["bench", "http", "--url", &daemon.url, "--rate", "20", "--seconds", "600", "--fault", "0:0:hang"])
         .stdout(Stdio::piped())
@@ -125,7 +131,7 @@ fn ctrl_c_clears_faults_too() {
         .spawn()
         .unwrap();
     daemon.wait_until("given a fault", |daemon| faults(&daemon.url) == 1);
-    assert!(Command::new("kill").args(["-INT", &client.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("kill").args([signal, &client.id().to_string()]).status().unwrap().success());
     refused(&client.wait_with_output().unwrap(), INTERRUPTED, "interrupted");
     assert_eq!(faults(&daemon.url), 0);
 }

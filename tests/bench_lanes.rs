@@ -152,6 +152,9 @@ fn wrong_words_are_refused_with_the_right_ones() {
         assert_eq!(output.status.code(), Some(2), "{log}");
         assert!(log.contains(told), "{log}");
     }
+    let output = bench(&["virtual", "--weights", "weights/nowhere", "--seconds", "1"]);
+    assert_eq!(output.status.code(), Some(78), "found out before anything is simulated");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("weights/nowhere/manifest.toml: cannot be read"));
     let output = bench(&["lanes", "--from", "config.toml"]);
     assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&output.stderr).contains("is no result of `parityd bench lanes --json`"));

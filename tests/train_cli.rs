@@ -244,6 +244,10 @@ fn refusals_have_their_exit_codes() {
     refused("train base --arch resnet --out w --epochs 1", dir.path(), 2, "lenet5");
     refused("train base --arch mlp --out w --epochs 0", dir.path(), 2, "epochs");
     refused("train parity --weights w -k 1 --epochs 1", dir.path(), 2, "k >= 2");
+    // Else another code's weights would be written over.
+    refused("train parity --weights w -k 2 --coefficients 1,1,1 --epochs 1 --data .", dir.path(), 2, "1 rows of 2");
+    refused("train base --arch mlp --out w --name a/b --epochs 1", dir.path(), 2, "A-Z a-z 0-9");
+    refused("train base --arch mlp --out /proc/w --epochs 1 --data .", dir.path(), 78, "/proc/w: cannot be written");
     refused("eval", dir.path(), 2, "--weights");
     refused("--log nonsense=loud eval --all", dir.path(), 2, "--log");
     run("train base --arch mlp --out w --epochs 1 --data .", dir.path());

@@ -86,7 +86,7 @@ pub enum BenchError {
         fault: String,
     },
     /// The page could not be written.
-    #[error("{} cannot be written: {error}; name another file with --html", file.display())]
+    #[error("{} cannot be written: {error}; name another with --html or --plots", file.display())]
     Unwritten {
         /// The file.
         file: PathBuf,

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use hyper::Method;
 use tokio::{
     runtime::{Handle, Runtime},
+    signal::unix::{SignalKind, signal},
     sync::mpsc,
     time::{interval, timeout},
 };
@@ -185,7 +186,22 @@ impl Pacer {
     }
 }
 
-/// Counts until every request has ended, a fault was refused, or Ctrl-C.
+/// Resolves at the first signal that asks for the end: Ctrl-C, `timeout`, or a terminal that is gone. Where none can be listened to, it never does.
+async fn interrupted() {
+    let listen = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = listen(SignalKind::interrupt()) => {}
+        () = listen(SignalKind::terminate()) => {}
+        () = listen(SignalKind::hangup()) => {}
+    }
+}
+
+/// Counts until every request has ended, a fault was refused, or a signal asks for the end.
 async fn count(
     plan: &Plan,
     mut events: mpsc::Receiver<Event>,
@@ -194,7 +210,7 @@ async fn count(
 ) -> Result<Tally, BenchError> {
     let mut tally = Tally::new(&plan.load);
     let mut progress = Progress::new(Duration::from_secs_f64(plan.load.seconds));
-    let (mut redraw, mut interrupt) = (interval(REDRAW), pin!(tokio::signal::ctrl_c()));
+    let (mut redraw, mut interrupt) = (interval(REDRAW), pin!(interrupted()));
     let ended = loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -207,7 +223,7 @@ async fn count(
                 None => break Ok(()),
             },
             _ = redraw.tick() => progress.show(elapsed(), shared.sent.load(Ordering::Relaxed), &tally),
-            signal = &mut interrupt => break Err(signal.map_or_else(BenchError::Start, |()| BenchError::Interrupted)),
+            () = &mut interrupt => break Err(BenchError::Interrupted),
         }
     };
     progress.end();

@@ -123,9 +123,9 @@ pub(crate) struct BenchVirtual {
     #[arg(long, value_name = "MS", default_value = "25", value_parser = within::<100, 10_000_000>)]
     pub(crate) service_ms: f64,
 
-    /// Folder of weights whose recorded accuracies answers are worth
-    #[arg(long, value_name = "DIR", default_value = "weights/fashion-mnist/1")]
-    pub(crate) weights: PathBuf,
+    /// Folder of weights whose recorded accuracies answers are worth [default: weights/fashion-mnist/1, if it is there]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) weights: Option<PathBuf>,
 
     /// Virtual seconds of one run
     #[arg(long, value_name = "S", default_value = "60", value_parser = within::<1_000, 1_000_000_000>)]

@@ -11,7 +11,7 @@ use std::{num::ParseFloatError, path::PathBuf, str::FromStr};
 use clap::{Args, Parser, Subcommand};
 use parityd::{
     code::{Coefficients, Kind},
-    config::Device,
+    config::{Device, plain_name},
     model::{Architecture, Encoder},
     train::Preset,
 };
@@ -93,11 +93,11 @@ pub(crate) struct TrainBase {
     pub(crate) out: PathBuf,
 
     /// Deployment name, told to clients
-    #[arg(long, default_value = "fashion-mnist")]
+    #[arg(long, default_value = "fashion-mnist", value_parser = plain_name)]
     pub(crate) name: String,
 
     /// Deployment version, told to clients
-    #[arg(long, default_value = "1")]
+    #[arg(long, default_value = "1", value_parser = plain_name)]
     pub(crate) version: String,
 
     #[command(flatten)]

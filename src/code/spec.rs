@@ -186,6 +186,9 @@ impl Spec {
         if kind != Kind::Sum && coefficients.is_some() {
             return Err(CodeError::NoCoefficients(kind));
         }
+        if coefficients.as_ref().is_some_and(|rows| rows.len() != r || rows.iter().any(|row| row.len() != k)) {
+            return Err(CodeError::Shape { k, r });
+        }
         if kind != Kind::Berrut && errors > 0 {
             return Err(CodeError::NoErrors(kind));
         }

@@ -13,7 +13,7 @@ mod section;
 mod values;
 
 use std::{
-    fmt, fs,
+    fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -29,6 +29,7 @@ use crate::{
 pub use faults::{ConfigFault, ConfigFaults, Warning};
 pub use lanes::{LANES_MAX, fault_domains, lanes_for};
 pub use policy::{Grace, Hedge, ParityWhen, Placement, Policy, PolicyKind, Rerun};
+pub use values::plain_name;
 
 use section::Document;
 
@@ -46,12 +47,21 @@ pub fn find(flag: Option<&Path>) -> Result<PathBuf, ConfigFaults> {
     })
 }
 
+/// What to do about a file that cannot be read.
+fn remedy(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "make it readable for the user that parityd runs as"
+    } else {
+        "name the configuration with --config"
+    }
+}
+
 impl Config {
     /// Reads and checks the file at `path`, with what the environment overrides.
     pub fn load(path: &Path) -> Result<Config, ConfigFaults> {
         let file = path.display().to_string();
         let text = fs::read_to_string(path)
-            .map_err(|error| ConfigFaults::one(&file, "", format!("cannot be read: {error}")))?;
+            .map_err(|error| ConfigFaults::one(&file, "", format!("cannot be read: {error}; {}", remedy(&error))))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Config::parse_with(&text, folder, &file, &|name| std::env::var(name).ok())
     }

@@ -80,6 +80,10 @@ fn limits(config: &Config, root: &mut Section<'_, '_>) {
     rule(root, &["health.canary_max_ms", "health.canary_first_ms"], health.canary_first <= health.canary_max, || {
         "canary_first_ms must not be more than canary_max_ms, which the waits between canaries double up to".to_owned()
     });
+    let (http, grpc) = (config.http.listen, config.grpc.map(|grpc| grpc.listen));
+    rule(root, &["http.listen", "grpc.listen"], grpc != Some(http) || http.port() == 0, || {
+        format!("[http] and [grpc] cannot both listen on {http}: each needs an address of its own")
+    });
     let fits = deployment.queue_max >= deployment.batch_max;
     rule(root, &["deployment.batch_max", "deployment.queue_max"], fits, || {
         format!("queue_max must be at least batch_max = {}, or no batch is ever full", deployment.batch_max)

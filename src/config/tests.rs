@@ -317,6 +317,8 @@ fn without_its_table_or_variable_there_is_no_port_of_grpc() {
     assert_eq!(with("[grpc]\nlisten = \"[::1]:9\"\n", Some("[::1]:8")), Ok(Some("[::1]:8".into())));
     let told = with("", Some("nowhere")).unwrap_err();
     assert!(told.starts_with("PARITYD_GRPC_LISTEN: grpc.listen = \"nowhere\": must be an IP address"), "{told}");
+    let told = with("[grpc]\nlisten = \"127.0.0.1:8000\"\n", None).unwrap_err();
+    assert!(told.contains("[http] and [grpc] cannot both listen on 127.0.0.1:8000"), "{told}");
     assert!(with("[grpc]\nport = 1\n", None).unwrap_err().contains("grpc.port: unknown key"));
 }
 

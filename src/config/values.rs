@@ -23,8 +23,15 @@ pub(super) fn text<'t>(value: &'t DeValue<'_>, example: &str) -> Read<&'t str> {
 
 /// A name that needs no quoting in an URL, a file name or a metric label.
 pub(super) fn name(value: &DeValue<'_>, example: &str) -> Read<String> {
+    plain_name(text(value, example)?)
+}
+
+/// A name that clients may ask for.
+///
+/// # Errors
+/// It is none; says what would be.
+pub fn plain_name(name: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let name = text(value, example)?;
     if name.len() <= 64 && name.chars().all(plain) && name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         Ok(name.to_owned())
     } else {

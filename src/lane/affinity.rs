@@ -2,18 +2,23 @@
 
 use core_affinity::CoreId;
 
-use crate::config;
+use crate::{config, query::LaneId};
 
 /// The cores that this process may use.
 fn available() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
 }
 
-/// Pins the calling thread; a refusal costs placement, not service, so it is logged only.
-pub(super) fn pin(core: usize) {
+/// Pins the calling thread, a lane's; a refusal costs placement, not service, so it is logged only.
+pub(super) fn pin(lane: LaneId, core: usize) {
     if !core_affinity::set_for_current(CoreId { id: core }) {
-        tracing::warn!(core, "the system refused to pin this lane's thread");
+        tracing::warn!(%lane, core, "the system refused to pin this lane's thread");
     }
+}
+
+/// Whether a lane's thread can be pinned there.
+pub fn is_available(core: usize) -> bool {
+    available().contains(&core)
 }
 
 /// The cores to pin lanes to: the configured one, or one each where there are enough for all lanes and one more for the rest.

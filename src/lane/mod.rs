@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-pub use affinity::cores;
+pub use affinity::{cores, is_available};
 pub use cuda::gpu_uuid;
 pub use emulation::{EmulatedLoss, Emulation, Meanwhile};
 pub use executor::{OpenError, RunError, open_device, precision};
@@ -142,11 +142,11 @@ fn on_thread(
 ) -> io::Result<()> {
     let thread = thread::Builder::new().name(format!("lane-{}", spec.lane.id)).spawn(move || {
         let _abort = AbortOnPanic;
-        let core = spec.core;
+        let (id, core) = (spec.lane.id, spec.core);
         let pool = own_pool(&spec);
         // After the pool: its other workers would inherit the one core.
         if let Some(core) = core {
-            affinity::pin(core);
+            affinity::pin(id, core);
         }
         let mut lane = Lane::new(spec, feed, tenure);
         let pool = pool.map_err(|error| lane.pool_fault = Some(error)).ok();

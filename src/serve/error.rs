@@ -59,11 +59,22 @@ impl ServeError {
     }
 }
 
+/// What to do about a port that cannot be listened on.
+fn remedy(source: &io::Error, table: &str) -> String {
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        format!("ports below 1024 need CAP_NET_BIND_SERVICE, or set [{table}] listen to a port above")
+    } else if source.kind() == io::ErrorKind::AddrNotAvailable {
+        format!("set [{table}] listen to an address of this machine, or to 0.0.0.0 for all of them")
+    } else {
+        format!("set [{table}] listen to a free address (port 0 takes any free port)")
+    }
+}
+
 /// Why serving ended before it began.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The port.
-    #[error("cannot listen on {listen}: {source}; set [{table}] listen to a free address (port 0 takes any free port)")]
+    #[error("cannot listen on {listen}: {source}; {}", remedy(source, table))]
     Listen {
         /// Whose port: `http` or `grpc`.
         table: &'static str,

@@ -33,7 +33,8 @@ pub(super) fn lanes(plan: &Plan) {
     let lanes = plan.config.lanes();
     for (lane, core) in lanes.iter().zip(lane::cores(lanes)) {
         let (id, device, role) = (lane.id, &lane.device, lane.role.as_str());
-        let pinned_to = core.map_or_else(|| "any".to_owned(), |core| core.to_string());
+        let pinned_to =
+            core.filter(|core| lane::is_available(*core)).map_or_else(|| "any".to_owned(), |core| core.to_string());
         tracing::info!(lane = %id, %device, role, core = pinned_to, threads = lane.threads, "lane ready");
         if lane.stands_for.is_some() || lane.service.is_some() {
             let gpu = lane.stands_for.as_deref().unwrap_or("none");

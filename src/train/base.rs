@@ -90,6 +90,7 @@ impl Lesson for Labels<'_> {
 /// Trains a base model and writes it with its manifest. Parity models of an earlier base in that folder leave the manifest: they would
 /// be refused.
 pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
+    super::writable(&options.out)?;
     let (train, validation) = data::train(&options.data)?;
     let plan = options.architecture.plan(&[1, train.size.0, train.size.1], data::LABELS.len())?;
     let normalisation = normalisation(&train.pixels);

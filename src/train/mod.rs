@@ -21,7 +21,7 @@ mod preset;
 mod stripewise;
 
 use std::{
-    fmt, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -150,7 +150,7 @@ pub enum TrainError {
         step: usize,
     },
     /// A file could not be written.
-    #[error("{}: cannot be written: {error}", file.display())]
+    #[error("{}: cannot be written: {error}; make room there or make it writable, and `--resume`, or name another folder", file.display())]
     Write {
         /// The file.
         file: PathBuf,
@@ -185,6 +185,13 @@ fn gather(images: &Images, picked: &[usize], varied: bool, rng: &mut ChaCha8Rng)
 fn labels(images: &Images, picked: &[usize], device: &Device) -> candle_core::Result<Tensor> {
     let labels: Vec<u32> = picked.iter().map(|&row| u32::from(images.labels[row])).collect();
     Tensor::from_vec(labels, picked.len(), device)
+}
+
+/// Whether files can be written in a folder, which is made if it is not there: found out before anything is learned.
+fn writable(folder: &Path) -> Result<(), TrainError> {
+    let file = folder.join(".parityd-writes-here");
+    let tried = fs::create_dir_all(folder).and_then(|()| fs::write(&file, [])).and_then(|()| fs::remove_file(&file));
+    tried.map_err(|error| TrainError::Write { file: folder.to_path_buf(), error })
 }
 
 /// Writes parameters; gives their SHA-256.

@@ -49,6 +49,7 @@ pub struct ParityOptions {
 /// Trains the parity models that are asked for, one after the other, and enters each in the manifest when it is done.
 pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
     let bundle = Bundle::load(&options.weights, None)?;
+    super::writable(&options.weights)?;
     let Spec { kind, k, r, .. } = options.code;
     options.code.check()?;
     if matches!(kind, Kind::Replica | Kind::Berrut) {

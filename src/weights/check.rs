@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Checked, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, sha256};
+use super::{Checked, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, sha256, unread};
 use crate::{
     code::{Code, Reading, RunsOn},
     model::{Architecture, Encoder, NoFit, Parameters, Plan, Preprocessing, decoder_plan},
@@ -212,7 +212,7 @@ impl Model<'_> {
         let bytes = match fs::read(&file) {
             Ok(bytes) => bytes,
             Err(error) => {
-                faults.push(Fault::new(&file, format!("cannot be read: {error}"), RESTORE));
+                faults.push(unread(&file, &error, RESTORE));
                 return None;
             }
         };

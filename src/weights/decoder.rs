@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::{Fault, MANIFEST_FILE, Manifest};
+use super::{Fault, MANIFEST_FILE, Manifest, unread};
 use crate::{
     code::{Decoder, Kind, Matrix, Spec},
     model::{Parameters, TensorError},
@@ -21,7 +21,7 @@ pub fn decoder(dir: &Path, manifest: &Manifest, spec: &Spec) -> Result<Option<De
     })?;
     let file = dir.join(&row.file);
     let fault = |rule: String| Fault::new(&file, rule, "restore the file, or train it again");
-    let bytes = fs::read(&file).map_err(|error| fault(format!("cannot be read: {error}")))?;
+    let bytes = fs::read(&file).map_err(|error| unread(&file, &error, "restore the file, or train it again"))?;
     let parameters =
         Parameters::from_safetensors(&bytes).map_err(|error| fault(format!("is no safetensors file: {error}")))?;
     decoder_of(&parameters).map(Some).map_err(|error| fault(format!("holds no decoder: {error}")))

@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Calibrated, Fault, decoder};
+use super::{Calibrated, Fault, decoder, unread};
 use crate::{
     code::{Code, Coefficients, Kind, Spec},
     model::{Architecture, Encoder},
@@ -223,11 +223,7 @@ impl Manifest {
     pub fn read(dir: &Path) -> Result<Self, Fault> {
         let file = dir.join(MANIFEST_FILE);
         let text = fs::read_to_string(&file).map_err(|error| {
-            Fault::new(
-                &file,
-                format!("cannot be read: {error}"),
-                "name a folder of weights, or make one with `parityd train base`",
-            )
+            unread(&file, &error, "name a folder of weights, or make one with `parityd train base`")
         })?;
         let manifest: Manifest = toml::from_str(&text).map_err(|error| {
             let error = error.to_string();

@@ -14,6 +14,7 @@ pub mod oracle;
 
 use std::{
     fmt::{self, Write},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -49,6 +50,13 @@ impl Fault {
     pub(crate) fn new(file: &Path, rule: impl Into<String>, next: &'static str) -> Self {
         Fault { file: file.to_path_buf(), rule: rule.into(), next }
     }
+}
+
+/// A file that cannot be read; `next` is what to do if it is not there.
+fn unread(file: &Path, error: &io::Error, next: &'static str) -> Fault {
+    let is_locked = error.kind() == io::ErrorKind::PermissionDenied;
+    let next = if is_locked { "make it readable for the user that parityd runs as" } else { next };
+    Fault::new(file, format!("cannot be read: {error}"), next)
 }
 
 impl fmt::Display for Fault {

@@ -39,6 +39,13 @@ fn assert_faults(found: &[String], expected: &[&str]) {
 }
 
 #[test]
+fn a_file_that_may_not_be_read_need_not_be_made_again() {
+    let told = |kind: io::ErrorKind| unread(Path::new("base.safetensors"), &kind.into(), "train it again").to_string();
+    assert!(told(io::ErrorKind::PermissionDenied).ends_with("make it readable for the user that parityd runs as"));
+    assert!(told(io::ErrorKind::NotFound).ends_with("train it again"));
+}
+
+#[test]
 fn a_good_folder_gives_nets_signature_and_canary() {
     let dir = folder();
     let bundle = Bundle::load(dir.path(), Some(&code())).unwrap();

@@ -109,7 +109,7 @@ fn readiness_is_the_engines_and_liveness_is_not() {
         let index = client.repository_index(RepositoryIndexRequest::default()).await.unwrap().into_inner();
         assert_eq!(
             (index.models[0].state.as_str(), index.models[0].reason.as_str()),
-            ("UNAVAILABLE", "no lane is ready")
+            ("UNAVAILABLE", "lanes still load, or fewer base lanes can answer than ready_lanes_min asks for")
         );
         let only_ready = RepositoryIndexRequest { ready: true, ..RepositoryIndexRequest::default() };
         assert!(client.repository_index(only_ready).await.unwrap().into_inner().models.is_empty());
