@@ -66,10 +66,12 @@ impl Driver {
     fn devices(&self, daemon: &Daemon) -> Value {
         let file = self.folder.path().join("config.toml");
         let listen = daemon.url.trim_start_matches("http://");
-        fs::write(&file, lanes_of_gpus().replace("127.0.0.1:0", listen)).unwrap();
+        fs::write(&file, lanes_of_gpus()).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_parityd"));
         command.args(["devices", "--json", "--config"]).arg(&file).envs(self.variables());
-        serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
+        let output = command.env("PARITYD_HTTP_LISTEN", listen).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// What makes a process ask this driver.
