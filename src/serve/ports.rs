@@ -21,7 +21,9 @@ const PORT: u8 = b'P';
 
 /// How many connections may wait to be accepted; the system's `net.core.somaxconn` bounds it. Past it a client is not refused, but tries again
 /// after one, three and seven seconds: a burst that comes while lanes load, or while a process takes over, would take that long to get in.
-const BACKLOG: i32 = 4096;
+///
+/// As many as have a place, and no more: who waits behind thousands has given up before he is served, and a machine that serves those serves nobody.
+const BACKLOG: i32 = 1024;
 
 /// One for each protocol that is served.
 #[derive(Debug)]

@@ -62,8 +62,8 @@ const VALUE_BYTES_MAX: usize = 32;
 /// Bytes for everything in a body that is not a value.
 const FRAME_BYTES: usize = 64 * 1024;
 
-/// Long enough that opening connections does not become most of the work, and short beside the second for which orchestrators wait for a probe.
-const PLACE_KEPT: Duration = Duration::from_millis(250);
+/// Long enough that opening connections does not become most of the work, and shorter than the second for which orchestrators wait for a probe.
+const PLACE_KEPT: Duration = Duration::from_millis(500);
 
 /// How much of anything a client may take, through one port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
