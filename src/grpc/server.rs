@@ -130,10 +130,10 @@ fn report(ended: &Result<(), JoinError>) {
 
 /// Serves one connection, until it ends, the drain begins, or somebody else needs its place.
 async fn connection(stream: TcpStream, mut place: Place, shared: Arc<Shared>, front: impl Served + Clone + Send) {
-    let (activity, last) = (place.activity(), Notify::new());
+    let activity = place.activity();
+    let last = &Arc::new(Notify::new());
     let replies = Replies::new(activity.clone());
     let socket = Connection::new(stream, replies.clone(), &shared.site.limits);
-    let last = &Arc::new(last);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(replies.clone());
         let answer = front.clone().call(request.map(Body::new));
