@@ -53,6 +53,10 @@ impl Refusal {
 
 /// What the HTTP layer asks of the engine. A trait, so that `http` names nothing below admission.
 pub trait Admission: Send + Sync {
+    /// Whether a request may be admitted at all, whatever its rows; if not, why. To be asked before they are read: where there is no room, parsing would be
+    /// most of the work.
+    fn has_room(&self) -> Result<(), Refusal>;
+
     /// Admits all rows of a request or none.
     fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal>;
 

@@ -215,6 +215,14 @@ impl Engine {
         })
     }
 
+    /// Whether queries are taken at all.
+    fn is_open(&self) -> Result<(), Refusal> {
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(Refusal::Draining);
+        }
+        if self.dispatch.all_loaded() { Ok(()) } else { Err(Refusal::NotReady) }
+    }
+
     fn carry_out(&self, effects: &[Effect]) {
         for effect in effects {
             match *effect {
@@ -307,15 +315,15 @@ fn tell_drift(Turn { to, expected, live, compared }: Turn) {
 }
 
 impl Admission for Engine {
+    fn has_room(&self) -> Result<(), Refusal> {
+        self.is_open()?;
+        if self.requests.admitted() >= self.limits.queue_max { Err(Refusal::Full) } else { Ok(()) }
+    }
+
     fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal> {
         let _abort = AbortOnPanic;
         let queue_max = self.limits.queue_max;
-        if self.draining.load(Ordering::SeqCst) {
-            return Err(Refusal::Draining);
-        }
-        if !self.dispatch.all_loaded() {
-            return Err(Refusal::NotReady);
-        }
+        self.is_open()?;
         if rows.count() > queue_max {
             return Err(Refusal::TooManyRows { queue_max });
         }

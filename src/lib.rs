@@ -37,6 +37,7 @@ pub mod queue;
 pub mod reply;
 
 pub mod clock;
+mod descriptors;
 pub mod metrics;
 pub mod query;
 pub mod repeat;

@@ -21,6 +21,7 @@ use source::{root, sources, texts};
 const LAYERS: &Layers = &[
     // The words: plain data, and what counts and measures it.
     ("clock", &[]),
+    ("descriptors", &[]),
     ("repeat", &["clock"]),
     ("query", &["clock"]),
     ("metrics", &["query"]),
@@ -88,6 +89,7 @@ const LAYERS: &Layers = &[
             "reply",
             "query",
             "metrics",
+            "descriptors",
             "clock",
         ],
     ),
@@ -123,6 +125,7 @@ const LAYERS: &Layers = &[
             "reply",
             "query",
             "metrics",
+            "descriptors",
             "clock",
         ],
     ),
@@ -157,8 +160,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("crossbeam", &["queue"]),
     // A driver call may never return: whoever makes one must be prepared for that.
     ("nvml_wrapper", &["nvml"]),
-    // The one system call that the standard library lacks: handing a port to another process.
-    ("rustix", &["serve"]),
+    // System calls that the standard library lacks: a port for another process, a client that has left, more descriptors.
+    ("rustix", &["serve", "wire", "descriptors"]),
     // Parallel loops of candle and of `model` run in the pool of whoever calls them; the core must not have one.
     ("rayon", &["lane", "model", "train", "eval"]),
     // Vectors are for the inner loops of forward passes.

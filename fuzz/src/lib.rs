@@ -112,6 +112,10 @@ fn signature() -> Signature {
 struct Engine(Requests);
 
 impl Admission for Engine {
+    fn has_room(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal> {
         let query = |row| Query {
             row,

@@ -54,6 +54,7 @@ pub use simulated::{GridCell, GridReport, Page, Timeline, VirtualOptions, Virtua
 pub use tally::Window;
 pub use wire::ServerUrl;
 
+use crate::descriptors;
 use report::Context;
 use rows::{Bodies, Source};
 use run::Plan;
@@ -97,6 +98,8 @@ pub struct HttpOptions {
 
 /// Measures a server. Every lane that was given a fault is cleared before this returns.
 pub fn http(options: &HttpOptions) -> Result<Report, BenchError> {
+    // A connection for each request in flight; where they do not suffice, the report says so.
+    let _files = descriptors::raise();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(WORKERS).enable_all().thread_name("sockets").build();
     let runtime = runtime.map_err(BenchError::Start)?;

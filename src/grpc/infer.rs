@@ -77,6 +77,7 @@ impl Admitted {
     fn new(shared: &Shared, request: ModelInferRequest, patience: Patience) -> Result<Self, Error> {
         let site = &*shared.site;
         let mut timing = Timing::start();
+        timing.has_room(&*site.admission, &site.metrics)?;
         let Call { id, mut terms, wanted, rows } = read(request, &site.signature, site.limits.queue_max)?;
         timing.read();
         terms.timeout = terms.timeout.into_iter().chain(patience.left()).min();

@@ -170,6 +170,7 @@ pub(super) async fn classify(shared: &Shared, asked: &mut Asked) -> Result<Reply
         () = shared.drain.begun() => return Err(Refusal::Draining.into()),
     };
     let mut timing = Timing::start();
+    timing.has_room(&*site.admission, &site.metrics)?;
     let row = tokio::select! {
         biased;
         row = shared.places.row(canvas, body, boundary) => row?,

@@ -34,6 +34,7 @@ pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, E
         () = shared.drain.begun() => return Err(Refusal::Draining.into()),
     };
     let mut timing = Timing::start();
+    timing.has_room(&*site.admission, &site.metrics)?;
     let Call { id, terms, wanted, rows } = parse(body.as_ref(), json_bytes, &site.signature, site.limits.queue_max)?;
     drop(body);
     timing.read();

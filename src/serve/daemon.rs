@@ -30,7 +30,7 @@ use crate::{
     admission::Admission,
     clock::Clock,
     config::OnFatal,
-    grpc,
+    descriptors, grpc,
     http::{self, Lanes, Limits, Site},
 };
 
@@ -54,6 +54,7 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
     };
     let plan = &plan;
     start_log::lanes(plan);
+    start_log::connections(limits(plan));
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
     let runtime = threads.map_err(ServeError::Thread)?;
@@ -207,8 +208,14 @@ fn site(plan: &Plan, running: &Running) -> Site {
         admission: Arc::clone(&running.engine) as Arc<dyn Admission>,
         metrics: Arc::clone(&running.metrics),
         lanes: plan.config.admin.faults.then(|| Arc::clone(&running.crew) as Arc<dyn Lanes>),
-        limits: Limits::new(plan.config.deployment.queue_max, plan.config.http.drain),
+        limits: limits(plan),
     }
+}
+
+/// What clients of each port may take.
+fn limits(plan: &Plan) -> Limits {
+    let ports = 1 + usize::from(plan.config.grpc.is_some());
+    Limits::new(plan.config.deployment.queue_max, plan.config.http.drain).within(descriptors::raise(), ports)
 }
 
 /// The signals that ask a daemon to end.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Plan;
-use crate::{config::fault_domains, lane};
+use crate::{config::fault_domains, http::Limits, lane};
 
 /// Before anything slow.
 pub(super) fn starting(plan: &Plan) {
@@ -41,6 +41,19 @@ pub(super) fn lanes(plan: &Plan) {
             let service_ms = lane.service.map_or(0.0, |service| service.as_secs_f64() * 1e3);
             tracing::warn!(lane = %id, gpu, service_ms, "this lane stands for another device: for tests only");
         }
+    }
+}
+
+/// How many clients there may be, where that is fewer than admission could refuse.
+pub(super) fn connections(limits: Limits) {
+    let Limits { connections_max, queue_max, .. } = limits;
+    if connections_max <= queue_max {
+        tracing::warn!(
+            connections_max,
+            queue_max,
+            "fewer connections than queue_max have a place: raise the limit of open files (LimitNOFILE=, ulimit -n), or under overload clients wait at the \
+             port instead of being refused with 429"
+        );
     }
 }
 

@@ -1,10 +1,11 @@
 //! Accepting connections, as many as there are [`Places`].
 //!
 //! When all are taken, one more is accepted and waits for a place, for which one of the others is told to leave; the next ones wait in the
-//! system's backlog instead of costing memory. An accept that fails (no file descriptors left) waits a moment instead of spinning.
+//! system's backlog instead of costing memory, and whoever has left by the time it is looked at gets none. An accept that fails (no file descriptors left) waits a moment instead of spinning.
 
 use std::{io, time::Duration};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
@@ -43,13 +44,30 @@ impl Door {
 
     /// The next connection and its place. Nobody is lost if this is dropped before it resolves.
     pub(crate) async fn next(&mut self) -> (TcpStream, Place) {
-        if self.waiting.is_none() {
-            self.waiting = Some(self.accept().await);
+        loop {
+            let stream = match self.waiting.take() {
+                Some(stream) => stream,
+                None => self.accept().await,
+            };
+            if let Some(room) = self.places.try_room() {
+                return self.placed(stream, room);
+            }
+            // Nobody goes, and nothing is computed, for a client that has given up: on a full port that would be most of the work.
+            if has_left(&stream) {
+                continue;
+            }
+            self.waiting = Some(stream);
+            let room = self.room().await;
+            let stream = self.waiting.take().expect("it was put there above, and only this takes it");
+            if !has_left(&stream) {
+                return self.placed(stream, room);
+            }
         }
-        let room = self.room().await;
+    }
+
+    fn placed(&mut self, stream: TcpStream, room: OwnedSemaphorePermit) -> (TcpStream, Place) {
         self.places.want_none();
         self.told = None;
-        let stream = self.waiting.take().expect("it was put there above, and only this takes it");
         (stream, self.places.place(Some(room)))
     }
 
@@ -121,6 +139,16 @@ impl Door {
             }
         }
     }
+}
+
+/// Whether the client has closed, or has said that it will send no more, whatever it has sent before.
+fn has_left(stream: &TcpStream) -> bool {
+    #[cfg(target_os = "linux")]
+    const LEFT: PollFlags = PollFlags::RDHUP;
+    #[cfg(not(target_os = "linux"))]
+    const LEFT: PollFlags = PollFlags::HUP;
+    let mut looks = [PollFd::new(stream, LEFT)];
+    poll(&mut looks, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|seen| seen > 0)
 }
 
 fn is_of_one_client(error: &io::Error) -> bool {

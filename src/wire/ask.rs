@@ -90,6 +90,13 @@ impl Timing {
         Timing { clock: Clock::start(), read: Time::ZERO, answered: Time::ZERO }
     }
 
+    /// Refuses what could not be admitted whatever it says.
+    pub(crate) fn has_room(&mut self, admission: &dyn Admission, metrics: &Metrics) -> Result<(), Error> {
+        let room = admission.has_room().map_err(Error::from);
+        self.answered(metrics, &room);
+        room
+    }
+
     /// It is understood.
     pub(crate) fn read(&mut self) {
         self.read = self.clock.now();

@@ -65,12 +65,20 @@ const FRAME_BYTES: usize = 64 * 1024;
 /// Long enough that opening connections does not become most of the work, and shorter than the second for which orchestrators wait for a probe.
 const PLACE_KEPT: Duration = Duration::from_millis(500);
 
+/// Connections that have a place beside those of queries that are admitted: kept ones that rest, and those that are being refused.
+const CONNECTIONS_BESIDE: usize = 3072;
+/// A connection takes a few tens of kilobytes.
+const CONNECTIONS_MOST: usize = 16_384;
+/// Open files for anything but connections: lanes, drivers, the log.
+const DESCRIPTORS_BESIDE: usize = 256;
+
 /// How much of anything a client may take, through one port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Rows in one request; the deployment's `queue_max`.
     pub queue_max: usize,
-    /// Open connections; for each that comes beyond them one that rests is closed, or it waits in the system's backlog.
+    /// Open connections; for each that comes beyond them one that rests is closed, or it waits in the system's backlog. More than queries can be
+    /// admitted: who comes to a daemon that has enough to do is told so (429), and does not hang at its port.
     pub connections_max: usize,
     /// How long a connection keeps its place although others wait for one: since it came, or since its last answer.
     pub place_kept: Duration,
@@ -86,10 +94,10 @@ pub struct Limits {
 
 impl Limits {
     /// The usual limits around a deployment's `queue_max` and the daemon's `drain_ms`.
-    pub const fn new(queue_max: usize, drain: Duration) -> Self {
+    pub fn new(queue_max: usize, drain: Duration) -> Self {
         Limits {
             queue_max,
-            connections_max: 1024,
+            connections_max: queue_max.saturating_add(CONNECTIONS_BESIDE).min(CONNECTIONS_MOST),
             place_kept: PLACE_KEPT,
             bodies_bytes_max: 256 * 1024 * 1024,
             header_timeout: Duration::from_secs(30),
@@ -98,9 +106,34 @@ impl Limits {
         }
     }
 
+    /// The same, for each of so many `ports` of a process that may have so many files open.
+    pub(crate) fn within(self, descriptors: usize, ports: usize) -> Self {
+        let connections = descriptors.saturating_sub(DESCRIPTORS_BESIDE) / ports.max(1);
+        Limits { connections_max: self.connections_max.min(connections).max(1), ..self }
+    }
+
     /// The longest request: what `queue_max` rows can take.
     pub fn body_bytes_max(&self, signature: &Signature) -> usize {
         let values = self.queue_max.saturating_mul(signature.input.width());
         values.saturating_mul(VALUE_BYTES_MAX).saturating_add(FRAME_BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_has_more_places_than_queries_can_be_admitted() {
+        let places = |queue_max| Limits::new(queue_max, Duration::ZERO).connections_max;
+        assert_eq!([8, 1024, 13_312, 1_048_576].map(places), [3080, 4096, 16_384, 16_384]);
+    }
+
+    #[test]
+    fn connections_leave_descriptors_for_everything_else() {
+        let places = |files, ports| Limits::new(1024, Duration::ZERO).within(files, ports).connections_max;
+        assert_eq!(places(1_048_576, 2), 4096);
+        assert_eq!([places(4096, 1), places(4096, 2)], [3840, 1920]);
+        assert_eq!([places(1024, 2), places(256, 2), places(0, 0)], [384, 1, 1]);
     }
 }

@@ -92,6 +92,13 @@ impl Adder {
 }
 
 impl Admission for Adder {
+    fn has_room(&self) -> Result<(), Refusal> {
+        match *self.refusal.lock().unwrap() {
+            Some(refusal @ (Refusal::Full | Refusal::NotReady | Refusal::Draining)) => Err(refusal),
+            Some(Refusal::TooManyRows { .. } | Refusal::NotCalibrated) | None => Ok(()),
+        }
+    }
+
     fn admit(&self, rows: &Rows, terms: Terms) -> Result<Pending, Refusal> {
         if let Some(refusal) = *self.refusal.lock().unwrap() {
             return Err(refusal);

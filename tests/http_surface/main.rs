@@ -14,6 +14,7 @@ mod coding;
 mod drain;
 mod extensions;
 mod pictures;
+mod places;
 mod requests;
 mod tensors;
 mod traces;

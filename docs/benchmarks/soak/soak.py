@@ -285,8 +285,8 @@ def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def start(binary, folder):
-    config = (ROOT / "config.toml").read_text()
+def start(binary, folder, edit=str):
+    config = edit((ROOT / "config.toml").read_text())
     config = config.replace('kind = "approximate"', 'kind = "coded"').replace('"weights/', f'"{ROOT}/weights/')
     config = config.replace("127.0.0.1:8000", "127.0.0.1:0").replace("127.0.0.1:8001", "127.0.0.1:0")
     (folder / "config.toml").write_text(config)
