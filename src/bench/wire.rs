@@ -72,6 +72,9 @@ pub(super) enum Silence {
     /// It did not come in time.
     #[error("no reply in time")]
     TooLate,
+    /// It was not sent: no reply could have come in time.
+    #[error("its deadline was over before this client came to send it")]
+    Overdue,
 }
 
 impl Silence {

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.dont_write_bytecode = True
 from soak import INFER, ROOT, rows, start  # noqa: E402 - it lies beside this
 
-# A client of wrk sends its next request when it has its reply, on the same connection while it may. 1024 have a place.
-CLIENTS = [200, 1500, 4000]
+# A client of wrk sends its next request when it has its reply, on the same connection while it may. 4096 have a place.
+CLIENTS = [200, 1500, 4000, 6000]
 # Kubernetes waits for a second, systemd's users for a few.
 PATIENCE = 10
 
