@@ -223,6 +223,9 @@ fn evaluate(options: &Eval) -> Result<()> {
         Some(folder) => vec![folder.clone()],
         None => eval::shipped(Path::new("weights"))?,
     };
+    for folder in folders.iter().filter(|_| options.record) {
+        eval::may_record(folder)?;
+    }
     let seeds: Vec<u64> = (0..options.seeds).collect();
     let device = lane::open_device(&options.device)?;
     let measuring = MeasureOptions { seeds: &seeds, timed: device.is_cpu(), device };
@@ -238,7 +241,7 @@ fn evaluate(options: &Eval) -> Result<()> {
         Eval { markdown: true, .. } => eval::markdown(&rows),
         Eval { .. } => eval::table(&rows),
     };
-    // What was measured is told first: a file that cannot be written must not cost it.
+    // What was measured is told first: a file that cannot be written after all must not cost it.
     print(&text)?;
     for (folder, measured) in of_folders.iter().filter(|_| options.record) {
         eval::record(folder, measured)?;

@@ -136,6 +136,32 @@ fn interrupted(daemon: &Daemon, signal: &str) {
     assert_eq!(faults(&daemon.url), 0);
 }
 
+#[test]
+fn what_is_overdue_is_not_sent() {
+    let daemon = Daemon::start(&config("config.toml", &[]));
+    let load = ["--rate", "50", "--seconds", "5", "--deadline-ms", "500", "--json"];
+    let client = Command::new(env!("CARGO_BIN_EXE_parityd"))
+        .args([&["bench", "http", "--url", &daemon.url][..], &load[..]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    daemon.wait_until("asked", |daemon| {
+        daemon.metric("nv_inference_request_success", "").is_some_and(|asked| asked > 0.0)
+    });
+    let freeze = |signal: &str| Command::new("kill").args([signal, &client.id().to_string()]).status().unwrap();
+    assert!(freeze("-STOP").success());
+    thread::sleep(Duration::from_secs(3));
+    assert!(freeze("-CONT").success());
+    let result = measured(&client.wait_with_output().unwrap());
+    assert_eq!(result["sent"].as_u64().unwrap(), sum(&result["status"]));
+    // About 125 were due while the client stood still, and more than half a second before it went on.
+    let told = result["void_reason"].as_str().unwrap();
+    let overdue = told.strip_suffix(" requests were not sent, because this client came to them after their deadline; give it a core of its own or lower --rate");
+    let overdue: u64 = overdue.unwrap_or_else(|| panic!("{result}")).parse().unwrap();
+    assert!(overdue > 50 && overdue <= result["status"]["none"].as_u64().unwrap(), "{result}");
+}
+
 /// How many lanes have an injected fault.
 fn faults(url: &str) -> usize {
     let mut reply = daemon::agent(Duration::from_secs(5)).get(format!("{url}/admin/lanes")).call().unwrap();

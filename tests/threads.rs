@@ -238,3 +238,25 @@ fn a_timeout_shortens_the_deadline_and_never_lengthens_it() {
         }
     });
 }
+
+/// What `has_room` says is what `admit` would say of any rows.
+#[test]
+fn there_is_room_while_lanes_are_loaded_and_permits_are_left() {
+    let code: Arc<dyn Code> = Arc::new(Sum::with_defaults(2, 1).unwrap());
+    let metrics = Arc::new(Metrics::new("threads", ROLES.len()));
+    let deadline = Duration::from_secs(1);
+    let limits = Limits { queue_max: 64, deadline, input_range: (0.0, 1.0), ready_lanes_min: 1 };
+    let engine = Engine::new(settings(code), limits, Clock::start(), metrics);
+    assert_eq!(engine.has_room(), Err(Refusal::NotReady));
+    for lane in 0..ROLES.len() {
+        engine.ready(LaneId(u16::try_from(lane).unwrap()), Duration::from_micros(50));
+    }
+    let terms = Terms { accepts: Accepts::Any, min_confidence: None, timeout: None };
+    let admit = |rows: usize| engine.admit(&Rows::new(vec![0.5; rows * WIDTH], WIDTH).unwrap(), terms);
+    let _most = admit(63).unwrap();
+    assert_eq!(engine.has_room(), Ok(()));
+    let _last = admit(1).unwrap();
+    assert_eq!((engine.has_room(), admit(1).err()), (Err(Refusal::Full), Some(Refusal::Full)));
+    engine.drain();
+    assert_eq!(engine.has_room(), Err(Refusal::Draining));
+}

@@ -63,6 +63,9 @@ use wire::Server;
 /// Threads of the sockets. Two, as in the daemon: reading replies must not wait for a body that is being written.
 const WORKERS: usize = 2;
 
+/// Files that a run may have open.
+const DESCRIPTORS: usize = 65_536;
+
 /// Requests of one run at most: their times and rows are held in memory.
 pub const REQUESTS_MAX: f64 = 1e7;
 
@@ -98,8 +101,8 @@ pub struct HttpOptions {
 
 /// Measures a server. Every lane that was given a fault is cleared before this returns.
 pub fn http(options: &HttpOptions) -> Result<Report, BenchError> {
-    // A connection for each request in flight; where they do not suffice, the report says so.
-    let _files = descriptors::raise();
+    // A connection for each request in flight; where these do not suffice, the report says so.
+    let _files = descriptors::at_least(DESCRIPTORS);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(WORKERS).enable_all().thread_name("sockets").build();
     let runtime = runtime.map_err(BenchError::Start)?;

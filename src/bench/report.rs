@@ -262,6 +262,12 @@ fn void_reason(tally: &Tally, latency: &Percentiles, lateness: &Percentiles) -> 
         let (count, reason) = (tally.unsendable, "this client had no descriptor or port left");
         return Some(format!("{count} requests were not sent, because {reason}; raise `ulimit -n` or lower --rate"));
     }
+    if tally.overdue > 0 {
+        let count = tally.overdue;
+        return Some(format!(
+            "{count} requests were not sent, because this client came to them after their deadline; give it a core of its own or lower --rate"
+        ));
+    }
     if tally.answered == 0 {
         return Some("no request was answered: there is no latency to speak of".to_owned());
     }

@@ -69,6 +69,8 @@ pub(super) struct Tally {
     pub(super) answered: u64,
     /// Requests that found no descriptor or port on this machine.
     pub(super) unsendable: u64,
+    /// Requests whose deadline was over before this client came to them.
+    pub(super) overdue: u64,
     pub(super) latencies: Histogram<u64>,
     pub(super) lateness: Histogram<u64>,
     windows: Vec<(Window, BTreeMap<u64, u64>)>,
@@ -85,6 +87,7 @@ impl Tally {
             provenance: BTreeMap::new(),
             answered: 0,
             unsendable: 0,
+            overdue: 0,
             latencies: histogram(),
             lateness: histogram(),
             windows: Vec::new(),
@@ -102,6 +105,7 @@ impl Tally {
         *self.statuses.entry(status(outcome, answer.is_err())).or_default() += 1;
         let ours = outcome.received.as_ref().err().is_some_and(Silence::is_ours);
         self.unsendable += u64::from(ours);
+        self.overdue += u64::from(matches!(outcome.received, Err(Silence::Overdue)));
         let answer = answer.ok().flatten();
         let latency = if answer.is_some() { outcome.latency } else { outcome.latency.max(self.deadline) };
         self.lateness.saturating_record(micros(outcome.lateness));

@@ -3,7 +3,9 @@
 //! A fault names its place, key, value and the rule that it breaks. A warning describes a configuration that works, but not as well as
 //! its author may think.
 
-use std::fmt;
+use std::{fmt, time::Duration};
+
+use super::print::millis;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,13 +116,15 @@ pub enum Warning {
     },
     /// A stop may cut off queries that have time left.
     #[error(
-        "drain_ms = {drain_ms} is less than deadline_ms = {deadline_ms}: a stop may refuse queries that it had admitted"
+        "drain_ms = {} is less than deadline_ms = {}: a stop may refuse queries that it had admitted",
+        millis(*.drain),
+        millis(*.deadline)
     )]
     ShortDrain {
         /// `[http] drain_ms`
-        drain_ms: u128,
+        drain: Duration,
         /// `deadline_ms`
-        deadline_ms: u128,
+        deadline: Duration,
     },
     /// One device is several fault domains by name.
     #[error(
@@ -131,6 +135,14 @@ pub enum Warning {
         first: u16,
         /// The higher lane id.
         second: u16,
+    },
+    /// A lane's core is not one of this process's.
+    #[error("lane {lane}: core = {core} is not there, or not this process's to use: the lane runs on any")]
+    NoSuchCore {
+        /// The lane.
+        lane: u16,
+        /// Its core.
+        core: usize,
     },
     /// Two lanes are pinned to one core, so a stall of one is a stall of both.
     #[error("lanes {first} and {second} are both pinned to core {core}: they slow each other down")]

@@ -125,7 +125,7 @@ fn text(text: &str) -> String {
 }
 
 /// Milliseconds, with as many decimals as it takes: nanoseconds are kept.
-fn millis(duration: Duration) -> String {
+pub(super) fn millis(duration: Duration) -> String {
     let (whole, rest) = (duration.as_millis(), duration.as_nanos() % 1_000_000);
     if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:06}").trim_end_matches('0').to_owned() }
 }

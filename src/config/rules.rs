@@ -28,7 +28,7 @@ impl Config {
         }
         let (drain, deadline) = (self.http.drain, self.deployment.deadline);
         if drain < deadline {
-            warnings.push(Warning::ShortDrain { drain_ms: drain.as_millis(), deadline_ms: deadline.as_millis() });
+            warnings.push(Warning::ShortDrain { drain, deadline });
         }
         if let Some((first, second)) = split_gpu(lanes) {
             warnings.push(Warning::SplitGpu { first: first.0, second: second.0 });

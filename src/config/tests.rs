@@ -60,6 +60,20 @@ fn the_least_file_gets_the_documented_defaults() {
 }
 
 #[test]
+fn a_short_drain_is_told_as_it_was_written() {
+    let told: Vec<_> = parse(&format!("{LEAST}[http]\ndrain_ms = 1.5\n"))
+        .unwrap()
+        .warnings()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        matches!(&told[..], [told] if told.starts_with("drain_ms = 1.5 is less than deadline_ms = 2000:")),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn a_deployment_gets_the_documented_defaults() {
     let config = parse(LEAST).unwrap();
     let deployment = &config.deployment;

@@ -27,7 +27,7 @@ use crate::{
     code::{Calibration, Code, Kind, Reading, RunsOn, SlotSet, Spec},
     data::{self, DataError, Images},
     model::{Device, Net, TensorError},
-    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError},
+    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError, try_write},
 };
 pub use change::{Change, changes, changes_table};
 pub use cost::Cost;
@@ -302,6 +302,11 @@ impl Direct<'_> {
             weights_sha256: kind.map_or_else(|| vec![bundle.base_sha256().to_owned()], |kind| bundle.sha256(kind)),
         })
     }
+}
+
+/// Whether [`record`] can write into a folder of weights: to be found out before anything is measured.
+pub fn may_record(dir: &Path) -> Result<(), EvalError> {
+    try_write(dir).map_err(|error| EvalError::File { file: dir.to_path_buf(), error })
 }
 
 /// Writes measured rows of one folder of weights into its manifest.

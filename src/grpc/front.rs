@@ -50,6 +50,9 @@ const NOT_SERVED: &[(&str, &str)] = &[
 /// Methods whose clients may send any number of messages.
 const STREAMS: &[&str] = &["ModelStreamInfer", "ServerReflectionInfo"];
 
+/// The method whose reply never ends by itself; a client that loses it asks again, as gRPC's health checking has it.
+const STANDING: &str = "Watch";
+
 pub(super) type Reply = http::Response<Body>;
 
 /// The services of the port, the two of reflection among them.
@@ -118,6 +121,7 @@ where
         let replies = request.extensions().get::<Replies>().cloned();
         let call = replies.expect("every connection puts them beside its requests").open();
         let deadline = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
+        let is_standing = method == STANDING;
         let request = self.bounded(request, &caller, STREAMS.contains(&method));
         let reply = match service {
             "inference.GRPCInferenceService" => match NOT_SERVED.iter().find(|(name, _)| *name == method) {
@@ -147,6 +151,7 @@ where
             }
             let id = HeaderValue::from_str(caller.0.1.id()).expect("an id is plain");
             reply.headers_mut().insert(REQUEST_ID, id);
+            let call = if is_standing { call.stands() } else { call };
             Ok(reply.map(|body| call.body(body)))
         })
     }

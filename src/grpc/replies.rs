@@ -51,7 +51,7 @@ struct Untaken {
 /// A call that is to be answered, until its reply has ended.
 pub(super) struct Open {
     replies: Replies,
-    _busy: Busy,
+    busy: Option<Busy>,
 }
 
 impl Replies {
@@ -62,8 +62,8 @@ impl Replies {
 
     /// A call has come.
     pub(super) fn open(self) -> Open {
-        let busy = self.0.activity.busy();
-        Open { replies: self, _busy: busy }
+        let busy = Some(self.0.activity.busy());
+        Open { replies: self, busy }
     }
 
     /// How long the oldest part has waited; resolves once there is one.
@@ -93,6 +93,12 @@ impl Replies {
 }
 
 impl Open {
+    /// Its reply lasts for as long as its client likes, and whoever needs the connection's place need not wait for its end.
+    pub(super) fn stands(mut self) -> Self {
+        drop(self.busy.take());
+        self
+    }
+
     /// A reply's body, whose parts are known to wait.
     pub(super) fn body(self, body: tonic::body::Body) -> tonic::body::Body {
         tonic::body::Body::new(Outbound { body, call: self })

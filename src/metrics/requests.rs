@@ -143,7 +143,7 @@ impl Requests {
         self.success.add(whole);
     }
 
-    /// A request was read, and then refused or not answered, after `whole`.
+    /// A request came whole, and was refused or not answered, after `whole`.
     pub fn failed(&self, whole: Duration, fault: Fault) {
         self.fail_by[fault as usize].fetch_add(1, Ordering::Relaxed);
         self.fail.add(whole);

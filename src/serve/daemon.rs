@@ -54,7 +54,6 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
     };
     let plan = &plan;
     start_log::lanes(plan);
-    start_log::connections(limits(plan));
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
     let runtime = threads.map_err(ServeError::Thread)?;
@@ -95,7 +94,8 @@ async fn serve(
     let mut signals = Signals::new()?;
     let (draining, drains) = watch::channel(());
     let ends = (left_to_another(successor.clone()), drained(drains.clone()));
-    let beside = grpc_port(plan, running, ports.grpc, ends)?;
+    let limits = limits(plan);
+    let beside = grpc_port(plan, (running, limits), ports.grpc, ends)?;
     // What could fail is done: connections are accepted as soon as the ports are polled.
     if let Some(mut predecessor) = predecessor {
         predecessor.serving()?;
@@ -116,7 +116,7 @@ async fn serve(
         systemd.tell(|words| words.main = Some(process));
         tracing::warn!(process, "another process has taken over: admitted queries are answered, and this one ends");
     };
-    let port = http::serve(listener, Arc::new(site(plan, running)), taken_over, drained(drains));
+    let port = http::serve(listener, Arc::new(site(plan, running, limits)), taken_over, drained(drains));
     let reporting = async {
         tokio::select! {
             () = notify::report(systemd, running) => {}
@@ -172,7 +172,7 @@ async fn succeeded(mut told: watch::Receiver<Option<u32>>) -> u32 {
 /// The port of gRPC, if there is one, until it is `taken_over` or drained; gives the number of calls that got no answer of their own.
 fn grpc_port(
     plan: &Plan,
-    running: &Running,
+    (running, limits): (&Running, Limits),
     port: Option<TcpListener>,
     (taken_over, drained): (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<impl Future<Output = usize>, ServeError> {
@@ -181,7 +181,7 @@ fn grpc_port(
     if let Some((_, address)) = &bound {
         start_log::grpc(*address);
     }
-    let Site { signature, admission, metrics, limits, .. } = site(plan, running);
+    let Site { signature, admission, metrics, limits, .. } = site(plan, running, limits);
     let site = Arc::new(grpc::Site { signature, admission, metrics, limits });
     Ok(async {
         match bound {
@@ -202,20 +202,27 @@ async fn drained(mut drains: watch::Receiver<()>) {
 }
 
 /// What the port serves.
-fn site(plan: &Plan, running: &Running) -> Site {
+fn site(plan: &Plan, running: &Running, limits: Limits) -> Site {
     Site {
         signature: plan.signature(),
         admission: Arc::clone(&running.engine) as Arc<dyn Admission>,
         metrics: Arc::clone(&running.metrics),
         lanes: plan.config.admin.faults.then(|| Arc::clone(&running.crew) as Arc<dyn Lanes>),
-        limits: limits(plan),
+        limits,
     }
 }
 
-/// What clients of each port may take.
+/// What clients of each port may take; says so if that is less than it should be.
 fn limits(plan: &Plan) -> Limits {
     let ports = 1 + usize::from(plan.config.grpc.is_some());
-    Limits::new(plan.config.deployment.queue_max, plan.config.http.drain).within(descriptors::raise(), ports)
+    let usual = Limits::new(plan.config.deployment.queue_max, plan.config.http.drain);
+    let wanted = usual.descriptors(ports);
+    let files = descriptors::at_least(wanted);
+    let limits = usual.within(files, ports);
+    if limits != usual {
+        start_log::few_descriptors(limits, files, wanted);
+    }
+    limits
 }
 
 /// The signals that ask a daemon to end.

@@ -28,7 +28,7 @@ pub use succession::SuccessionError;
 use crate::{
     clock::Clock,
     code::Code,
-    config::{Config, Device, Lanes, Warning, fault_domains},
+    config::{self, Config, Device, Lanes, Warning, fault_domains},
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::Rules,
@@ -58,7 +58,7 @@ impl Plan {
     ///
     /// Refuses with every fault found.
     pub fn load(config: Option<&Path>) -> Result<Self, StartFaults> {
-        let path = crate::config::find(config).map_err(StartFaults::Config)?;
+        let path = config::find(config).map_err(StartFaults::Config)?;
         Plan::check(Config::load(&path).map_err(StartFaults::Config)?)
     }
 
@@ -68,6 +68,7 @@ impl Plan {
         let (config, fewer) = config.on_gpus(&gpus).map_err(StartFaults::Config)?;
         let mut warnings = config.warnings();
         warnings.extend(fewer);
+        warnings.extend(absent_cores(config.lanes()));
         let deployment = &config.deployment;
         let code = if deployment.policy.kind.is_coded() {
             let manifest = Manifest::read(&deployment.weights).map_err(|fault| StartFaults::Weights(fault.into()))?;
@@ -110,7 +111,7 @@ impl Plan {
     fn settings(&self, code: Option<&Arc<dyn Code>>) -> Settings {
         let Config { health, deployment, .. } = &self.config;
         let lanes = self.config.lanes();
-        let settings = |(lane, domain): (&crate::config::Lane, _)| LaneSettings { role: lane.role, domain };
+        let settings = |(lane, domain): (&config::Lane, _)| LaneSettings { role: lane.role, domain };
         Settings {
             lanes: lanes.iter().zip(fault_domains(lanes)).map(settings).collect(),
             batch_max: deployment.batch_max,
@@ -130,6 +131,12 @@ impl Plan {
             },
         }
     }
+}
+
+/// A warning for each lane that is to be pinned where it cannot be.
+fn absent_cores(lanes: &[config::Lane]) -> impl Iterator<Item = Warning> {
+    let absent = |lane: &config::Lane| Some((lane.id.0, lane.core.filter(|core| !lane::is_available(*core))?));
+    lanes.iter().filter_map(absent).map(|(lane, core)| Warning::NoSuchCore { lane, core })
 }
 
 /// The UUIDs of this machine's GPUs; none, and a line in the log that says why, if NVML cannot tell.

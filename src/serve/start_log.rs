@@ -44,17 +44,16 @@ pub(super) fn lanes(plan: &Plan) {
     }
 }
 
-/// How many clients there may be, where that is fewer than admission could refuse.
-pub(super) fn connections(limits: Limits) {
+/// There may be fewer connections than there should be places for.
+pub(super) fn few_descriptors(limits: Limits, files: usize, wanted: usize) {
     let Limits { connections_max, queue_max, .. } = limits;
-    if connections_max <= queue_max {
-        tracing::warn!(
-            connections_max,
-            queue_max,
-            "fewer connections than queue_max have a place: raise the limit of open files (LimitNOFILE=, ulimit -n), or under overload clients wait at the \
-             port instead of being refused with 429"
-        );
-    }
+    tracing::warn!(
+        connections_max,
+        queue_max,
+        files,
+        wanted,
+        "few files may be open, and so few connections: once all have a place, clients wait at the port instead of being refused; raise LimitNOFILE= (ulimit -Hn)"
+    );
 }
 
 /// All lanes are ready and the port is open.
@@ -141,6 +140,14 @@ mod tests {
             protection(&none),
             "none is decoded; queries are answered while one of the 3 that hold the base model is left (3 lanes)"
         );
+    }
+
+    #[test]
+    fn a_core_that_is_not_there_is_told_before_the_start() {
+        assert!(plan(|text| text).warnings.is_empty());
+        let plan = plan(|text| text.replacen("threads = 1", "threads = 1\ncore = 1023", 1));
+        let told: Vec<_> = plan.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["lane 0: core = 1023 is not there, or not this process's to use: the lane runs on any"]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod preset;
 mod stripewise;
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -32,7 +32,7 @@ use crate::{
     data::{DataError, Images},
     eval::EvalError,
     model::{Device, Encoder, NoFit, Parameters, Tensor, TensorError},
-    weights::{Fault, Training, WeightsError, sha256, write_whole},
+    weights::{Fault, Training, WeightsError, sha256, try_write, write_whole},
 };
 pub use adam::Adam;
 pub use all::{AllOptions, Remade, all};
@@ -189,9 +189,7 @@ fn labels(images: &Images, picked: &[usize], device: &Device) -> candle_core::Re
 
 /// Whether files can be written in a folder, which is made if it is not there: found out before anything is learned.
 fn writable(folder: &Path) -> Result<(), TrainError> {
-    let file = folder.join(".parityd-writes-here");
-    let tried = fs::create_dir_all(folder).and_then(|()| fs::write(&file, [])).and_then(|()| fs::remove_file(&file));
-    tried.map_err(|error| TrainError::Write { file: folder.to_path_buf(), error })
+    try_write(folder).map_err(|error| TrainError::Write { file: folder.to_path_buf(), error })
 }
 
 /// Writes parameters; gives their SHA-256.

@@ -291,8 +291,20 @@ pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = folder.join(name);
-    let mut open = fs::File::create(&temporary)?;
-    open.write_all(bytes)?;
-    open.sync_all()?;
-    fs::rename(&temporary, file)
+    let written = fs::File::create(&temporary).and_then(|mut open| {
+        open.write_all(bytes)?;
+        open.sync_all()?;
+        fs::rename(&temporary, file)
+    });
+    if written.is_err() {
+        // A part of a file is of no use to anybody, least of all on a disk that is full. That it cannot be removed is not what went wrong.
+        let _stays = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// Whether files can be written in a folder, which is made if it is not there: to be found out before anything is learned or measured.
+pub fn try_write(folder: &Path) -> io::Result<()> {
+    let file = folder.join(".parityd-writes-here");
+    fs::create_dir_all(folder).and_then(|()| fs::write(&file, [])).and_then(|()| fs::remove_file(&file))
 }

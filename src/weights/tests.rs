@@ -46,6 +46,20 @@ fn a_file_that_may_not_be_read_need_not_be_made_again() {
 }
 
 #[test]
+fn what_could_not_be_written_leaves_no_part_behind() {
+    let dir = TempDir::new().unwrap();
+    // Nothing can be renamed to a folder that is not empty.
+    let file = dir.path().join("base.checkpoint");
+    fs::create_dir_all(file.join("in the way")).unwrap();
+    assert!(write_whole(&file, b"bytes").is_err());
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["base.checkpoint"]);
+    try_write(dir.path()).unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert!(try_write(Path::new("/proc/nowhere")).is_err());
+}
+
+#[test]
 fn a_good_folder_gives_nets_signature_and_canary() {
     let dir = folder();
     let bundle = Bundle::load(dir.path(), Some(&code())).unwrap();

@@ -47,14 +47,14 @@ impl Door {
         loop {
             let stream = match self.waiting.take() {
                 Some(stream) => stream,
-                None => self.accept().await,
+                None => self.accept_next().await,
             };
-            if let Some(room) = self.places.try_room() {
-                return self.placed(stream, room);
-            }
-            // Nobody goes, and nothing is computed, for a client that has given up: on a full port that would be most of the work.
+            // No place, and nobody's, for a client that has given up.
             if has_left(&stream) {
                 continue;
+            }
+            if let Some(room) = self.places.try_room() {
+                return self.placed(stream, room);
             }
             self.waiting = Some(stream);
             let room = self.room().await;
@@ -65,10 +65,25 @@ impl Door {
         }
     }
 
+    /// Whoever comes next. If nobody is there, nobody waits any more for a place that somebody was asked to give up.
+    async fn accept_next(&mut self) -> TcpStream {
+        if self.told.is_some() {
+            if let Ok(stream) = timeout(Duration::ZERO, self.accept()).await {
+                return stream;
+            }
+            self.want_none();
+        }
+        self.accept().await
+    }
+
     fn placed(&mut self, stream: TcpStream, room: OwnedSemaphorePermit) -> (TcpStream, Place) {
+        self.want_none();
+        (stream, self.places.place(Some(room)))
+    }
+
+    fn want_none(&mut self) {
         self.places.want_none();
         self.told = None;
-        (stream, self.places.place(Some(room)))
     }
 
     /// Closes it; gives those who had come, as many as there is room for. Not even a runtime's readiness is waited for, so what is left to chance is the moment between two
@@ -156,4 +171,73 @@ fn is_of_one_client(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpStream as Client};
+
+    use super::*;
+    use crate::metrics::{Metrics, Protocol};
+
+    async fn door(connections_max: usize) -> (Door, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let connections = Metrics::new("any", 0).connections(Protocol::Http);
+        (Door::new(listener, Places::new(connections_max, Duration::ZERO, connections)), address)
+    }
+
+    fn come(address: SocketAddr) -> Client {
+        Client::connect(address).expect("the port is open")
+    }
+
+    /// The place of `client`, who is the next.
+    async fn let_in(door: &mut Door, client: &Client) -> Place {
+        let (stream, place) = timeout(Duration::from_secs(10), door.next()).await.expect("somebody comes");
+        assert_eq!(stream.peer_addr().ok(), client.local_addr().ok());
+        place
+    }
+
+    async fn nobody_comes(door: &mut Door) {
+        assert!(timeout(Duration::from_millis(20), door.next()).await.is_err(), "nobody has a place yet");
+    }
+
+    #[tokio::test]
+    async fn who_has_left_gets_no_place_though_there_are_some() {
+        let (mut door, address) = door(2).await;
+        (0..20).for_each(|_| drop(come(address)));
+        let last = come(address);
+        let _place = let_in(&mut door, &last).await;
+        assert!(door.places.try_room().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_has_left_while_it_waited_is_passed_over() {
+        let (mut door, address) = door(1).await;
+        let first = come(address);
+        let place = let_in(&mut door, &first).await;
+        let impatient = come(address);
+        nobody_comes(&mut door).await;
+        drop(impatient);
+        (0..20).for_each(|_| drop(come(address)));
+        let last = come(address);
+        drop(place);
+        let _place = let_in(&mut door, &last).await;
+    }
+
+    #[tokio::test]
+    async fn nobody_gives_up_a_place_for_who_has_left() {
+        let (mut door, address) = door(1).await;
+        let first = come(address);
+        let place = let_in(&mut door, &first).await;
+        let busy = place.activity().busy();
+        let impatient = come(address);
+        nobody_comes(&mut door).await;
+        drop(impatient);
+        drop((busy, place));
+        nobody_comes(&mut door).await;
+        let next = come(address);
+        let place = let_in(&mut door, &next).await;
+        assert!(!place.activity().should_close());
+    }
 }

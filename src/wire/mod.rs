@@ -106,9 +106,16 @@ impl Limits {
         }
     }
 
+    /// Files that a process has open with so many such `ports`.
+    pub(crate) const fn descriptors(&self, ports: usize) -> usize {
+        self.connections_max.saturating_mul(ports).saturating_add(DESCRIPTORS_BESIDE)
+    }
+
     /// The same, for each of so many `ports` of a process that may have so many files open.
     pub(crate) fn within(self, descriptors: usize, ports: usize) -> Self {
-        let connections = descriptors.saturating_sub(DESCRIPTORS_BESIDE) / ports.max(1);
+        // Of few, half are for connections.
+        let beside = DESCRIPTORS_BESIDE.min(descriptors / 2);
+        let connections = (descriptors - beside) / ports.max(1);
         Limits { connections_max: self.connections_max.min(connections).max(1), ..self }
     }
 
@@ -134,6 +141,9 @@ mod tests {
         let places = |files, ports| Limits::new(1024, Duration::ZERO).within(files, ports).connections_max;
         assert_eq!(places(1_048_576, 2), 4096);
         assert_eq!([places(4096, 1), places(4096, 2)], [3840, 1920]);
-        assert_eq!([places(1024, 2), places(256, 2), places(0, 0)], [384, 1, 1]);
+        assert_eq!([places(1024, 2), places(256, 2), places(256, 1), places(0, 0)], [384, 64, 128, 1]);
+        let usual = Limits::new(1024, Duration::ZERO);
+        assert_eq!(usual.within(usual.descriptors(2), 2), usual, "none is lacking, and none too many");
+        assert_ne!(usual.within(usual.descriptors(2) - 2, 2), usual);
     }
 }

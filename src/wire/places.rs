@@ -5,12 +5,13 @@
 //! had its place for `kept` closes with that. So nobody waits for longer than the ones before him have their places, however many there are: without it
 //! a thousand clients that keep their connections lock everybody out for as long as they please, the probe that asks whether the daemon lives
 //! among them. With `kept` at zero nobody would wait at all, and most of the machine would open and close connections. Who holds a stream of gRPC open
-//! has something to answer for as long as it is open.
+//! has something to answer for as long as it is open, but whoever watches the health.
 //!
 //! A connection counts who is [`Busy`] with it, and notes when the last one was done. So a request costs two counts and a look at the clock, and
 //! only a full port looks through its connections.
 
 use std::{
+    collections::HashMap,
     pin::Pin,
     sync::{
         Arc,
@@ -41,8 +42,10 @@ struct Taken {
     clock: Clock,
     /// For how long, whoever waits.
     kept: Duration,
-    /// In no order, each with what tells it to leave.
-    guests: Mutex<Vec<(Arc<Guest>, Leave)>>,
+    /// Each with what tells it to leave.
+    guests: Mutex<HashMap<u64, (Arc<Guest>, Leave)>>,
+    /// The number of the next one.
+    next: AtomicU64,
     /// Somebody waits for one, nobody was told to leave for him, and nobody has said yet that it closes.
     is_one_wanted: AtomicBool,
 }
@@ -64,6 +67,7 @@ struct Guest {
 pub(crate) struct Place {
     _room: Option<OwnedSemaphorePermit>,
     _connected: Connected,
+    number: u64,
     guest: Arc<Guest>,
     told: oneshot::Receiver<()>,
     taken: Arc<Taken>,
@@ -84,8 +88,13 @@ impl Places {
     /// As many as `connections_max`, all of them free, and each kept for `kept`, whoever else waits.
     pub(crate) fn new(connections_max: usize, kept: Duration, connections: Connections) -> Self {
         let free = Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS)));
-        let taken =
-            Taken { clock: Clock::start(), kept, guests: Mutex::default(), is_one_wanted: AtomicBool::new(false) };
+        let taken = Taken {
+            clock: Clock::start(),
+            kept,
+            guests: Mutex::default(),
+            next: AtomicU64::new(0),
+            is_one_wanted: AtomicBool::new(false),
+        };
         Places { free, taken: Arc::new(taken), connections }
     }
 
@@ -103,9 +112,10 @@ impl Places {
     pub(crate) fn place(&self, room: Option<OwnedSemaphorePermit>) -> Place {
         let (leave, told) = oneshot::channel();
         let guest = Arc::new(Guest::new(self.taken.clock.now()));
-        self.taken.guests.lock().push((Arc::clone(&guest), Some(leave)));
+        let number = self.taken.next.fetch_add(1, Ordering::Relaxed);
+        self.taken.guests.lock().insert(number, (Arc::clone(&guest), Some(leave)));
         let (connected, taken) = (self.connections.opened(), Arc::clone(&self.taken));
-        Place { _room: room, _connected: connected, guest, told, taken }
+        Place { _room: room, _connected: connected, number, guest, told, taken }
     }
 
     /// Somebody waits for one.
@@ -118,7 +128,7 @@ impl Places {
     fn send_one_away(&self) -> bool {
         let now = self.taken.clock.now();
         let mut guests = self.taken.guests.lock();
-        let untold = guests.iter_mut().filter(|(_, leave)| leave.is_some());
+        let untold = guests.values_mut().filter(|(_, leave)| leave.is_some());
         let resting = untold.filter_map(|(guest, leave)| Some((guest.rested(now)?, leave)));
         let longest = resting.filter(|(rested, _)| *rested >= self.taken.kept).max_by_key(|(rested, _)| *rested);
         // It may be busy by now: then it answers that, and leaves.
@@ -164,10 +174,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut guests = self.taken.guests.lock();
-        if let Some(mine) = guests.iter().position(|(guest, _)| Arc::ptr_eq(guest, &self.guest)) {
-            guests.swap_remove(mine);
-        }
+        self.taken.guests.lock().remove(&self.number);
     }
 }
 

@@ -8,8 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use parityd::{
+    admission::Refusal,
     clock::{Clock, Time},
-    grpc::proto::inference::{ModelInferRequest, ServerLiveRequest, model_infer_request::InferInputTensor},
+    grpc::proto::{
+        health::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
+        inference::{ModelInferRequest, ServerLiveRequest, model_infer_request::InferInputTensor},
+    },
 };
 use prost::Message;
 use tonic::{Code, Status, client::Grpc, codec::CompressionEncoding, codegen::http::uri::PathAndQuery};
@@ -147,6 +151,20 @@ fn on_a_full_port_whoever_rests_gives_way_and_comes_back() {
 }
 
 #[test]
+fn whoever_only_watches_the_health_gives_way() {
+    let port = full_at(1, Duration::from_millis(50));
+    let mut watching = HealthClient::new(port.channel());
+    let mut told = port.runtime.block_on(watching.watch(HealthCheckRequest::default())).unwrap().into_inner();
+    let first = port.runtime.block_on(told.message()).unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+    let mut second = port.client();
+    port.runtime.block_on(second.server_live(ServerLiveRequest {})).expect("the other's place");
+    let end = port.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), told.message()).await });
+    let end = end.expect("the stream ends");
+    assert!(!matches!(end, Ok(Some(_))), "its client asks again: {end:?}");
+}
+
+#[test]
 fn a_call_that_is_not_answered_keeps_its_place() {
     let port = full_at(1, Duration::from_millis(50));
     port.engine.hold();
@@ -186,6 +204,16 @@ fn a_client_that_calls_again_and_again_gives_way_too_and_is_answered() {
     assert!(!calls.is_finished(), "the other has not left");
     drop(second);
     assert!(port.runtime.block_on(calls).unwrap().expect("each call is answered") > 0);
+}
+
+#[test]
+fn a_daemon_without_room_reads_no_rows() {
+    let port = Port::open();
+    let mut client = port.client();
+    let wrong = || padded(3);
+    refused(&port.runtime.block_on(client.model_infer(wrong())).unwrap_err(), Code::InvalidArgument, "bad_field");
+    port.engine.refuse(Refusal::Full);
+    refused(&port.runtime.block_on(client.model_infer(wrong())).unwrap_err(), Code::ResourceExhausted, "full");
 }
 
 #[test]

@@ -66,26 +66,6 @@ fn what_is_to_be_answered_keeps_its_place_and_is_answered_whole() {
 }
 
 #[test]
-fn whoever_has_left_when_its_turn_comes_is_passed_over() {
-    let port = full_at(1, Duration::from_millis(50));
-    port.engine.hold();
-    let mut first = port.connect();
-    first.send(request("POST", INFER, "", &rows(&[ROW])).as_bytes());
-    wait_until("admission", || port.engine.held().len() == 1);
-    for _ in 0..20 {
-        let mut impatient = port.connect();
-        impatient.send(request("POST", INFER, "", &rows(&[ROW])).as_bytes());
-    }
-    let mut last = port.connect();
-    last.send(request("GET", "/metrics", "", "").as_bytes());
-    port.engine.release();
-    assert_eq!(first.reply(true).status, 200);
-    let told = last.reply(true).body;
-    let answered = told.lines().find(|line| line.starts_with("nv_inference_request_success{")).expect("it is counted");
-    assert!(answered.ends_with(" 1"), "nothing is computed for those that left: {answered}");
-}
-
-#[test]
 fn replies_that_wait_to_be_read_keep_their_place() {
     // Between two replies it rests for a moment, and on a busy machine for a longer one.
     let port = full_at(1, Duration::from_millis(300));
