@@ -312,6 +312,8 @@ def capacity(http, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=600)
+    # A third: with the rude clients and the generator on the same cores, half of it is all that a small machine can do, and then the soak tells of the machine.
+    parser.add_argument("--share", type=float, default=1 / 3, help="the honest load, as a share of what a closed loop gets")
     parser.add_argument("--binary", default=ROOT / "target/release/parityd")
     parser.add_argument("--json", help="where to write what was measured")
     options = parser.parse_args()
@@ -335,7 +337,7 @@ def run(options, folder, pid, http, grpc):
     before = {**gauges(http), "descriptors": descriptors(pid), "memory": memory(pid)}
     soak, seen = Soak(http, grpc, options.seconds), multiprocessing.Queue()
     rude = multiprocessing.Process(target=all_of_them, args=(http, grpc, options.seconds, seen))
-    command = [options.binary, "bench", "http", "--url", f"http://{http[0]}:{http[1]}", "--rate", str(most / 2), "--seconds", str(options.seconds), "--json"]
+    command = [options.binary, "bench", "http", "--url", f"http://{http[0]}:{http[1]}", "--rate", str(most * options.share), "--seconds", str(options.seconds), "--json"]
     honest = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     rude.start()
     samples = []
