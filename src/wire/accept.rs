@@ -216,28 +216,26 @@ mod tests {
         let (mut door, address) = door(1).await;
         let first = come(address);
         let place = let_in(&mut door, &first).await;
-        let impatient = come(address);
-        nobody_comes(&mut door).await;
-        drop(impatient);
-        (0..20).for_each(|_| drop(come(address)));
-        let last = come(address);
-        drop(place);
-        let _place = let_in(&mut door, &last).await;
+        let (impatient, last) = (come(address), come(address));
+        let leave = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop((impatient, place));
+        };
+        let (_place, ()) = tokio::join!(let_in(&mut door, &last), leave);
     }
 
     #[tokio::test]
     async fn nobody_gives_up_a_place_for_who_has_left() {
-        let (mut door, address) = door(1).await;
-        let first = come(address);
-        let place = let_in(&mut door, &first).await;
-        let busy = place.activity().busy();
+        let (mut door, address) = door(2).await;
+        let clients = [come(address), come(address)];
+        let stays = let_in(&mut door, &clients[0]).await;
+        let goes = let_in(&mut door, &clients[1]).await;
+        let activity = stays.activity();
+        let _busy = [activity.busy(), goes.activity().busy()];
         let impatient = come(address);
         nobody_comes(&mut door).await;
-        drop(impatient);
-        drop((busy, place));
+        drop((impatient, goes));
         nobody_comes(&mut door).await;
-        let next = come(address);
-        let place = let_in(&mut door, &next).await;
-        assert!(!place.activity().should_close());
+        assert!(!activity.should_close());
     }
 }
