@@ -45,15 +45,16 @@ impl Door {
     /// The next connection and its place. Nobody is lost if this is dropped before it resolves.
     pub(crate) async fn next(&mut self) -> (TcpStream, Place) {
         loop {
-            let stream = match self.waiting.take() {
-                Some(stream) => stream,
-                None => self.accept_next().await,
+            let (stream, has_waited) = match self.waiting.take() {
+                Some(stream) => (stream, true),
+                None => (self.accept_next().await, self.told.is_some()),
             };
-            // No place, and nobody's, for a client that has given up.
-            if has_left(&stream) {
+            let room = self.places.try_room();
+            // No place, and nobody's, for a client that has given up. Where there are enough, it may be one that has sent all that it will, and listens.
+            if (has_waited || room.is_none()) && has_left(&stream) {
                 continue;
             }
-            if let Some(room) = self.places.try_room() {
+            if let Some(room) = room {
                 return self.placed(stream, room);
             }
             self.waiting = Some(stream);
@@ -175,7 +176,7 @@ fn is_of_one_client(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{SocketAddr, TcpStream as Client};
+    use std::net::{Shutdown, SocketAddr, TcpStream as Client};
 
     use super::*;
     use crate::metrics::{Metrics, Protocol};
@@ -203,12 +204,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_left_gets_no_place_though_there_are_some() {
-        let (mut door, address) = door(2).await;
+    async fn who_has_sent_all_that_it_will_may_still_listen_where_there_are_places() {
+        let (mut door, address) = door(1).await;
+        let listens = come(address);
+        listens.shutdown(Shutdown::Write).expect("it is open");
+        let _place = let_in(&mut door, &listens).await;
+    }
+
+    #[tokio::test]
+    async fn who_has_left_while_nobody_looked_is_passed_over() {
+        let (mut door, address) = door(1).await;
+        let first = come(address);
+        let place = let_in(&mut door, &first).await;
+        let impatient = come(address);
+        nobody_comes(&mut door).await;
+        drop(impatient);
         (0..20).for_each(|_| drop(come(address)));
         let last = come(address);
+        drop(place);
         let _place = let_in(&mut door, &last).await;
-        assert!(door.places.try_room().is_some());
     }
 
     #[tokio::test]
