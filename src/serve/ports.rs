@@ -22,7 +22,7 @@ const PORT: u8 = b'P';
 /// How many connections may wait to be accepted; the system's `net.core.somaxconn` bounds it. Past it a client is not refused, but tries again
 /// after one, three and seven seconds: a burst that comes while lanes load, or while a process takes over, would take that long to get in.
 ///
-/// No more than that: who waits behind thousands has given up before he is answered. A machine that the load fills lost two to three times as many requests with 4096.
+/// No more than that: who waits behind thousands has given up before he is answered. A machine that the load fills lost two to three times as many requests with 4096 (decision 0025).
 const BACKLOG: i32 = 1024;
 
 /// One for each protocol that is served.

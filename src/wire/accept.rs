@@ -1,7 +1,7 @@
 //! Accepting connections, as many as there are [`Places`].
 //!
 //! When all are taken, one more is accepted and waits for a place, for which one of the others is told to leave; the next ones wait in the
-//! system's backlog instead of costing memory, and whoever has left by the time it is looked at gets none. An accept that fails (no file descriptors left) waits a moment instead of spinning.
+//! system's backlog instead of costing memory, and one of them that has left by its turn is passed over. An accept that fails (no file descriptors left) waits a moment instead of spinning.
 
 use std::{io, time::Duration};
 

@@ -93,7 +93,9 @@ impl Timing {
     /// Refuses what could not be admitted whatever it says.
     pub(crate) fn has_room(&mut self, admission: &dyn Admission, metrics: &Metrics) -> Result<(), Error> {
         let room = admission.has_room().map_err(Error::from);
-        self.answered(metrics, &room);
+        if room.is_err() {
+            self.answered(metrics, &room);
+        }
         room
     }
 
