@@ -221,5 +221,17 @@ impl Tensors {
     }
 }
 
+/// Where tests run tensors: on a CPU, or on the GPU that `PARITYD_TEST_DEVICE` names (`scripts/check-cuda`). One device for all of them.
+#[cfg(test)]
+pub(crate) fn test_device() -> Device {
+    static DEVICE: std::sync::LazyLock<Device> =
+        std::sync::LazyLock::new(|| match std::env::var("PARITYD_TEST_DEVICE").as_deref() {
+            Err(_) => Device::Cpu,
+            Ok("cuda:0") => Device::new_cuda_with_stream(0).expect("the device opens"),
+            Ok(other) => panic!("PARITYD_TEST_DEVICE={other} is not cuda:0"),
+        });
+    DEVICE.clone()
+}
+
 #[cfg(test)]
 mod tests;

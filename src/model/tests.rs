@@ -143,8 +143,8 @@ fn packed_nets_agree_with_live_ones() {
         let plan = architecture.plan(&FASHION, 10).unwrap();
         let parameters = random_parameters(&plan, &mut rng);
         let packed = Net::new(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
-        let live = Net::live(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
-        let settled = |precision| Net::settled(&plan, PREPROCESSING, &parameters, &Device::Cpu, precision).unwrap();
+        let live = Net::live(&plan, PREPROCESSING, &parameters, &test_device()).unwrap();
+        let settled = |precision| Net::settled(&plan, PREPROCESSING, &parameters, &test_device(), precision).unwrap();
         let rows = random(&mut rng, 3 * 784);
         let live = live.predict(&rows).unwrap();
         let scale = live.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
@@ -163,8 +163,8 @@ fn a_net_of_tensors_tells_of_its_work_as_it_goes() {
         let plan = name.parse::<Architecture>().unwrap().plan(&shape, 10).unwrap();
         let parameters = random_parameters(&plan, &mut ChaCha8Rng::seed_from_u64(5));
         let nets = [
-            Net::live(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap(),
-            Net::settled(&plan, PREPROCESSING, &parameters, &Device::Cpu, Precision::Single).unwrap(),
+            Net::live(&plan, PREPROCESSING, &parameters, &test_device()).unwrap(),
+            Net::settled(&plan, PREPROCESSING, &parameters, &test_device(), Precision::Single).unwrap(),
         ];
         let told = nets.map(|net| {
             let Form::Steps(tensors) = &net.form else { panic!("it is made of tensors") };
@@ -183,7 +183,7 @@ fn a_net_of_tensors_tells_of_its_work_as_it_goes() {
 fn a_net_of_half_precision_rounds_and_overflows() {
     let plan = Architecture::Linear.plan(&FASHION, 10).unwrap();
     let parameters = random_parameters(&plan, &mut ChaCha8Rng::seed_from_u64(3));
-    let net = |precision| Net::settled(&plan, PREPROCESSING, &parameters, &Device::Cpu, precision).unwrap();
+    let net = |precision| Net::settled(&plan, PREPROCESSING, &parameters, &test_device(), precision).unwrap();
     let rows = random(&mut ChaCha8Rng::seed_from_u64(4), 784);
     let (whole, half) = (net(Precision::Single).run(&rows).unwrap(), net(Precision::Half).run(&rows).unwrap());
     assert_ne!(whole, half, "it is rounded");

@@ -89,6 +89,7 @@ mod tests {
     use super::*;
     use crate::{
         code::{Kind, Spec},
+        model::test_device,
         train::{BaseOptions, CalibrateOptions, ParityOptions, Preset, Settings, base, calibrate, parity},
         weights::Manifest,
     };
@@ -127,7 +128,7 @@ mod tests {
     fn tensors_learn_what_programs_learn() {
         let dir = data();
         for architecture in ["linear", "lenet5"] {
-            let [expected, found] = [Backend::Programs, Backend::Tensors(Device::Cpu)]
+            let [expected, found] = [Backend::Programs, Backend::Tensors(test_device())]
                 .map(|backend| train_base(dir.path(), architecture, settings(&backend, Preset::Parm, 1)));
             for ((name, expected), (_, found)) in expected.iter().zip(found.iter()) {
                 let off = (expected - found).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
@@ -139,7 +140,7 @@ mod tests {
     /// A run that ended early goes on as one that did not, with batch norm, variations and averaged weights, too.
     #[test]
     fn a_training_on_tensors_goes_on_from_its_checkpoint() {
-        let tensors = Backend::Tensors(Device::Cpu);
+        let tensors = Backend::Tensors(test_device());
         for (architecture, preset) in [("linear", Preset::Parm), ("resnet18-w1", Preset::Best)] {
             let (whole, parts) = (data(), data());
             let settings = |patience| Settings { patience, ..settings(&tensors, preset, 2) };
@@ -159,9 +160,9 @@ mod tests {
     #[test]
     fn every_lesson_is_learned_on_tensors() {
         let dir = data();
-        let tensors = Backend::Tensors(Device::Cpu);
+        let tensors = Backend::Tensors(test_device());
         train_base(dir.path(), "linear", settings(&tensors, Preset::Parm, 1));
-        let weights = dir.path().join("weights/linear/tensors/1");
+        let weights = dir.path().join(format!("weights/linear/{tensors}/1"));
         for (kind, preset) in [(Kind::Sum, Preset::Parm), (Kind::Compact, Preset::Best), (Kind::Learned, Preset::Parm)]
         {
             let options = ParityOptions {
@@ -177,7 +178,7 @@ mod tests {
         }
         let manifest = || Manifest::read(&weights).unwrap();
         assert_eq!((manifest().parities.len(), manifest().calibrations.len()), (3, 3));
-        assert!(manifest().parities[0].training.command.ends_with("--device tensors"));
+        assert!(manifest().parities[0].training.command.ends_with(&format!("--device {tensors}")));
         let calibrated = manifest().calibrations.clone();
         let data = dir.path().to_path_buf();
         calibrate(&CalibrateOptions { weights: weights.clone(), data, device: Device::Cpu }).unwrap();
@@ -197,7 +198,7 @@ mod tests {
             settings: settings(&backend, Preset::Parm, 1),
         };
         base(&options(Backend::Programs)).unwrap();
-        let refused = base(&options(Backend::Tensors(Device::Cpu))).unwrap_err().to_string();
+        let refused = base(&options(Backend::Tensors(test_device()))).unwrap_err().to_string();
         assert!(refused.contains("other settings"), "{refused}");
     }
 }

@@ -87,7 +87,7 @@ fn shipped_canaries_tell_rounding_from_garbage() {
         for precision in [Precision::Single, Precision::Half] {
             let bundle = Bundle::load(&dir, None).unwrap().in_precision(precision);
             let canary = bundle.canary(None);
-            let net = bundle.base.settled(&Device::Cpu, precision).unwrap();
+            let net = bundle.base.settled(&crate::model::test_device(), precision).unwrap();
             let found = |row: &[f32]| net.run(row).unwrap();
             let off = |found: &[f32]| {
                 let scale = canary.base.iter().fold(1.0_f32, |most, value| most.max(value.abs()));

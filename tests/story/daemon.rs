@@ -47,7 +47,18 @@ pub(crate) fn config(shipped: &str, edits: &[(&str, &str)]) -> String {
         assert!(text.lines().any(|found| found == *line), "{shipped} has a line {line}");
         text = lines.join("\n");
     }
-    text
+    if std::env::var_os("PARITYD_TEST_DEVICE").is_some() { on_gpus(&text) } else { text }
+}
+
+/// The same with each lane on a GPU of its own: `scripts/check-cuda` runs stories there.
+fn on_gpus(text: &str) -> String {
+    let mut gpus = 0..;
+    let mut place = |line: &str| match line {
+        "device = \"cpu\"" => gpus.next().map(|gpu: usize| format!("device = \"cuda:{gpu}\"\n")),
+        "threads = 1" => None,
+        _ => Some(format!("{line}\n")),
+    };
+    text.lines().filter_map(|line| place(line)).collect()
 }
 
 impl Daemon {

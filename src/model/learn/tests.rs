@@ -7,7 +7,7 @@ use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::Learner;
-use crate::model::{Architecture, Bias, Convolution, Layer, Parameters, Plan, Preprocessing, Width, Window};
+use crate::model::{Architecture, Bias, Convolution, Layer, Parameters, Plan, Preprocessing, Width, Window, test_device};
 
 const PREPROCESSING: Preprocessing = Preprocessing { mean: 0.25, std: 0.5, weight: 2.0 };
 
@@ -15,7 +15,7 @@ fn random(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
     repeat_with(|| rng.random_range(-1.0..1.0)).take(count).collect()
 }
 
-/// Variables of either sign, variances excepted; those that `is_constant` names do not learn.
+/// Variables of either sign in host memory, variances excepted; those that `is_constant` names do not learn.
 fn variables(plan: &Plan, rng: &mut ChaCha8Rng, is_constant: fn(&str) -> bool) -> Vec<(String, Tensor)> {
     let draw = |(name, shape): (String, Vec<usize>)| {
         let mut values = random(rng, shape.iter().product());
@@ -28,6 +28,16 @@ fn variables(plan: &Plan, rng: &mut ChaCha8Rng, is_constant: fn(&str) -> bool) -
         (name, tensor)
     };
     plan.parameters().into_iter().map(draw).collect()
+}
+
+/// The same where tests run tensors, and there what learns is a variable of its own.
+fn placed(variables: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+    let place = |(name, tensor): &(String, Tensor)| {
+        let there = tensor.detach().to_device(&test_device()).unwrap();
+        let learns = tensor.is_variable();
+        (name.clone(), if learns { Var::from_tensor(&there).unwrap().as_tensor().clone() } else { there })
+    };
+    variables.iter().map(place).collect()
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -46,7 +56,7 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
 /// Outputs, what batch norms saw, and all gradients of Σ outputs * weights.
 fn passed(learner: &Learner, rows: &[f32], weights: &[f32]) -> (Vec<f32>, Vec<super::Seen>, GradStore) {
     let pass = learner.forward(rows).unwrap();
-    let weights = Tensor::from_slice(weights, pass.outputs().shape(), &Device::Cpu).unwrap();
+    let weights = Tensor::from_slice(weights, pass.outputs().shape(), pass.outputs().device()).unwrap();
     let mut gradients = (pass.outputs() * weights).unwrap().sum_all().unwrap().backward().unwrap();
     pass.backward(&mut gradients).unwrap();
     (values(pass.outputs()), pass.seen().unwrap(), gradients)
@@ -57,11 +67,12 @@ fn passed(learner: &Learner, rows: &[f32], weights: &[f32]) -> (Vec<f32>, Vec<su
 fn assert_alike(plan: &Plan, rows: usize, is_constant: fn(&str) -> bool) {
     let mut rng = ChaCha8Rng::seed_from_u64(rows as u64);
     let variables = variables(plan, &mut rng, is_constant);
-    let parameters = Parameters::new(variables.iter().cloned());
+    let placed = placed(&variables);
+    let parameters = |variables: &[(String, Tensor)]| Parameters::new(variables.iter().cloned());
     let weights = random(&mut rng, rows * plan.outputs());
     let rows = random(&mut rng, rows * plan.input().iter().product::<usize>());
-    let program = Learner::new(plan, PREPROCESSING, &parameters).unwrap();
-    let tensors = Learner::of_tensors(plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
+    let program = Learner::new(plan, PREPROCESSING, &parameters(&variables)).unwrap();
+    let tensors = Learner::of_tensors(plan, PREPROCESSING, &parameters(&placed), &test_device()).unwrap();
     let (expected, found) = (passed(&program, &rows, &weights), passed(&tensors, &rows, &weights));
     assert_close(&found.0, &expected.0, "outputs");
     assert_eq!(found.1.len(), expected.1.len());
@@ -70,8 +81,8 @@ fn assert_alike(plan: &Plan, rows: usize, is_constant: fn(&str) -> bool) {
         assert_close(&found.mean, &expected.mean, &found.name);
         assert_close(&found.variance, &expected.variance, &found.name);
     }
-    for (name, variable) in &variables {
-        let (found, expected) = (found.2.get(variable), expected.2.get(variable));
+    for ((name, variable), (_, there)) in variables.iter().zip(&placed) {
+        let (found, expected) = (found.2.get(there), expected.2.get(variable));
         assert_eq!(found.is_some(), expected.is_some(), "{name}");
         if let Some((found, expected)) = found.zip(expected) {
             assert_eq!(found.shape(), variable.shape(), "{name}");
@@ -136,12 +147,13 @@ fn equal_values_share_no_gradient() {
         (name, Var::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap().as_tensor().clone())
     };
     let variables: Vec<_> = plan.parameters().into_iter().map(ones).collect();
-    let parameters = Parameters::new(variables.iter().cloned());
-    let learner = Learner::of_tensors(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
+    let (parameters, placed) = (Parameters::new(variables.iter().cloned()), placed(&variables));
+    let there = Parameters::new(placed.iter().cloned());
+    let learner = Learner::of_tensors(&plan, PREPROCESSING, &there, &test_device()).unwrap();
     let (_, _, gradients) = passed(&learner, &[1.0, 1.0, 1.0], &[1.0; 16]);
     // A square begins one line above and one column before its place; of what lies in the picture, the first.
     let expected = [4.0, 2.0, 2.0, 0.0, 2.0, 1.0, 1.0, 0.0, 2.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0];
-    assert_close(&values(gradients.get(&variables[1].1).unwrap()), &expected, "bias");
+    assert_close(&values(gradients.get(&placed[1].1).unwrap()), &expected, "bias");
     let program = Learner::new(&plan, PREPROCESSING, &parameters).unwrap();
     let (_, _, gradients) = passed(&program, &[1.0, 1.0, 1.0], &[1.0; 16]);
     assert_close(&values(gradients.get(&variables[1].1).unwrap()), &expected, "bias of the program");
@@ -150,12 +162,12 @@ fn equal_values_share_no_gradient() {
 #[test]
 fn what_is_no_number_comes_through() {
     let plan = "lenet5".parse::<Architecture>().unwrap().plan(&[1, 28, 28], 10).unwrap();
-    let parameters = Parameters::new(variables(&plan, &mut ChaCha8Rng::seed_from_u64(2), nothing));
+    let variables = variables(&plan, &mut ChaCha8Rng::seed_from_u64(2), nothing);
     let mut row = vec![0.5; 784];
     row[400] = f32::NAN;
     for learner in [
-        Learner::new(&plan, PREPROCESSING, &parameters).unwrap(),
-        Learner::of_tensors(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap(),
+        Learner::new(&plan, PREPROCESSING, &Parameters::new(variables.clone())).unwrap(),
+        Learner::of_tensors(&plan, PREPROCESSING, &Parameters::new(placed(&variables)), &test_device()).unwrap(),
     ] {
         assert!(values(learner.forward(&row).unwrap().outputs()).iter().all(|value| value.is_nan()), "{learner:?}");
     }
@@ -194,10 +206,10 @@ fn gradients_pass_through_constants_alike() {
 #[test]
 fn broken_rows_are_refused() {
     let plan = "linear".parse::<Architecture>().unwrap().plan(&[1, 4, 4], 2).unwrap();
-    let parameters = Parameters::new(variables(&plan, &mut ChaCha8Rng::seed_from_u64(1), nothing));
-    let learner = Learner::of_tensors(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap();
+    let parameters = Parameters::new(placed(&variables(&plan, &mut ChaCha8Rng::seed_from_u64(1), nothing)));
+    let learner = Learner::of_tensors(&plan, PREPROCESSING, &parameters, &test_device()).unwrap();
     assert!(learner.forward(&[0.0; 17]).is_err() && learner.forward(&[]).is_err());
     let pass = learner.forward(&[0.0; 16]).unwrap();
-    let other = Var::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let other = Var::zeros(1, candle_core::DType::F32, &test_device()).unwrap();
     assert!(pass.backward(&mut other.sum_all().unwrap().backward().unwrap()).is_err(), "a loss of something else");
 }

@@ -1,0 +1,86 @@
+// What the parts of the emulator share: devices, streams, and how work gets into a stream.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include <cuda.h>
+
+namespace emulator {
+
+// Something that happens once. Whoever waits for it sees what was done before.
+class Fence {
+public:
+    void happen();
+    void wait();
+    bool has_happened();
+    double at_ms = 0;
+
+private:
+    std::mutex lock;
+    std::condition_variable changed;
+    bool happened = false;
+};
+
+struct Device;
+
+// Work in order, on a thread of its own: nothing that is handed to it is over when the call returns.
+class Stream {
+public:
+    explicit Stream(Device &device);
+    ~Stream();
+    // Does `work` after all that came before it; if the device is broken by then, leaves it.
+    void push(std::function<void()> work);
+    // The same, broken or not.
+    void push_always(std::function<void()> work);
+    // Everything handed over so far.
+    std::shared_ptr<Fence> behind();
+    Device &device;
+
+private:
+    void run();
+    std::mutex lock;
+    std::condition_variable changed;
+    std::deque<std::function<void()>> queue;
+    bool ends = false;
+    std::thread thread;
+};
+
+struct Device {
+    explicit Device(int ordinal) : ordinal(ordinal) {}
+    // What the control file says of it (`ORDINAL.KEY=NUMBER`), or `otherwise`; read anew at each call.
+    long told(const char *key, long otherwise) const;
+    const int ordinal;
+    // An error that this process is not rid of: of the context, as NVIDIA calls it.
+    std::atomic<int> broken{0};
+    std::atomic<size_t> used{0};
+};
+
+// The stream that a handle of the driver's means.
+Stream &stream_of(CUstream handle);
+
+// A kernel of candle's, compiled for the CPU.
+struct Kernel {
+    const char *name;
+    size_t parameters;
+    const size_t *sizes;
+    void (*call)(void **parameters);
+    // Whether threads of a block wait for each other, so that each needs a stack.
+    bool is_cooperative;
+    Kernel *next;
+};
+
+void enlist(Kernel *kernel);
+const Kernel *kernel_of(const std::string &name);
+
+// Runs a kernel here and now; false if one of its assertions failed.
+bool launch(const Kernel &kernel, const unsigned grid[3], const unsigned block[3], void **parameters);
+
+} // namespace emulator

@@ -1,0 +1,182 @@
+// Runs a kernel on the CPU: block by block, and thread by thread.
+//
+// Where threads of a block wait for each other, each has a stack of its own and they take turns; else they are calls in a loop.
+#include <algorithm>
+#include <csetjmp>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <vector>
+
+#include <ucontext.h>
+#include <vector_types.h>
+
+#include "emulator.h"
+
+thread_local uint3 threadIdx, blockIdx;
+thread_local dim3 blockDim, gridDim;
+
+namespace emulator {
+
+// What each thread of a block tells the others of its warp.
+thread_local unsigned char (*exchange)[16];
+
+namespace {
+
+constexpr size_t STACK = 32 * 1024;
+constexpr unsigned WARP = 32;
+
+enum class State { Ready, AtBlock, AtWarp, Over };
+
+struct Turn {
+    ucontext_t context;
+    State state;
+};
+
+thread_local jmp_buf failed;
+thread_local std::vector<Turn> turns;
+thread_local std::vector<char> stacks;
+thread_local ucontext_t scheduler;
+thread_local unsigned current;
+thread_local const Kernel *running;
+thread_local void **arguments;
+
+std::map<std::string, const Kernel *> &kernels()
+{
+    static std::map<std::string, const Kernel *> all;
+    return all;
+}
+
+void place(unsigned number)
+{
+    threadIdx.x = number % blockDim.x;
+    threadIdx.y = number / blockDim.x % blockDim.y;
+    threadIdx.z = number / blockDim.x / blockDim.y;
+}
+
+void one_turn()
+{
+    running->call(arguments);
+    turns[current].state = State::Over;
+    swapcontext(&turns[current].context, &scheduler);
+}
+
+void give_way(State state)
+{
+    turns[current].state = state;
+    swapcontext(&turns[current].context, &scheduler);
+}
+
+// Whoever waits for threads of which all that are not over wait, too, goes on.
+void release(unsigned first, unsigned end, State waiting)
+{
+    for (unsigned number = first; number < end; number++)
+        if (turns[number].state != waiting && turns[number].state != State::Over)
+            return;
+    for (unsigned number = first; number < end; number++)
+        if (turns[number].state == waiting)
+            turns[number].state = State::Ready;
+}
+
+__attribute__((noinline)) void prepare(Turn &turn, char *stack)
+{
+    getcontext(&turn.context);
+    turn.context.uc_stack.ss_sp = stack;
+    turn.context.uc_stack.ss_size = STACK;
+    makecontext(&turn.context, one_turn, 0);
+    turn.state = State::Ready;
+}
+
+void cooperative_block(unsigned threads)
+{
+    for (unsigned number = 0; number < threads; number++)
+        prepare(turns[number], &stacks[number * STACK]);
+    for (unsigned over = 0; over < threads;) {
+        bool moved = false;
+        over = 0;
+        for (current = 0; current < threads; current++) {
+            if (turns[current].state == State::Ready) {
+                moved = true;
+                place(current);
+                swapcontext(&scheduler, &turns[current].context);
+            }
+            over += turns[current].state == State::Over;
+        }
+        for (unsigned first = 0; first < threads; first += WARP)
+            release(first, std::min(first + WARP, threads), State::AtWarp);
+        release(0, threads, State::AtBlock);
+        if (!moved) {
+            std::fprintf(stderr, "cuda-emulator: threads of %s wait for each other for ever\n", running->name);
+            std::abort();
+        }
+    }
+}
+
+__attribute__((noinline)) void all_blocks(unsigned threads)
+{
+    static thread_local std::vector<unsigned char> registers;
+    if (running->is_cooperative) {
+        turns.resize(std::max<size_t>(turns.size(), threads));
+        stacks.resize(std::max<size_t>(stacks.size(), threads * STACK));
+        registers.resize(std::max<size_t>(registers.size(), (threads + WARP) * sizeof *exchange));
+        exchange = reinterpret_cast<unsigned char(*)[16]>(registers.data());
+    }
+    for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
+        for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
+            for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) {
+                if (running->is_cooperative) {
+                    cooperative_block(threads);
+                    continue;
+                }
+                for (unsigned number = 0; number < threads; number++) {
+                    place(number);
+                    running->call(arguments);
+                }
+            }
+}
+
+} // namespace
+
+unsigned thread_number() { return current; }
+
+void wait_for_block()
+{
+    if (!running->is_cooperative)
+        std::abort();
+    give_way(State::AtBlock);
+}
+
+void wait_for_warp() { give_way(State::AtWarp); }
+
+void enlist(Kernel *kernel) { kernels()[kernel->name] = kernel; }
+
+const Kernel *kernel_of(const std::string &name)
+{
+    auto found = kernels().find(name);
+    return found == kernels().end() ? nullptr : found->second;
+}
+
+bool launch(const Kernel &kernel, const unsigned grid[3], const unsigned block[3], void **parameters)
+{
+    running = &kernel;
+    arguments = parameters;
+    gridDim = dim3(grid[0], grid[1], grid[2]);
+    blockDim = dim3(block[0], block[1], block[2]);
+    if (setjmp(failed))
+        return false;
+    all_blocks(block[0] * block[1] * block[2]);
+    return true;
+}
+
+} // namespace emulator
+
+// What `assert` of the C library calls: in a kernel it ends the kernel, as on a GPU, and not the process.
+extern "C" __attribute__((visibility("hidden"), noreturn)) void __assert_fail(
+    const char *condition, const char *file, unsigned line, const char *)
+#if defined(__GLIBC__)
+    noexcept(true)
+#endif
+{
+    std::fprintf(stderr, "%s:%u: assertion `%s` failed in a kernel\n", file, line, condition);
+    longjmp(emulator::failed, 1);
+}

@@ -1,0 +1,120 @@
+// cuBLAS and cuRAND, as far as candle calls them: matrix products on a stream, and generators that nobody asks for numbers.
+#include <vector>
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "emulator.h"
+
+using namespace emulator;
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+struct Handle {
+    CUstream stream = nullptr;
+};
+
+// NVIDIA's numbers for kinds of values.
+enum Kind { F32 = 0, F16 = 2, BF16 = 14 };
+
+struct Matrix {
+    const void *at;
+    Kind kind;
+    bool is_transposed;
+    long leading, stride;
+
+    float value(long batch, long row, long column) const
+    {
+        long index = batch * stride + (is_transposed ? column + row * leading : row + column * leading);
+        switch (kind) {
+        case F32: return static_cast<const float *>(at)[index];
+        case F16: return __half2float(static_cast<const __half *>(at)[index]);
+        case BF16: return __bfloat162float(static_cast<const __nv_bfloat16 *>(at)[index]);
+        }
+        return 0;
+    }
+};
+
+void store(void *at, Kind kind, long index, float value)
+{
+    switch (kind) {
+    case F32: static_cast<float *>(at)[index] = value; break;
+    case F16: static_cast<__half *>(at)[index] = __float2half(value); break;
+    case BF16: static_cast<__nv_bfloat16 *>(at)[index] = __float2bfloat16(value); break;
+    }
+}
+
+} // namespace
+
+EXPORT int cublasCreate_v2(Handle **handle)
+{
+    *handle = new Handle;
+    return 0;
+}
+
+EXPORT int cublasDestroy_v2(Handle *handle)
+{
+    delete handle;
+    return 0;
+}
+
+EXPORT int cublasSetStream_v2(Handle *handle, CUstream stream)
+{
+    handle->stream = stream;
+    return 0;
+}
+
+// C = alpha op(A) op(B) + beta C, columns one after the other; sums in single precision.
+EXPORT int cublasGemmStridedBatchedEx(
+    Handle *handle, int transposes_a, int transposes_b, int m, int n, int k, const float *alpha_at, const void *a, int kind_a, int leading_a,
+    long long stride_a, const void *b, int kind_b, int leading_b, long long stride_b, const float *beta_at, void *c, int kind_c, int leading_c,
+    long long stride_c, int batches, int, int)
+{
+    // 7: an argument that it does not take; the program would have read another matrix than it meant.
+    if (m < 0 || n < 0 || k < 0 || leading_c < m || leading_a < (transposes_a ? k : m) || leading_b < (transposes_b ? n : k))
+        return 7;
+    Matrix left{a, Kind(kind_a), transposes_a != 0, leading_a, long(stride_a)}, right{b, Kind(kind_b), transposes_b != 0, leading_b, long(stride_b)};
+    float alpha = *alpha_at, beta = *beta_at;
+    stream_of(handle->stream).push([=] {
+        std::vector<float> rows(size_t(m) * k), column(k);
+        for (long batch = 0; batch < batches; batch++) {
+            for (long row = 0; row < m; row++)
+                for (long inner = 0; inner < k; inner++)
+                    rows[row * k + inner] = left.value(batch, row, inner);
+            for (long to = 0; to < n; to++) {
+                for (long inner = 0; inner < k; inner++)
+                    column[inner] = right.value(batch, inner, to);
+                for (long row = 0; row < m; row++) {
+                    const float *of = &rows[row * k];
+                    float sum = 0;
+                    for (long inner = 0; inner < k; inner++)
+                        sum += of[inner] * column[inner];
+                    long index = batch * stride_c + row + to * long(leading_c);
+                    float before = 0;
+                    if (beta != 0)
+                        before = beta * Matrix{c, Kind(kind_c), false, leading_c, long(stride_c)}.value(batch, row, to);
+                    store(c, Kind(kind_c), index, alpha * sum + before);
+                }
+            }
+        }
+    });
+    return 0;
+}
+
+EXPORT int curandCreateGenerator(Handle **generator, int)
+{
+    *generator = new Handle;
+    return 0;
+}
+
+EXPORT int curandDestroyGenerator(Handle *generator)
+{
+    delete generator;
+    return 0;
+}
+
+EXPORT int curandSetStream(Handle *, CUstream) { return 0; }
+
+EXPORT int curandSetPseudoRandomGeneratorSeed(Handle *, unsigned long long) { return 0; }
