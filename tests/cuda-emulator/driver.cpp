@@ -57,11 +57,11 @@ thread_local Device *current = nullptr;
 
 size_t memory_of(const Device &device) { return static_cast<size_t>(device.told("memory_mib", 16 * 1024)) << 20; }
 
-// Sizes of what is allocated on devices, and ranges of pinned memory.
-std::mutex books;
-std::map<CUdeviceptr, std::pair<size_t, Device *>> allocated;
-std::map<const char *, size_t> pinned;
-std::vector<Stream *> streams;
+// Sizes of what is allocated on devices, ranges of pinned memory, and all streams. Never destroyed, either.
+std::mutex &books = *new std::mutex;
+auto &allocated = *new std::map<CUdeviceptr, std::pair<size_t, Device *>>;
+auto &pinned = *new std::map<const char *, size_t>;
+auto &streams = *new std::vector<Stream *>;
 
 bool is_pinned(const void *at)
 {
@@ -241,7 +241,7 @@ EXPORT CUresult cuDriverGetVersion(int *version)
 
 EXPORT CUresult cuGetErrorName(CUresult error, const char **name)
 {
-    static const std::map<CUresult, const char *> names = {
+    static const auto &names = *new std::map<CUresult, const char *>{
         {CUDA_SUCCESS, "CUDA_SUCCESS"},
         {CUDA_ERROR_INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE"},
         {CUDA_ERROR_OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},

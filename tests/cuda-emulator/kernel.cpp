@@ -43,8 +43,9 @@ thread_local void **arguments;
 
 std::map<std::string, const Kernel *> &kernels()
 {
-    static std::map<std::string, const Kernel *> all;
-    return all;
+    // Never destroyed: streams run on when the program ends.
+    static auto *all = new std::map<std::string, const Kernel *>;
+    return *all;
 }
 
 void place(unsigned number)

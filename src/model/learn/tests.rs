@@ -7,7 +7,9 @@ use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::Learner;
-use crate::model::{Architecture, Bias, Convolution, Layer, Parameters, Plan, Preprocessing, Width, Window, test_device};
+use crate::model::{
+    Architecture, Bias, Convolution, Layer, Parameters, Plan, Preprocessing, Width, Window, test_device,
+};
 
 const PREPROCESSING: Preprocessing = Preprocessing { mean: 0.25, std: 0.5, weight: 2.0 };
 

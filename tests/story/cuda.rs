@@ -1,0 +1,195 @@
+//! Lanes on GPUs, and what CUDA says when one breaks: through candle's own calls and kernels, on the devices of `tests/cuda-emulator`.
+//!
+//! They need a build with CUDA and that emulator, so `scripts/check-cuda` runs them, and other stories there, too; elsewhere they are ignored.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    alone, assert_all_answered,
+    daemon::{Daemon, config},
+    load::{Load, Reply, send},
+};
+
+/// Half of what two base lanes can carry.
+const PER_SECOND: u32 = 100;
+/// The GPU that breaks, and the lane that has it.
+const GPU: usize = 0;
+
+/// GPUs that do what a file says.
+struct Gpus(TempDir);
+
+impl Gpus {
+    fn new() -> Self {
+        assert!(std::env::var_os("PARITYD_TEST_DEVICE").is_some(), "scripts/check-cuda says where the GPUs are");
+        let gpus = Gpus(tempfile::tempdir().unwrap());
+        gpus.say("");
+        gpus
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("gpus")
+    }
+
+    /// From now on this holds, and nothing else.
+    fn say(&self, lines: &str) {
+        let next = self.0.path().join("next");
+        fs::write(&next, lines).unwrap();
+        // Nobody reads half of it.
+        fs::rename(next, self.file()).unwrap();
+    }
+
+    /// A daemon with the lanes of a configuration on them.
+    fn daemon(&self, config: &str) -> Daemon {
+        let file = self.file();
+        // As under systemd, for those that restart; nobody listens.
+        let variables = [("CUDA_EMULATOR_CONTROL", file.to_str().unwrap()), ("NOTIFY_SOCKET", "/nowhere/notify")];
+        Daemon::start_with(config, &variables)
+    }
+}
+
+fn shipped() -> String {
+    config("config.toml", &[("fence_ms = 30000", "fence_ms = 300")])
+}
+
+/// Sends a load of four seconds, during the second of which the GPU does as told; gives the replies and the other states that lanes were in.
+fn break_for_a_second(gpus: &Gpus, daemon: &Daemon, lines: &str) -> (Vec<Reply>, Vec<(usize, String)>) {
+    let second = Duration::from_secs(1);
+    thread::scope(|scope| {
+        let replies = scope.spawn(|| send(&daemon.url, Load::new(PER_SECOND, 4 * second)));
+        thread::sleep(second);
+        gpus.say(lines);
+        let (broken, mut seen) = (Instant::now(), Vec::new());
+        while broken.elapsed() < second {
+            let states = daemon.lane_states().into_iter().enumerate();
+            seen.extend(states.filter(|(_, state)| !["healthy", "straggler"].contains(&state.as_str())));
+            thread::sleep(Duration::from_millis(10));
+        }
+        gpus.say("");
+        (replies.join().unwrap(), seen)
+    })
+}
+
+/// Nothing was lost, this lane alone was in this state, and says why in these words.
+#[track_caller]
+fn assert_found(daemon: &Daemon, (replies, seen): &(Vec<Reply>, Vec<(usize, String)>), state: &str, reason: &str) {
+    assert_all_answered(replies, reason);
+    assert!(seen.iter().any(|(_, found)| found == state), "{state} is not in {seen:?}");
+    assert!(seen.iter().all(|(lane, _)| *lane == GPU), "the others are left alone: {seen:?}");
+    let events = daemon.json("/admin/events").to_string();
+    assert!(events.contains(reason), "{reason} is not in {events}");
+}
+
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn a_gpu_that_stands_still_costs_no_query() {
+    let _alone = alone();
+    let gpus = Gpus::new();
+    let daemon = gpus.daemon(&shipped());
+    let outcome = break_for_a_second(&gpus, &daemon, &format!("{GPU}.hangs=1\n"));
+    assert_found(&daemon, &outcome, "hung", "in flight");
+    daemon.wait_healthy();
+}
+
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn a_gpu_without_memory_loses_slots_and_no_lane() {
+    let _alone = alone();
+    let gpus = Gpus::new();
+    let daemon = gpus.daemon(&shipped());
+    let outcome = break_for_a_second(&gpus, &daemon, &format!("{GPU}.memory_mib=0\n"));
+    assert_found(&daemon, &outcome, "failed", "out of memory");
+    daemon.wait_healthy();
+    let log = daemon.log().join("\n");
+    assert!(log.contains("the GPU has too little memory left (CUDA_ERROR_OUT_OF_MEMORY)"), "{log}");
+    assert!(!log.contains("did not open again"), "it kept its device: {log}");
+}
+
+/// What the process has of the GPU is of no use any more, though the GPU is well.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn a_broken_context_is_fenced_for_good_and_the_others_serve_on() {
+    let _alone = alone();
+    let gpus = Gpus::new();
+    let mut daemon = gpus.daemon(&shipped());
+    let outcome = break_for_a_second(&gpus, &daemon, &format!("{GPU}.fails=700\n"));
+    assert_found(&daemon, &outcome, "fenced", "needs a new process");
+    let log = daemon.log().join("\n");
+    assert!(log.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{log}");
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(daemon.lane_states()[GPU], "fenced", "canaries do not heal it");
+    assert_eq!(daemon.terminate(), Some(0), "its buffers keep nobody from ending");
+}
+
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn another_process_has_a_context_of_its_own() {
+    let _alone = alone();
+    let gpus = Gpus::new();
+    let text = shipped().replace("on_fatal = \"fence\"", "on_fatal = \"restart\"");
+    let mut daemon = gpus.daemon(&text);
+    let first = daemon.process();
+    let outcome = break_for_a_second(&gpus, &daemon, &format!("{GPU}.fails=719\n"));
+    assert_all_answered(&outcome.0, "a process that was succeeded");
+    assert_eq!(daemon.succeeded(), Some(0));
+    assert_ne!(daemon.process(), first);
+    daemon.wait_healthy();
+    assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1))), "the next process");
+}
+
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn weights_that_find_no_memory_say_how_much_they_need() {
+    let gpus = Gpus::new();
+    gpus.say("2.memory_mib=0\n");
+    let file = gpus.0.path().join("config.toml");
+    fs::write(&file, shipped()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parityd"));
+    command.arg("--config").arg(&file).env("CUDA_EMULATOR_CONTROL", gpus.file()).env_remove("RUST_BACKTRACE");
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(75), "a later process may find memory: {told}");
+    let words = " MiB) could not be loaded onto the device: the GPU has too little memory left";
+    assert!(told.contains(words) && told.contains("lane 2"), "{told}");
+}
+
+/// NVML and CUDA know a GPU by the same UUID; the lanes are made by what NVML lists.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn all_gpus_are_taken_by_their_uuids() {
+    let _alone = alone();
+    let gpus = Gpus::new();
+    let text = shipped();
+    let lanes = text.find("[[lane]]").unwrap()..text.find("# Exactly one deployment").unwrap();
+    let text = format!("devices = \"auto\"\n{}{}", &text[..lanes.start], &text[lanes.end..]);
+    let (control, file) = (gpus.0.path().join("nvml"), gpus.file());
+    fs::write(&control, "count = 3\n").unwrap();
+    let library = std::env::current_exe().unwrap().with_file_name("libnvml_stub.so");
+    let path = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let variables = [path(&library), path(&control), path(&file)];
+    let daemon = Daemon::start_with(
+        &text,
+        &[
+            ("PARITYD_NVML_LIBRARY", &variables[0]),
+            ("PARITYD_NVML_STUB", &variables[1]),
+            ("CUDA_EMULATOR_CONTROL", &variables[2]),
+        ],
+    );
+    let told = daemon.json("/admin/lanes");
+    let word = |key: &str| told.as_array().unwrap().iter().map(|lane| lane[key].as_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(word("role"), ["base", "base", "parity"]);
+    for (gpu, device) in word("device").into_iter().enumerate() {
+        assert_eq!(device, format!("GPU-00000000-0000-0000-0000-{gpu:012}"));
+    }
+    // What the driver says of a GPU fences the lane that CUDA runs there.
+    fs::write(&control, "count = 3\n1.ret = 15\n").unwrap();
+    daemon.wait_until("fenced", |daemon| daemon.lane_states() == ["healthy", "fenced", "healthy"]);
+    assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1))), "a GPU that is lost");
+}
