@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     config,
     lane::{open_device, precision},
-    model::{Architecture, Device, Net, Parameters, Plan, Preprocessing, Tensor, TensorError},
+    model::{Architecture, Device, Intake, Net, Parameters, Plan, Preprocessing, Tensor, TensorError},
 };
 
 const AS_IT_IS: Preprocessing = Preprocessing { mean: 0.0, std: 1.0, weight: 1.0 };
@@ -179,8 +179,9 @@ impl Subject {
         let clock = Clock::start();
         let batch = |batch: usize| self.rows.get(..batch * self.net.width());
         let batches: Vec<(usize, &[f32])> = options.batches.iter().filter_map(|&n| Some((n, batch(n)?))).collect();
+        let mut run = self.runner();
         for (_, rows) in batches.iter().cycle().take(WARM_UP_RUNS * batches.len()) {
-            black_box(self.net.run(rows)?);
+            black_box(run(rows, &|_| ())?);
         }
         let mut times = vec![Vec::new(); batches.len()];
         let begun = clock.now();
@@ -188,7 +189,7 @@ impl Subject {
         while times[0].len() < RUNS || clock.now().since(begun).as_secs_f64() < span {
             for ((_, rows), times) in batches.iter().zip(&mut times) {
                 let started = clock.now();
-                black_box(self.net.run(black_box(rows))?);
+                black_box(run(black_box(rows), &|_| ())?);
                 times.push(clock.now().since(started).as_secs_f64() * 1e6);
             }
         }
@@ -209,13 +210,24 @@ impl Subject {
         batches.into_iter().zip(times).map(pass).collect()
     }
 
+    /// Runs rows as a lane does: through memory that is kept.
+    fn runner(&self) -> impl FnMut(&[f32], &(dyn Fn(f32) + Sync)) -> Result<(), TensorError> {
+        let (mut intake, mut outputs, width) = (Intake::default(), Vec::new(), self.net.width());
+        move |rows, told| {
+            let of = |row: usize| &rows[row * width..][..width];
+            let taken =
+                intake.take(&self.net, (rows.len() / width, width), |row, into| into.copy_from_slice(of(row)))?;
+            self.net.run_into(taken, &mut outputs, told)
+        }
+    }
+
     /// When a batch told of what: of a few, the one of the median time.
     fn progress(&self, rows: &[f32]) -> Result<Vec<Told>, TensorError> {
-        let (clock, mut outputs, mut runs) = (Clock::start(), Vec::new(), Vec::new());
+        let (clock, mut run, mut runs) = (Clock::start(), self.runner(), Vec::new());
         for _ in 0..RUNS {
             let heard = Mutex::new(Vec::new());
             let started = clock.now();
-            self.net.run_into(rows, &mut outputs, &|share| heard.lock().push((share, clock.now().since(started))))?;
+            run(rows, &|share| heard.lock().push((share, clock.now().since(started))))?;
             runs.push((clock.now().since(started), heard.into_inner()));
         }
         runs.sort_unstable_by_key(|(time, _)| *time);

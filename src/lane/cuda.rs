@@ -31,8 +31,7 @@ pub(super) fn cause(error: &TensorError) -> String {
 /// Opens the GPU that CUDA counts as `ordinal`.
 #[cfg(feature = "cuda")]
 pub(super) fn open_cuda(device: &config::Device, ordinal: usize) -> Result<Device, OpenError> {
-    // One explicit stream a lane: candle's default is the per-thread stream, which orders nothing between threads.
-    Device::new_cuda_with_stream(ordinal).map_err(|source| OpenError::Device { device: device.to_string(), source })
+    crate::model::open_gpu(ordinal).map_err(|source| OpenError::Device { device: device.to_string(), source })
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -53,10 +52,17 @@ fn uuid_of(ordinal: usize) -> Option<String> {
     use candle_core::cuda_backend::cudarc::driver::result;
     result::init().ok()?;
     let device = result::device::get(i32::try_from(ordinal).ok()?).ok()?;
-    let hex: Vec<String> =
-        result::device::get_uuid(device).ok()?.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let parts = [0..4, 4..6, 6..8, 8..10, 10..16].map(|part| hex[part].concat());
+    let digits = digits_of(result::device::get_uuid(device).ok()?);
+    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
     Some(format!("GPU-{}", parts.join("-")))
+}
+
+/// All of a UUID, without what is put between for readers.
+#[cfg(feature = "cuda")]
+fn digits_of(uuid: candle_core::cuda_backend::cudarc::driver::sys::CUuuid) -> String {
+    // The bytes are C's, which have a sign.
+    let number = uuid.bytes.iter().fold(0, |number, byte| number << 8 | u128::from(byte.cast_unsigned()));
+    format!("{number:032x}")
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -73,8 +79,7 @@ pub(super) fn ordinal_of(device: &config::Device, uuid: &str) -> Result<usize, O
     result::init().map_err(cuda)?;
     for ordinal in 0..result::device::get_count().map_err(cuda)? {
         let found = result::device::get(ordinal).and_then(result::device::get_uuid).map_err(cuda)?;
-        let hex: String = found.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        if uuid.trim_start_matches("GPU-").replace('-', "").eq_ignore_ascii_case(&hex) {
+        if uuid.trim_start_matches("GPU-").replace('-', "").eq_ignore_ascii_case(&digits_of(found)) {
             return Ok(usize::try_from(ordinal).unwrap_or(0));
         }
     }

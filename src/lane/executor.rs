@@ -18,7 +18,7 @@ use crate::{
     code::{Code, DATA_MAX, RunsOn},
     config,
     job::{BaseInput, Batch, Loss, ParityInput},
-    model::{Net, Precision, TensorError},
+    model::{Intake, Net, Precision, TensorError},
     weights::{Canary, canary},
 };
 
@@ -130,8 +130,8 @@ pub(super) struct Executor {
     exact: bool,
     /// What they give.
     checked: Outputs,
-    /// Rows of a batch, one after the other; kept, so that a batch allocates nothing here.
-    rows: Vec<f32>,
+    /// What the rows of each batch go through.
+    intake: Intake,
 }
 
 impl Executor {
@@ -158,7 +158,7 @@ impl Executor {
             proof: Vec::new(),
             exact: device.is_cpu(),
             checked: Outputs::default(),
-            rows: Vec::new(),
+            intake: Intake::default(),
         };
         // Where batches may hold two rows, their order is checked, too.
         executor.checks = executor.canaries(spec.batch_max > 1);
@@ -205,26 +205,27 @@ impl Executor {
         outputs: &mut Outputs,
         told: &(dyn Fn(f32) + Sync),
     ) -> Result<(), RunError> {
-        self.rows.clear();
         let net = match batch {
-            Batch::Base(inputs) => {
-                for input in inputs {
-                    self.rows.extend_from_slice(&input.row);
-                }
-                self.base.as_ref()
-            }
+            Batch::Base(_) => self.base.as_ref(),
             Batch::Parity(inputs) => {
-                let code = self.code.as_deref().expect("there are no stripes without a code");
-                for input in inputs {
-                    encode(code, input, &mut self.rows);
-                }
                 inputs.first().and_then(|input| self.parities.get(input.row)).or(self.base.as_ref())
             }
         };
         let net = net.expect("dispatch gives jobs to lanes that hold their model");
-        net.run_into(&self.rows, &mut outputs.values, told)?;
+        let jobs = batch.jobs();
+        let rows = match batch {
+            Batch::Base(inputs) => {
+                self.intake.take(net, (jobs, net.width()), |job, row| row.copy_from_slice(&inputs[job].row))?
+            }
+            Batch::Parity(inputs) => {
+                let code = self.code.as_deref().expect("there are no stripes without a code");
+                let width = code.query_width(inputs[0].rows[0].len());
+                self.intake.take(net, (jobs, width), |job, query| encode(code, &inputs[job], query))?
+            }
+        };
+        net.run_into(rows, &mut outputs.values, told)?;
         // A parity model may make several output rows of one job.
-        outputs.width = outputs.values.len() / batch.jobs();
+        outputs.width = outputs.values.len() / jobs;
         Ok(())
     }
 
@@ -300,15 +301,13 @@ fn bytes_of(spec: &Spec) -> usize {
     spec.bundle.bytes(role.runs_base(), parities)
 }
 
-/// Appends a parity query to `rows`.
-fn encode(code: &dyn Code, input: &ParityInput, rows: &mut Vec<f32>) {
+/// Writes a parity query.
+fn encode(code: &dyn Code, input: &ParityInput, query: &mut [f32]) {
     let mut slices: [&[f32]; DATA_MAX] = [&[]; DATA_MAX];
     for (slice, row) in slices.iter_mut().zip(&input.rows) {
         *slice = row;
     }
-    let start = rows.len();
-    rows.resize(start + code.query_width(slices[0].len()), 0.0);
-    code.encode(input.row, &slices[..input.rows.len()], &mut rows[start..]);
+    code.encode(input.row, &slices[..input.rows.len()], query);
 }
 
 /// What a GPU's nets compute in where a configuration says `precision`.

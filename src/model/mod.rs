@@ -8,6 +8,9 @@
 mod architecture;
 mod cpu;
 mod encoder;
+#[cfg(feature = "cuda")]
+mod gpu;
+mod intake;
 mod learn;
 mod marks;
 mod parameters;
@@ -26,6 +29,9 @@ use step::{Step, shares};
 
 pub use architecture::{Architecture, NoFit, Width};
 pub use encoder::{Encoder, decoder_plan};
+#[cfg(feature = "cuda")]
+pub use gpu::open as open_gpu;
+pub use intake::{Intake, Taken};
 pub use learn::{Learner, Pass, Seen};
 pub use parameters::Parameters;
 pub use plan::{Bias, Convolution, Layer, Origin, Plan, Window};
@@ -151,9 +157,19 @@ impl Net {
     ///
     /// Fails unless `rows` is a whole number of rows.
     pub fn rows(&self, rows: &[f32]) -> Result<Tensor> {
-        let count = rows.len() / self.width();
-        let shape: Vec<usize> = [count].iter().chain(self.plan.input()).copied().collect();
-        Tensor::from_slice(rows, shape, &self.device)
+        Tensor::from_slice(rows, self.shape(rows.len() / self.width()), &self.device)
+    }
+
+    fn there(&self, rows: Taken<'_>) -> Result<Tensor> {
+        match rows {
+            Taken::Host(rows) => self.rows(rows),
+            Taken::There(rows) => Ok(rows),
+        }
+    }
+
+    /// Of a tensor of so many rows.
+    fn shape(&self, rows: usize) -> Vec<usize> {
+        [rows].iter().chain(self.plan.input()).copied().collect()
     }
 
     /// Runs host rows, one after the other, as one batch; gives their output rows, one after the other, in host memory.
@@ -161,7 +177,7 @@ impl Net {
     /// Fails unless `rows` is a whole number of rows, or when the device does.
     pub fn run(&self, rows: &[f32]) -> Result<Vec<f32>> {
         let mut outputs = Vec::new();
-        self.run_into(rows, &mut outputs, &|_| ())?;
+        self.run_into(Taken::Host(rows), &mut outputs, &|_| ())?;
         Ok(outputs)
     }
 
@@ -169,13 +185,15 @@ impl Net {
     /// if the calling thread belongs to a pool of several. A net of tensors tells of several small steps at once, and of the last ones never: they are over with the outputs.
     ///
     /// Fails as [`Net::run`] does.
-    pub fn run_into(&self, rows: &[f32], outputs: &mut Vec<f32>, told: &(dyn Fn(f32) + Sync)) -> Result<()> {
-        match &self.form {
-            Form::Program(program) if rows.len().is_multiple_of(self.width()) => program.run(rows, outputs, told),
-            Form::Program(_) => *outputs = self.forward(&self.rows(rows)?)?.flatten_all()?.to_vec1()?,
-            Form::Steps(tensors) => {
+    pub fn run_into(&self, rows: Taken<'_>, outputs: &mut Vec<f32>, told: &(dyn Fn(f32) + Sync)) -> Result<()> {
+        match (&self.form, rows) {
+            (Form::Program(program), Taken::Host(rows)) if rows.len().is_multiple_of(self.width()) => {
+                program.run(rows, outputs, told);
+            }
+            (Form::Program(_), rows) => *outputs = self.forward(&self.there(rows)?)?.flatten_all()?.to_vec1()?,
+            (Form::Steps(tensors), rows) => {
                 let mut marks = Marks::new(&self.device, told);
-                let rows = self.preprocessing.apply(&self.rows(rows)?)?;
+                let rows = self.preprocessing.apply(&self.there(rows)?)?;
                 let made = tensors.forward(&rows, |share| marks.step(share))?;
                 marks.wait()?;
                 *outputs = made.flatten_all()?.to_vec1()?;
@@ -227,8 +245,9 @@ pub(crate) fn test_device() -> Device {
     static DEVICE: std::sync::LazyLock<Device> =
         std::sync::LazyLock::new(|| match std::env::var("PARITYD_TEST_DEVICE").as_deref() {
             Err(_) => Device::Cpu,
-            Ok("cuda:0") => Device::new_cuda_with_stream(0).expect("the device opens"),
-            Ok(other) => panic!("PARITYD_TEST_DEVICE={other} is not cuda:0"),
+            #[cfg(feature = "cuda")]
+            Ok("cuda:0") => open_gpu(0).expect("the device opens"),
+            Ok(other) => panic!("PARITYD_TEST_DEVICE={other} is no device of this build"),
         });
     DEVICE.clone()
 }

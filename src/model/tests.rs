@@ -170,12 +170,43 @@ fn a_net_of_tensors_tells_of_its_work_as_it_goes() {
             let Form::Steps(tensors) = &net.form else { panic!("it is made of tensors") };
             assert!((tensors.shares.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{name}: {:?}", tensors.shares);
             let told = std::sync::Mutex::new(Vec::new());
-            net.run_into(&vec![0.5; net.width()], &mut Vec::new(), &|share| told.lock().unwrap().push(share)).unwrap();
+            net.run_into(Taken::Host(&vec![0.5; net.width()]), &mut Vec::new(), &|share| {
+                told.lock().unwrap().push(share);
+            })
+            .unwrap();
             told.into_inner().unwrap()
         });
         let (all, least) = (told[1].iter().sum::<f32>(), told[1].iter().copied().fold(1.0, f32::min));
         assert!(all > 0.85 && all < 1.0001 && least >= 0.125, "{name}: {:?}", told[1]);
         assert_eq!(told[0], told[1], "{name}: folding batch norms moves no work");
+    }
+}
+
+/// Whatever the width, and where an intake has served narrower or wider ones before; on a GPU rows go in blocks, and several times through each.
+#[test]
+fn rows_arrive_as_they_were_written() {
+    let mut intake = Intake::default();
+    // Many jobs a block, one, and one that is larger than a block; of one row each, or of two.
+    for (side, rows, counts) in [(28, 1, [1, 2, 200]), (200, 1, [1, 5, 40]), (300, 1, [2, 3, 40]), (28, 2, [3, 42, 83])]
+    {
+        let plan = Architecture::Linear.plan(&[1, side, side], 2).unwrap();
+        let parameters = random_parameters(&plan, &mut ChaCha8Rng::seed_from_u64(1));
+        let net = Net::settled(&plan, PREPROCESSING, &parameters, &test_device(), Precision::Single).unwrap();
+        for count in counts {
+            let (value, width) = (|job: usize, at: usize| (job * 7919 + at) as f32, rows * net.width());
+            let write = |job: usize, into: &mut [f32]| {
+                into.iter_mut().enumerate().for_each(|(at, into)| *into = value(job, at));
+            };
+            let found = match intake.take(&net, (count, width), write).unwrap() {
+                Taken::Host(rows) => rows.to_vec(),
+                Taken::There(rows) => {
+                    assert_eq!(rows.dims()[1..], [1, side, side]);
+                    values(&rows)
+                }
+            };
+            let expected = (0..count).flat_map(|job| (0..width).map(move |at| value(job, at)));
+            assert!(found.into_iter().eq(expected), "{count} jobs of {rows} x {side} x {side}");
+        }
     }
 }
 

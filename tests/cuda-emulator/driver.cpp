@@ -8,6 +8,7 @@
 //   fails        the next kernel breaks the device for this process, with this error of CUDA's
 //   hangs        1: nothing moves on the device
 //   kernel_us    what each kernel takes at least
+// CUDA_EMULATOR_COUNTS: a file that says in the end how often each function was called.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -90,7 +91,7 @@ CUresult state()
     return static_cast<CUresult>(current->broken.load());
 }
 
-// All that was handed to the streams of a device.
+// All that was handed to the streams of a device, until it is over.
 void settle(Device &device)
 {
     std::vector<std::shared_ptr<Fence>> fences;
@@ -222,12 +223,31 @@ long Device::told(const char *key, long otherwise) const
     return otherwise;
 }
 
+void count(const char *function)
+{
+    static const char *file = std::getenv("CUDA_EMULATOR_COUNTS");
+    if (!file)
+        return;
+    static auto &lock = *new std::mutex;
+    static auto &counts = *new std::map<std::string, long>;
+    std::lock_guard<std::mutex> guard(lock);
+    if (counts.empty())
+        std::atexit([] {
+            std::lock_guard<std::mutex> guard(lock);
+            std::ofstream out(file);
+            for (auto &[name, times] : counts)
+                out << name << ' ' << times << '\n';
+        });
+    counts[function]++;
+}
+
 } // namespace emulator
 
 using namespace emulator;
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #define NEEDS_A_WELL_DEVICE                                                                                            \
+    count(__func__);                                                                                                   \
     if (CUresult broken = state())                                                                                     \
         return broken;
 
@@ -293,6 +313,18 @@ static CUresult uuid_of(CUuuid *uuid, CUdevice device)
 #undef cuDeviceGetUuid
 EXPORT CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice device) { return uuid_of(uuid, device); }
 EXPORT CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice device) { return uuid_of(uuid, device); }
+
+EXPORT CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool, CUdevice device)
+{
+    *pool = reinterpret_cast<CUmemoryPool>(device_of(device));
+    return *pool ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+}
+
+EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value)
+{
+    bool is_known = pool && value && attribute == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    return is_known ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
 
 EXPORT CUresult cuDeviceTotalMem(size_t *bytes, CUdevice device)
 {
@@ -415,7 +447,11 @@ EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes
 {
     NEEDS_A_WELL_DEVICE
     if (is_pinned(from)) {
-        stream_of(stream).push([=] { std::memcpy(reinterpret_cast<void *>(to), from, bytes); });
+        // Late enough for whoever writes there too early to be found out.
+        stream_of(stream).push([=] {
+            std::this_thread::sleep_for(std::chrono::microseconds(100));
+            std::memcpy(reinterpret_cast<void *>(to), from, bytes);
+        });
     } else {
         // Memory that can be paged out is copied aside before the call returns.
         const char *bytes_of = static_cast<const char *>(from);

@@ -66,6 +66,9 @@ struct Device {
 // The stream that a handle of the driver's means.
 Stream &stream_of(CUstream handle);
 
+// A function has been called.
+void count(const char *function);
+
 // A kernel of candle's, compiled for the CPU.
 struct Kernel {
     const char *name;

@@ -72,6 +72,7 @@ EXPORT int cublasGemmStridedBatchedEx(
     long long stride_a, const void *b, int kind_b, int leading_b, long long stride_b, const float *beta_at, void *c, int kind_c, int leading_c,
     long long stride_c, int batches, int, int)
 {
+    count(__func__);
     // 7: an argument that it does not take; the program would have read another matrix than it meant.
     if (m < 0 || n < 0 || k < 0 || leading_c < m || leading_a < (transposes_a ? k : m) || leading_b < (transposes_b ? n : k))
         return 7;

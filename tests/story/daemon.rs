@@ -53,12 +53,12 @@ pub(crate) fn config(shipped: &str, edits: &[(&str, &str)]) -> String {
 /// The same with each lane on a GPU of its own: `scripts/check-cuda` runs stories there.
 fn on_gpus(text: &str) -> String {
     let mut gpus = 0..;
-    let mut place = |line: &str| match line {
+    let place = |line: &str| match line {
         "device = \"cpu\"" => gpus.next().map(|gpu: usize| format!("device = \"cuda:{gpu}\"\n")),
         "threads = 1" => None,
         _ => Some(format!("{line}\n")),
     };
-    text.lines().filter_map(|line| place(line)).collect()
+    text.lines().filter_map(place).collect()
 }
 
 impl Daemon {

@@ -83,10 +83,10 @@ fn places<'c>(code: &'c str, word: &'c str) -> impl Iterator<Item = usize> + 'c 
     code.match_indices(word).map(|(at, _)| at).filter(move |&at| whole(at))
 }
 
-/// Uses of `word` in served code of modules other than `owners`.
+/// Uses of `word` in served code of other modules and files than `owners`.
 pub(crate) fn outside(sources: &[Source], word: &str, owners: &[&str]) -> Vec<String> {
-    let elsewhere =
-        sources.iter().filter(|source| !source.module.is_empty() && !owners.contains(&source.module.as_str()));
+    let is_owner = |source: &Source| [&source.module, &source.path].iter().any(|name| owners.contains(&name.as_str()));
+    let elsewhere = sources.iter().filter(|source| !source.module.is_empty() && !is_owner(source));
     let told = |source: &Source, at| source.told(at, &format!("`{word}` belongs to {}", owners.join(", ")));
     elsewhere.flat_map(|source| places(&source.served, word).map(|at| told(source, at)).collect::<Vec<_>>()).collect()
 }

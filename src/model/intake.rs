@@ -1,0 +1,58 @@
+//! The way of a batch's rows into a net: gathered or encoded row by row into memory that is kept, so that a batch allocates nothing in host memory.
+//!
+//! For the CPU that is one list. For a GPU it is pinned memory (`gpu`), from which a part of the rows is copied while the next is written: what
+//! encoding costs is not added to what copying costs, and nobody waits for either.
+
+use candle_core::{Result, Tensor};
+
+#[cfg(feature = "cuda")]
+use super::gpu::Pinned;
+use super::{Device, Net};
+
+/// Memory that the rows of one batch after the other go through, for nets of one device.
+#[derive(Debug, Default)]
+pub struct Intake {
+    rows: Vec<f32>,
+    #[cfg(feature = "cuda")]
+    pinned: Option<Pinned>,
+}
+
+/// The rows of a batch, where [`Net::run_into`] takes them.
+#[derive(Debug)]
+pub enum Taken<'a> {
+    /// One after the other in host memory.
+    Host(&'a [f32]),
+    /// Copied to the net's device, or about to be: `[n, ..input shape]`.
+    There(Tensor),
+}
+
+impl Intake {
+    /// Has `fill` write what each of `jobs` has `net` run, once and whole, in order: `width` values, which are one row or several.
+    ///
+    /// Fails when the device does.
+    pub fn take(
+        &mut self,
+        net: &Net,
+        (jobs, width): (usize, usize),
+        mut fill: impl FnMut(usize, &mut [f32]),
+    ) -> Result<Taken<'_>> {
+        assert!(width.is_multiple_of(net.width()), "a job has whole rows");
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = net.device() {
+            let pinned = match &mut self.pinned {
+                Some(pinned) if pinned.holds(width) => pinned,
+                none => none.insert(Pinned::new(device, width)?),
+            };
+            let rows = pinned.take(device, (jobs, width), &mut fill)?;
+            return Ok(Taken::There(rows.reshape(net.shape(jobs * width / net.width()))?));
+        }
+        debug_assert!(!matches!(net.device(), Device::Cuda(_)), "there is none without CUDA");
+        if self.rows.len() < jobs * width {
+            self.rows.resize(jobs * width, 0.0);
+        }
+        for (job, into) in self.rows.chunks_exact_mut(width).take(jobs).enumerate() {
+            fill(job, into);
+        }
+        Ok(Taken::Host(&self.rows[..jobs * width]))
+    }
+}
