@@ -181,6 +181,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("Instant::now", &["clock"]),
     // Spans are told in it.
     ("SystemTime", &["clock", "otlp"]),
+    // From one GPU to another it would copy between two streams, and nothing orders these (decision 0027): to host memory, or from there.
+    (".to_device", &["src/model/parameters.rs", "src/train/fit.rs", "src/train/adam.rs"]),
     // Decision 0027; another one needs a decision record, too.
     ("unsafe", &["src/model/gpu.rs"]),
 ];

@@ -40,7 +40,8 @@ impl Env {
     /// This machine, after a run that was watched.
     pub(super) fn read(command: &str, seed: u64, watch: &Watch) -> Self {
         let line = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-        let features = [("cuda", cfg!(feature = "cuda")), ("zoo", cfg!(feature = "zoo"))];
+        let features =
+            [("cuda", cfg!(feature = "cuda")), ("cudnn", cfg!(feature = "cudnn")), ("zoo", cfg!(feature = "zoo"))];
         Env {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("PARITYD_COMMIT").map(str::to_owned),

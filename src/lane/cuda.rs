@@ -9,12 +9,13 @@ use super::OpenError;
 use crate::{config, model::TensorError};
 
 /// Names in errors, and what they mean to whoever must act.
-const CAUSES: [(&str, &str); 6] = [
+const CAUSES: [(&str, &str); 7] = [
     ("CUDA_ERROR_STUB_LIBRARY", "NVIDIA's driver is not installed here (there is no libcuda.so.1)"),
     ("CUDA_ERROR_NO_DEVICE", "CUDA finds no GPU, or CUDA_VISIBLE_DEVICES hides all"),
     ("CUDA_ERROR_INVALID_DEVICE", "CUDA shows this process fewer GPUs (see CUDA_VISIBLE_DEVICES)"),
     ("CUDA_ERROR_OUT_OF_MEMORY", "the GPU has too little memory left"),
     ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the driver is older than the CUDA that this was built with"),
+    ("CUDNN_STATUS_NOT_INITIALIZED", "cuDNN did not start: is libcudnn.so.9 on LD_LIBRARY_PATH?"),
     ("CUBLAS_STATUS_NOT_INITIALIZED", "cuBLAS did not start: is libcublas.so.13 on LD_LIBRARY_PATH, and memory left?"),
 ];
 
@@ -60,9 +61,9 @@ fn uuid_of(ordinal: usize) -> Option<String> {
 /// All of a UUID, without what is put between for readers.
 #[cfg(feature = "cuda")]
 fn digits_of(uuid: candle_core::cuda_backend::cudarc::driver::sys::CUuuid) -> String {
-    // The bytes are C's, which have a sign.
-    let number = uuid.bytes.iter().fold(0, |number, byte| number << 8 | u128::from(byte.cast_unsigned()));
-    format!("{number:032x}")
+    // The bytes are C's, which have a sign on some machines.
+    let number = uuid.bytes.map(|byte| u8::from_ne_bytes(byte.to_ne_bytes()));
+    format!("{:032x}", u128::from_be_bytes(number))
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -102,6 +103,15 @@ mod tests {
             told("DriverError(CUDA_ERROR_STUB_LIBRARY, \"<Failure when calling cuGetErrorString()>\")\n   0: frames");
         assert_eq!(stub, "NVIDIA's driver is not installed here (there is no libcuda.so.1) (CUDA_ERROR_STUB_LIBRARY)");
         assert_eq!(told("shape mismatch\n   0: frames"), "shape mismatch");
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn uuids_are_told_in_hexadecimal_whatever_their_sign() {
+        let mut uuid = candle_core::cuda_backend::cudarc::driver::sys::CUuuid { bytes: [0; 16] };
+        uuid.bytes[0] = 1;
+        uuid.bytes[15] = !0;
+        assert_eq!(digits_of(uuid), "010000000000000000000000000000ff");
     }
 
     #[cfg(not(feature = "cuda"))]

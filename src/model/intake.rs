@@ -1,9 +1,9 @@
-//! The way of a batch's rows into a net: gathered or encoded row by row into memory that is kept, so that a batch allocates nothing in host memory.
+//! The way of a batch's rows into a net: gathered or encoded row by row into memory that is kept, so that a batch on a CPU allocates nothing.
 //!
-//! For the CPU that is one list. For a GPU it is pinned memory (`gpu`), from which a part of the rows is copied while the next is written: what
-//! encoding costs is not added to what copying costs, and nobody waits for either.
+//! For a CPU that is one list. For a GPU it is two blocks of pinned memory (`gpu`): of a batch that is larger than one of them, a part is copied while
+//! the next is written, and what is done last is waited for by the GPU alone.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Error, Result, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::gpu::Pinned;
@@ -29,14 +29,16 @@ pub enum Taken<'a> {
 impl Intake {
     /// Has `fill` write what each of `jobs` has `net` run, once and whole, in order: `width` values, which are one row or several.
     ///
-    /// Fails when the device does.
+    /// Fails when that is not whole rows, or when the device does.
     pub fn take(
         &mut self,
         net: &Net,
         (jobs, width): (usize, usize),
         mut fill: impl FnMut(usize, &mut [f32]),
     ) -> Result<Taken<'_>> {
-        assert!(width.is_multiple_of(net.width()), "a job has whole rows");
+        if width == 0 || !width.is_multiple_of(net.width()) {
+            return Err(Error::Msg(format!("{width} values are no rows of {}", net.width())));
+        }
         #[cfg(feature = "cuda")]
         if let Device::Cuda(device) = net.device() {
             let pinned = match &mut self.pinned {

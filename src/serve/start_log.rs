@@ -7,7 +7,11 @@ use crate::{config::fault_domains, http::Limits, lane};
 
 /// Before anything slow.
 pub(super) fn starting(plan: &Plan) {
-    let features = if cfg!(feature = "cuda") { "cuda" } else { "none" };
+    let features = match (cfg!(feature = "cuda"), cfg!(feature = "cudnn")) {
+        (_, true) => "cuda, cudnn",
+        (true, false) => "cuda",
+        (false, false) => "none",
+    };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), features, "parityd starts");
     for warning in &plan.warnings {
         tracing::warn!("{warning}");

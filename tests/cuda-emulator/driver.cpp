@@ -3,6 +3,8 @@
 // What a program may rely on with a real driver holds here, and what it may not rely on does not: memory comes full of NaN, work that was handed to a
 // stream is not over when the call returns, and copies from pinned memory read it when their turn comes. Kernels are candle's own.
 //
+// One thing is stricter than CUDA: memory is used on the stream that it was allocated on and no other, which is what parityd promises (decision 0027).
+//
 // CUDA_EMULATOR_GPUS: how many there are (1). CUDA_EMULATOR_CONTROL: a file of lines ORDINAL.KEY=NUMBER, which is read at each turn:
 //   memory_mib   what the device has (16384)
 //   fails        the next kernel breaks the device for this process, with this error of CUDA's
@@ -56,11 +58,18 @@ Device *device_of(CUdevice ordinal)
 
 thread_local Device *current = nullptr;
 
+// Memory of a device, with the stream that it was allocated on, if it was on one.
+struct Memory {
+    size_t bytes;
+    Device *device;
+    const Stream *stream;
+};
+
 size_t memory_of(const Device &device) { return static_cast<size_t>(device.told("memory_mib", 16 * 1024)) << 20; }
 
 // Sizes of what is allocated on devices, ranges of pinned memory, and all streams. Never destroyed, either.
 std::mutex &books = *new std::mutex;
-auto &allocated = *new std::map<CUdeviceptr, std::pair<size_t, Device *>>;
+auto &allocated = *new std::map<CUdeviceptr, Memory>;
 auto &pinned = *new std::map<const char *, size_t>;
 auto &streams = *new std::vector<Stream *>;
 
@@ -71,6 +80,15 @@ bool is_pinned(const void *at)
     return after != pinned.begin() && static_cast<const char *>(at) < std::prev(after)->first + std::prev(after)->second;
 }
 
+// Whoever still reads it finds nothing right.
+void spoil_and_free(void *at, size_t bytes)
+{
+    std::memset(at, 0xff, bytes);
+    // The compiler knows that nobody may, and would leave that out.
+    __asm__ volatile("" : : "r"(at) : "memory");
+    std::free(at);
+}
+
 void free_now(CUdeviceptr at)
 {
     std::lock_guard<std::mutex> guard(books);
@@ -79,9 +97,10 @@ void free_now(CUdeviceptr at)
         std::fprintf(stderr, "cuda-emulator: freed what was not allocated\n");
         std::abort();
     }
-    found->second.second->used -= found->second.first;
+    Memory memory = found->second;
+    memory.device->used -= memory.bytes;
     allocated.erase(found);
-    std::free(reinterpret_cast<void *>(at));
+    spoil_and_free(reinterpret_cast<void *>(at), memory.bytes);
 }
 
 CUresult state()
@@ -223,7 +242,20 @@ long Device::told(const char *key, long otherwise) const
     return otherwise;
 }
 
-void count(const char *function)
+void use(CUdeviceptr at, const Stream &stream)
+{
+    std::lock_guard<std::mutex> guard(books);
+    auto after = allocated.upper_bound(at);
+    if (after == allocated.begin() || at >= std::prev(after)->first + std::prev(after)->second.bytes)
+        return;
+    const Memory &memory = std::prev(after)->second;
+    if (memory.device == &stream.device && (!memory.stream || memory.stream == &stream))
+        return;
+    std::fprintf(stderr, "cuda-emulator: memory of one stream or GPU is used on another\n");
+    std::abort();
+}
+
+void called(const char *function)
 {
     static const char *file = std::getenv("CUDA_EMULATOR_COUNTS");
     if (!file)
@@ -247,20 +279,25 @@ using namespace emulator;
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #define NEEDS_A_WELL_DEVICE                                                                                            \
-    count(__func__);                                                                                                   \
     if (CUresult broken = state())                                                                                     \
         return broken;
 
-EXPORT CUresult cuInit(unsigned) { return devices().empty() ? CUDA_ERROR_NO_DEVICE : CUDA_SUCCESS; }
+EXPORT CUresult cuInit(unsigned)
+{
+    called(__func__);
+    return devices().empty() ? CUDA_ERROR_NO_DEVICE : CUDA_SUCCESS;
+}
 
 EXPORT CUresult cuDriverGetVersion(int *version)
 {
+    called(__func__);
     *version = 13000;
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuGetErrorName(CUresult error, const char **name)
 {
+    called(__func__);
     static const auto &names = *new std::map<CUresult, const char *>{
         {CUDA_SUCCESS, "CUDA_SUCCESS"},
         {CUDA_ERROR_INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE"},
@@ -279,22 +316,29 @@ EXPORT CUresult cuGetErrorName(CUresult error, const char **name)
     return CUDA_SUCCESS;
 }
 
-EXPORT CUresult cuGetErrorString(CUresult error, const char **text) { return cuGetErrorName(error, text); }
+EXPORT CUresult cuGetErrorString(CUresult error, const char **text)
+{
+    called(__func__);
+    return cuGetErrorName(error, text);
+}
 
 EXPORT CUresult cuDeviceGetCount(int *count)
 {
+    called(__func__);
     *count = static_cast<int>(devices().size());
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuDeviceGet(CUdevice *device, int ordinal)
 {
+    called(__func__);
     *device = ordinal;
     return device_of(ordinal) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
 EXPORT CUresult cuDeviceGetName(char *name, int length, CUdevice)
 {
+    called(__func__);
     std::snprintf(name, length, "emulated GPU");
     return CUDA_SUCCESS;
 }
@@ -311,23 +355,45 @@ static CUresult uuid_of(CUuuid *uuid, CUdevice device)
 
 // The newer header has one name for both.
 #undef cuDeviceGetUuid
-EXPORT CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice device) { return uuid_of(uuid, device); }
-EXPORT CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice device) { return uuid_of(uuid, device); }
+EXPORT CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice device)
+{
+    called(__func__);
+    return uuid_of(uuid, device);
+}
+EXPORT CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice device)
+{
+    called(__func__);
+    return uuid_of(uuid, device);
+}
 
 EXPORT CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool, CUdevice device)
 {
+    called(__func__);
     *pool = reinterpret_cast<CUmemoryPool>(device_of(device));
     return *pool ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
 EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value)
 {
-    bool is_known = pool && value && attribute == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    return is_known ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    called(__func__);
+    if (!pool || !value || attribute != CU_MEMPOOL_ATTR_RELEASE_THRESHOLD)
+        return CUDA_ERROR_INVALID_VALUE;
+    reinterpret_cast<Device *>(pool)->threshold = *static_cast<cuuint64_t *>(value);
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value)
+{
+    called(__func__);
+    if (!pool || !value || attribute != CU_MEMPOOL_ATTR_RELEASE_THRESHOLD)
+        return CUDA_ERROR_INVALID_VALUE;
+    *static_cast<cuuint64_t *>(value) = reinterpret_cast<Device *>(pool)->threshold;
+    return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuDeviceTotalMem(size_t *bytes, CUdevice device)
 {
+    called(__func__);
     if (!device_of(device))
         return CUDA_ERROR_INVALID_DEVICE;
     *bytes = memory_of(*device_of(device));
@@ -336,6 +402,7 @@ EXPORT CUresult cuDeviceTotalMem(size_t *bytes, CUdevice device)
 
 EXPORT CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice)
 {
+    called(__func__);
     switch (attribute) {
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 8; break;
     case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED: *value = 1; break;
@@ -348,27 +415,35 @@ EXPORT CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, C
 
 EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device)
 {
+    called(__func__);
     Device *found = device_of(device);
     *context = reinterpret_cast<CUcontext>(found);
     return found ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
-EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice) { return CUDA_SUCCESS; }
+EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice)
+{
+    called(__func__);
+    return CUDA_SUCCESS;
+}
 
 EXPORT CUresult cuCtxGetCurrent(CUcontext *context)
 {
+    called(__func__);
     *context = reinterpret_cast<CUcontext>(current);
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuCtxSetCurrent(CUcontext context)
 {
+    called(__func__);
     current = reinterpret_cast<Device *>(context);
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuCtxSynchronize()
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     settle(*current);
     return state();
@@ -376,6 +451,7 @@ EXPORT CUresult cuCtxSynchronize()
 
 EXPORT CUresult cuMemGetInfo(size_t *free, size_t *total)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     *total = memory_of(*current);
     size_t used = current->used;
@@ -383,7 +459,7 @@ EXPORT CUresult cuMemGetInfo(size_t *free, size_t *total)
     return CUDA_SUCCESS;
 }
 
-EXPORT CUresult cuMemAlloc(CUdeviceptr *at, size_t bytes)
+static CUresult allocate(CUdeviceptr *at, size_t bytes, const Stream *stream)
 {
     NEEDS_A_WELL_DEVICE
     if (current->used + bytes > memory_of(*current)) {
@@ -400,14 +476,25 @@ EXPORT CUresult cuMemAlloc(CUdeviceptr *at, size_t bytes)
     *at = reinterpret_cast<CUdeviceptr>(made);
     current->used += bytes;
     std::lock_guard<std::mutex> guard(books);
-    allocated[*at] = {bytes, current};
+    allocated[*at] = {bytes, current, stream};
     return CUDA_SUCCESS;
 }
 
-EXPORT CUresult cuMemAllocAsync(CUdeviceptr *at, size_t bytes, CUstream) { return cuMemAlloc(at, bytes); }
+EXPORT CUresult cuMemAlloc(CUdeviceptr *at, size_t bytes)
+{
+    called(__func__);
+    return allocate(at, bytes, nullptr);
+}
+
+EXPORT CUresult cuMemAllocAsync(CUdeviceptr *at, size_t bytes, CUstream stream)
+{
+    called(__func__);
+    return allocate(at, bytes, &stream_of(stream));
+}
 
 EXPORT CUresult cuMemFree(CUdeviceptr at)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     settle(*current);
     free_now(at);
@@ -416,13 +503,16 @@ EXPORT CUresult cuMemFree(CUdeviceptr at)
 
 EXPORT CUresult cuMemFreeAsync(CUdeviceptr at, CUstream stream)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
+    use(at, stream_of(stream));
     stream_of(stream).push([at] { free_now(at); });
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuMemHostAlloc(void **at, size_t bytes, unsigned)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     if (posix_memalign(at, 4096, bytes ? bytes : 1))
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -434,22 +524,30 @@ EXPORT CUresult cuMemHostAlloc(void **at, size_t bytes, unsigned)
 
 EXPORT CUresult cuMemFreeHost(void *at)
 {
+    called(__func__);
+    size_t bytes;
     {
         std::lock_guard<std::mutex> guard(books);
-        if (!pinned.erase(static_cast<const char *>(at)))
+        auto found = pinned.find(static_cast<const char *>(at));
+        if (found == pinned.end())
             return CUDA_ERROR_INVALID_VALUE;
+        bytes = found->second;
+        pinned.erase(found);
     }
-    std::free(at);
+    // It waits for nobody.
+    spoil_and_free(at, bytes);
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstream stream)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
+    use(to, stream_of(stream));
     if (is_pinned(from)) {
         // Late enough for whoever writes there too early to be found out.
         stream_of(stream).push([=] {
-            std::this_thread::sleep_for(std::chrono::microseconds(100));
+            std::this_thread::sleep_for(std::chrono::microseconds(300));
             std::memcpy(reinterpret_cast<void *>(to), from, bytes);
         });
     } else {
@@ -463,7 +561,9 @@ EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes
 
 EXPORT CUresult cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUstream stream)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
+    use(from, stream_of(stream));
     stream_of(stream).push([=] { std::memcpy(to, reinterpret_cast<const void *>(from), bytes); });
     if (!is_pinned(to)) {
         stream_of(stream).behind()->wait();
@@ -474,20 +574,26 @@ EXPORT CUresult cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUst
 
 EXPORT CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
+    use(to, stream_of(stream));
+    use(from, stream_of(stream));
     stream_of(stream).push([=] { std::memmove(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), bytes); });
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
+    use(to, stream_of(stream));
     stream_of(stream).push([=] { std::memset(reinterpret_cast<void *>(to), value, bytes); });
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuStreamCreate(CUstream *stream, unsigned)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     *stream = reinterpret_cast<CUstream>(new Stream(*current));
     return CUDA_SUCCESS;
@@ -495,12 +601,15 @@ EXPORT CUresult cuStreamCreate(CUstream *stream, unsigned)
 
 EXPORT CUresult cuStreamDestroy(CUstream stream)
 {
-    delete reinterpret_cast<Stream *>(stream);
+    called(__func__);
+    // It does what it has been handed, and nobody waits for that.
+    std::thread([stream] { delete reinterpret_cast<Stream *>(stream); }).detach();
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuStreamSynchronize(CUstream stream)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     stream_of(stream).behind()->wait();
     return state();
@@ -508,6 +617,7 @@ EXPORT CUresult cuStreamSynchronize(CUstream stream)
 
 EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     if (auto fence = reinterpret_cast<Event *>(event)->fence)
         stream_of(stream).push_always([fence] { fence->wait(); });
@@ -516,12 +626,14 @@ EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned)
 
 EXPORT CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus *status)
 {
+    called(__func__);
     *status = CU_STREAM_CAPTURE_STATUS_NONE;
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuEventCreate(CUevent *event, unsigned)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     *event = reinterpret_cast<CUevent>(new Event);
     return CUDA_SUCCESS;
@@ -529,12 +641,14 @@ EXPORT CUresult cuEventCreate(CUevent *event, unsigned)
 
 EXPORT CUresult cuEventDestroy(CUevent event)
 {
+    called(__func__);
     delete reinterpret_cast<Event *>(event);
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuEventRecord(CUevent event, CUstream stream)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     reinterpret_cast<Event *>(event)->fence = stream_of(stream).behind();
     return CUDA_SUCCESS;
@@ -542,6 +656,7 @@ EXPORT CUresult cuEventRecord(CUevent event, CUstream stream)
 
 EXPORT CUresult cuEventQuery(CUevent event)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     auto fence = reinterpret_cast<Event *>(event)->fence;
     return fence && !fence->has_happened() ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS;
@@ -549,6 +664,7 @@ EXPORT CUresult cuEventQuery(CUevent event)
 
 EXPORT CUresult cuEventSynchronize(CUevent event)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     if (auto fence = reinterpret_cast<Event *>(event)->fence)
         fence->wait();
@@ -557,6 +673,7 @@ EXPORT CUresult cuEventSynchronize(CUevent event)
 
 EXPORT CUresult cuEventElapsedTime(float *ms, CUevent start, CUevent end)
 {
+    called(__func__);
     auto first = reinterpret_cast<Event *>(start)->fence, last = reinterpret_cast<Event *>(end)->fence;
     if (!first || !last || !first->has_happened() || !last->has_happened())
         return CUDA_ERROR_NOT_READY;
@@ -567,15 +684,21 @@ EXPORT CUresult cuEventElapsedTime(float *ms, CUevent start, CUevent end)
 // Modules are not looked at: what a kernel is called says which one it is.
 EXPORT CUresult cuModuleLoadData(CUmodule *module, const void *)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     *module = reinterpret_cast<CUmodule>(current);
     return CUDA_SUCCESS;
 }
 
-EXPORT CUresult cuModuleUnload(CUmodule) { return CUDA_SUCCESS; }
+EXPORT CUresult cuModuleUnload(CUmodule)
+{
+    called(__func__);
+    return CUDA_SUCCESS;
+}
 
 EXPORT CUresult cuModuleGetFunction(CUfunction *function, CUmodule, const char *name)
 {
+    called(__func__);
     const Kernel *kernel = kernel_of(name);
     *function = reinterpret_cast<CUfunction>(const_cast<Kernel *>(kernel));
     return kernel ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
@@ -585,15 +708,24 @@ EXPORT CUresult cuLaunchKernel(
     CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z, unsigned,
     CUstream stream, void **parameters, void **)
 {
+    called(__func__);
     NEEDS_A_WELL_DEVICE
     const Kernel &kernel = *reinterpret_cast<const Kernel *>(function);
     if (!grid_x || !grid_y || !grid_z || !block_x || !block_y || !block_z || block_x * block_y * block_z > 1024)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (grid_x > 0x7fffffff || grid_y > 0xffff || grid_z > 0xffff)
         return CUDA_ERROR_INVALID_VALUE;
     // Parameters are copied before the call returns.
     auto values = std::make_shared<std::vector<std::vector<char>>>();
     for (size_t index = 0; index < kernel.parameters; index++) {
         const char *from = static_cast<const char *>(parameters[index]);
         values->emplace_back(from, from + kernel.sizes[index]);
+        CUdeviceptr address;
+        if (kernel.sizes[index] == sizeof address) {
+            // Some are numbers; none of them is an address of ours.
+            std::memcpy(&address, from, sizeof address);
+            use(address, stream_of(stream));
+        }
     }
     Stream &of = stream_of(stream);
     of.push([=, &kernel, &of] {

@@ -61,13 +61,18 @@ struct Device {
     // An error that this process is not rid of: of the context, as NVIDIA calls it.
     std::atomic<int> broken{0};
     std::atomic<size_t> used{0};
+    // Bytes that are kept when they are freed.
+    std::atomic<uint64_t> threshold{0};
 };
 
 // The stream that a handle of the driver's means.
 Stream &stream_of(CUstream handle);
 
+// A device's memory, if it is that, is used on this stream; ends the program if it is another's.
+void use(CUdeviceptr at, const Stream &stream);
+
 // A function has been called.
-void count(const char *function);
+void called(const char *function);
 
 // A kernel of candle's, compiled for the CPU.
 struct Kernel {

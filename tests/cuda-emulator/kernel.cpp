@@ -140,14 +140,22 @@ __attribute__((noinline)) void all_blocks(unsigned threads)
 
 unsigned thread_number() { return current; }
 
-void wait_for_block()
+namespace {
+
+void wait_for_others(State where)
 {
-    if (!running->is_cooperative)
+    if (!running->is_cooperative) {
+        std::fprintf(stderr, "cuda-emulator: threads of %s wait for each other, which `build` does not know\n", running->name);
         std::abort();
-    give_way(State::AtBlock);
+    }
+    give_way(where);
 }
 
-void wait_for_warp() { give_way(State::AtWarp); }
+} // namespace
+
+void wait_for_block() { wait_for_others(State::AtBlock); }
+
+void wait_for_warp() { wait_for_others(State::AtWarp); }
 
 void enlist(Kernel *kernel) { kernels()[kernel->name] = kernel; }
 

@@ -50,18 +50,21 @@ void store(void *at, Kind kind, long index, float value)
 
 EXPORT int cublasCreate_v2(Handle **handle)
 {
+    called(__func__);
     *handle = new Handle;
     return 0;
 }
 
 EXPORT int cublasDestroy_v2(Handle *handle)
 {
+    called(__func__);
     delete handle;
     return 0;
 }
 
 EXPORT int cublasSetStream_v2(Handle *handle, CUstream stream)
 {
+    called(__func__);
     handle->stream = stream;
     return 0;
 }
@@ -72,11 +75,13 @@ EXPORT int cublasGemmStridedBatchedEx(
     long long stride_a, const void *b, int kind_b, int leading_b, long long stride_b, const float *beta_at, void *c, int kind_c, int leading_c,
     long long stride_c, int batches, int, int)
 {
-    count(__func__);
+    called(__func__);
     // 7: an argument that it does not take; the program would have read another matrix than it meant.
     if (m < 0 || n < 0 || k < 0 || leading_c < m || leading_a < (transposes_a ? k : m) || leading_b < (transposes_b ? n : k))
         return 7;
     Matrix left{a, Kind(kind_a), transposes_a != 0, leading_a, long(stride_a)}, right{b, Kind(kind_b), transposes_b != 0, leading_b, long(stride_b)};
+    for (const void *at : {a, b, static_cast<const void *>(c)})
+        use(reinterpret_cast<CUdeviceptr>(at), stream_of(handle->stream));
     float alpha = *alpha_at, beta = *beta_at;
     stream_of(handle->stream).push([=] {
         std::vector<float> rows(size_t(m) * k), column(k);
@@ -106,16 +111,27 @@ EXPORT int cublasGemmStridedBatchedEx(
 
 EXPORT int curandCreateGenerator(Handle **generator, int)
 {
+    called(__func__);
     *generator = new Handle;
     return 0;
 }
 
 EXPORT int curandDestroyGenerator(Handle *generator)
 {
+    called(__func__);
     delete generator;
     return 0;
 }
 
-EXPORT int curandSetStream(Handle *, CUstream) { return 0; }
+EXPORT int curandSetStream(Handle *, CUstream)
+{
+    called(__func__);
+    return 0;
+}
 
-EXPORT int curandSetPseudoRandomGeneratorSeed(Handle *, unsigned long long) { return 0; }
+EXPORT int curandSetPseudoRandomGeneratorSeed(Handle *, unsigned long long)
+{
+    called(__func__);
+    return 0;
+}
+

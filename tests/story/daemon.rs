@@ -58,7 +58,10 @@ fn on_gpus(text: &str) -> String {
         "threads = 1" => None,
         _ => Some(format!("{line}\n")),
     };
-    text.lines().filter_map(place).collect()
+    let lanes = text.lines().filter(|line| *line == "[[lane]]").count();
+    let placed: String = text.lines().filter_map(place).collect();
+    assert_eq!(placed.matches("device = \"cuda:").count(), lanes, "no lane stays where it was: {placed}");
+    placed
 }
 
 impl Daemon {
