@@ -22,8 +22,15 @@ pub struct Intake {
 pub enum Taken<'a> {
     /// One after the other in host memory.
     Host(&'a [f32]),
-    /// Copied to the net's device, or about to be: `[n, ..input shape]`.
-    There(Tensor),
+    /// Copied to the net's device, or about to be: `[n, ..input shape]`; and which of them are no numbers ([`blank`]).
+    There(Tensor, Vec<usize>),
+}
+
+/// Which of some rows have NaN in them.
+pub(super) fn blank(rows: &[f32], width: usize) -> impl Iterator<Item = usize> {
+    // All of a row at once: that is a few vectors, and a way out at the first NaN is a branch a value.
+    let has_nan = |row: &[f32]| row.iter().fold(false, |any, value| any | value.is_nan());
+    rows.chunks_exact(width).enumerate().filter(move |(_, row)| has_nan(row)).map(|(number, _)| number)
 }
 
 impl Intake {
@@ -45,8 +52,13 @@ impl Intake {
                 Some(pinned) if pinned.holds(width) => pinned,
                 none => none.insert(Pinned::new(device, width)?),
             };
-            let rows = pinned.take(device, (jobs, width), &mut fill)?;
-            return Ok(Taken::There(rows.reshape(net.shape(jobs * width / net.width()))?));
+            let mut blanks = Vec::new();
+            let rows = pinned.take(device, (jobs, width), &mut |job, into: &mut [f32]| {
+                fill(job, into);
+                let first = job * width / net.width();
+                blanks.extend(blank(into, net.width()).map(|row| first + row));
+            })?;
+            return Ok(Taken::There(rows.reshape(net.shape(jobs * width / net.width()))?, blanks));
         }
         debug_assert!(!matches!(net.device(), Device::Cuda(_)), "there is none without CUDA");
         if self.rows.len() < jobs * width {

@@ -160,10 +160,10 @@ impl Net {
         Tensor::from_slice(rows, self.shape(rows.len() / self.width()), &self.device)
     }
 
-    fn there(&self, rows: Taken<'_>) -> Result<Tensor> {
+    fn there(&self, rows: Taken<'_>) -> Result<(Tensor, Vec<usize>)> {
         match rows {
-            Taken::Host(rows) => self.rows(rows),
-            Taken::There(rows) => Ok(rows),
+            Taken::Host(rows) => Ok((self.rows(rows)?, intake::blank(rows, self.width()).collect())),
+            Taken::There(rows, blanks) => Ok((rows, blanks)),
         }
     }
 
@@ -183,6 +183,7 @@ impl Net {
 
     /// The same, into memory that is kept, instead of what it held; `told` hears of each step of it, as soon as that is over, which share (0..1) of the whole work it was. On several threads at once,
     /// if the calling thread belongs to a pool of several. A net of tensors tells of several small steps at once, and of the last ones never: they are over with the outputs.
+    /// Outputs of a row with NaN in it are NaN, whatever the network.
     ///
     /// Fails as [`Net::run`] does.
     pub fn run_into(&self, rows: Taken<'_>, outputs: &mut Vec<f32>, told: &(dyn Fn(f32) + Sync)) -> Result<()> {
@@ -190,13 +191,18 @@ impl Net {
             (Form::Program(program), Taken::Host(rows)) if rows.len().is_multiple_of(self.width()) => {
                 program.run(rows, outputs, told);
             }
-            (Form::Program(_), rows) => *outputs = self.forward(&self.there(rows)?)?.flatten_all()?.to_vec1()?,
+            (Form::Program(_), rows) => *outputs = self.forward(&self.there(rows)?.0)?.flatten_all()?.to_vec1()?,
             (Form::Steps(tensors), rows) => {
                 let mut marks = Marks::new(&self.device, told);
-                let rows = self.preprocessing.apply(&self.there(rows)?)?;
-                let made = tensors.forward(&rows, |share| marks.step(share))?;
+                let (rows, blanks) = self.there(rows)?;
+                let made = tensors.forward(&self.preprocessing.apply(&rows)?, |share| marks.step(share))?;
                 marks.wait()?;
                 *outputs = made.flatten_all()?.to_vec1()?;
+                // The larger of NaN and a number is the number, to candle's kernels.
+                let width = self.plan.outputs();
+                for row in blanks {
+                    outputs[row * width..][..width].fill(f32::NAN);
+                }
             }
         }
         Ok(())

@@ -199,13 +199,38 @@ fn rows_arrive_as_they_were_written() {
             };
             let found = match intake.take(&net, (count, width), write).unwrap() {
                 Taken::Host(rows) => rows.to_vec(),
-                Taken::There(rows) => {
+                Taken::There(rows, _) => {
                     assert_eq!(rows.dims()[1..], [1, side, side]);
                     values(&rows)
                 }
             };
             let expected = (0..count).flat_map(|job| (0..width).map(move |at| value(job, at)));
             assert!(found.into_iter().eq(expected), "{count} jobs of {rows} x {side} x {side}");
+        }
+    }
+}
+
+/// Rows of one batch answer for themselves; here two of four in two jobs.
+#[test]
+fn what_is_no_number_comes_out_as_such() {
+    let plan = Architecture::Lenet5.plan(&FASHION, 10).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let parameters = random_parameters(&plan, &mut rng);
+    let mut rows = random(&mut rng, 4 * 784);
+    let expected = Net::new(&plan, PREPROCESSING, &parameters, &Device::Cpu).unwrap().run(&rows).unwrap();
+    (rows[784 + 400], rows[3 * 784]) = (f32::NAN, -f32::NAN);
+    for precision in [Precision::Single, Precision::Half] {
+        let net = Net::settled(&plan, PREPROCESSING, &parameters, &test_device(), precision).unwrap();
+        let (mut intake, mut outputs) = (Intake::default(), Vec::new());
+        let write = |job: usize, into: &mut [f32]| into.copy_from_slice(&rows[job * 1568..][..1568]);
+        let taken = intake.take(&net, (2, 1568), write).unwrap();
+        net.run_into(taken, &mut outputs, &|_| ()).unwrap();
+        assert_eq!(outputs.len(), 40);
+        for row in [1, 3] {
+            assert!(outputs[row * 10..][..10].iter().all(|value| value.is_nan()), "{precision:?}, {row}");
+        }
+        for row in [0, 2] {
+            assert_close(&outputs[row * 10..][..10], &expected[row * 10..][..10], 2e-2);
         }
     }
 }
