@@ -22,7 +22,7 @@ pub struct Intake {
 pub enum Taken<'a> {
     /// One after the other in host memory.
     Host(&'a [f32]),
-    /// Copied to the net's device, or about to be: `[n, ..input shape]`; and which of them are no numbers ([`blank`]).
+    /// Copied to the net's device, or about to be: `[n, ..input shape]`; and which of them have NaN in them.
     There(Tensor, Vec<usize>),
 }
 
