@@ -15,7 +15,7 @@ use candle_core::{
     op::BackpropOp,
 };
 
-/// Values of a block of pinned memory, where a row is not larger: 64 KiB, far more than what a copy costs whatever its size.
+/// Values of a block of pinned memory, where a row is not larger: 64 KiB, of which a batch of 32 small pictures has two. Which size is best is not measured.
 const BLOCK: usize = 1 << 14;
 
 /// Opens the GPU that CUDA counts as `ordinal`, with a stream of its own.

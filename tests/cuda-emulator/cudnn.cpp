@@ -6,8 +6,6 @@
 
 using namespace emulator;
 
-#define EXPORT extern "C" __attribute__((visibility("default")))
-
 namespace {
 
 // NVIDIA's numbers for kinds of values.

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include <cuda.h>
 
@@ -65,6 +66,20 @@ struct Device {
     std::atomic<uint64_t> threshold{0};
 };
 
+// All there are, and the one of that number, if there is one.
+std::vector<std::unique_ptr<Device>> &devices();
+Device *device_of(CUdevice ordinal);
+
+// What a device has for memory.
+size_t memory_of(const Device &device);
+
+// The device that the calling thread's context is of; and whether it may go on, or the error that it is broken by.
+extern thread_local Device *current;
+CUresult state();
+
+// Waits until all that was handed to the streams of a device is over.
+void settle(Device &device);
+
 // The stream that a handle of the driver's means.
 Stream &stream_of(CUstream handle);
 
@@ -92,3 +107,8 @@ const Kernel *kernel_of(const std::string &name);
 bool launch(const Kernel &kernel, const unsigned grid[3], const unsigned block[3], void **parameters);
 
 } // namespace emulator
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#define NEEDS_A_WELL_DEVICE                                                                                            \
+    if (CUresult broken = state())                                                                                     \
+        return broken;

@@ -37,7 +37,7 @@ thread_local jmp_buf failed;
 thread_local std::vector<Turn> turns;
 thread_local std::vector<char> stacks;
 thread_local ucontext_t scheduler;
-thread_local unsigned current;
+thread_local unsigned at_turn;
 thread_local const Kernel *running;
 thread_local void **arguments;
 
@@ -58,14 +58,14 @@ void place(unsigned number)
 void one_turn()
 {
     running->call(arguments);
-    turns[current].state = State::Over;
-    swapcontext(&turns[current].context, &scheduler);
+    turns[at_turn].state = State::Over;
+    swapcontext(&turns[at_turn].context, &scheduler);
 }
 
 void give_way(State state)
 {
-    turns[current].state = state;
-    swapcontext(&turns[current].context, &scheduler);
+    turns[at_turn].state = state;
+    swapcontext(&turns[at_turn].context, &scheduler);
 }
 
 // Whoever waits for threads of which all that are not over wait, too, goes on.
@@ -95,13 +95,13 @@ void cooperative_block(unsigned threads)
     for (unsigned over = 0; over < threads;) {
         bool moved = false;
         over = 0;
-        for (current = 0; current < threads; current++) {
-            if (turns[current].state == State::Ready) {
+        for (at_turn = 0; at_turn < threads; at_turn++) {
+            if (turns[at_turn].state == State::Ready) {
                 moved = true;
-                place(current);
-                swapcontext(&scheduler, &turns[current].context);
+                place(at_turn);
+                swapcontext(&scheduler, &turns[at_turn].context);
             }
-            over += turns[current].state == State::Over;
+            over += turns[at_turn].state == State::Over;
         }
         for (unsigned first = 0; first < threads; first += WARP)
             release(first, std::min(first + WARP, threads), State::AtWarp);
@@ -138,7 +138,7 @@ __attribute__((noinline)) void all_blocks(unsigned threads)
 
 } // namespace
 
-unsigned thread_number() { return current; }
+unsigned thread_number() { return at_turn; }
 
 namespace {
 

@@ -8,8 +8,6 @@
 
 using namespace emulator;
 
-#define EXPORT extern "C" __attribute__((visibility("default")))
-
 namespace {
 
 struct Handle {

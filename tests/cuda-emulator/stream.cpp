@@ -1,0 +1,232 @@
+// Streams, each a thread, and events; and the driver's functions for them.
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "emulator.h"
+
+namespace emulator {
+
+namespace {
+
+double now_ms()
+{
+    using namespace std::chrono;
+    return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
+}
+
+// Of all devices. Never destroyed: threads of the program may call after `main`.
+std::mutex &books = *new std::mutex;
+auto &streams = *new std::vector<Stream *>;
+
+struct Event {
+    std::shared_ptr<Fence> fence;
+};
+
+Stream &of_no_handle(Device &device)
+{
+    static std::mutex lock;
+    static auto *all = new std::map<Device *, std::unique_ptr<Stream>>;
+    std::lock_guard<std::mutex> guard(lock);
+    auto &stream = (*all)[&device];
+    if (!stream)
+        stream = std::make_unique<Stream>(device);
+    return *stream;
+}
+
+} // namespace
+
+void settle(Device &device)
+{
+    std::vector<std::shared_ptr<Fence>> fences;
+    {
+        std::lock_guard<std::mutex> guard(books);
+        for (Stream *stream : streams)
+            if (&stream->device == &device)
+                fences.push_back(stream->behind());
+    }
+    for (auto &fence : fences)
+        fence->wait();
+}
+
+void Fence::happen()
+{
+    std::lock_guard<std::mutex> guard(lock);
+    at_ms = now_ms();
+    happened = true;
+    changed.notify_all();
+}
+
+void Fence::wait()
+{
+    std::unique_lock<std::mutex> guard(lock);
+    changed.wait(guard, [this] { return happened; });
+}
+
+bool Fence::has_happened()
+{
+    std::lock_guard<std::mutex> guard(lock);
+    return happened;
+}
+
+Stream::Stream(Device &device) : device(device), thread([this] { run(); })
+{
+    std::lock_guard<std::mutex> guard(books);
+    streams.push_back(this);
+}
+
+Stream::~Stream()
+{
+    {
+        std::lock_guard<std::mutex> guard(books);
+        streams.erase(std::find(streams.begin(), streams.end(), this));
+    }
+    {
+        std::lock_guard<std::mutex> guard(lock);
+        ends = true;
+        changed.notify_all();
+    }
+    thread.join();
+}
+
+void Stream::push_always(std::function<void()> work)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    queue.push_back(std::move(work));
+    changed.notify_all();
+}
+
+void Stream::push(std::function<void()> work)
+{
+    push_always([this, work = std::move(work)] {
+        if (!device.broken)
+            work();
+    });
+}
+
+std::shared_ptr<Fence> Stream::behind()
+{
+    auto fence = std::make_shared<Fence>();
+    push_always([fence] { fence->happen(); });
+    return fence;
+}
+
+void Stream::run()
+{
+    for (;;) {
+        std::function<void()> work;
+        {
+            std::unique_lock<std::mutex> guard(lock);
+            changed.wait(guard, [this] { return ends || !queue.empty(); });
+            if (queue.empty())
+                return;
+            work = std::move(queue.front());
+            queue.pop_front();
+        }
+        while (device.told("hangs", 0))
+            std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        work();
+    }
+}
+
+Stream &stream_of(CUstream handle)
+{
+    // The legacy stream, and the thread's own.
+    if (reinterpret_cast<uintptr_t>(handle) <= 2)
+        return of_no_handle(*current);
+    return *reinterpret_cast<Stream *>(handle);
+}
+
+} // namespace emulator
+
+using namespace emulator;
+
+EXPORT CUresult cuStreamCreate(CUstream *stream, unsigned)
+{
+    called(__func__);
+    NEEDS_A_WELL_DEVICE
+    *stream = reinterpret_cast<CUstream>(new Stream(*current));
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuStreamDestroy(CUstream stream)
+{
+    called(__func__);
+    // It does what it has been handed, and nobody waits for that.
+    std::thread([stream] { delete reinterpret_cast<Stream *>(stream); }).detach();
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuStreamSynchronize(CUstream stream)
+{
+    called(__func__);
+    NEEDS_A_WELL_DEVICE
+    stream_of(stream).behind()->wait();
+    return state();
+}
+
+EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned)
+{
+    called(__func__);
+    NEEDS_A_WELL_DEVICE
+    if (auto fence = reinterpret_cast<Event *>(event)->fence)
+        stream_of(stream).push_always([fence] { fence->wait(); });
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus *status)
+{
+    called(__func__);
+    *status = CU_STREAM_CAPTURE_STATUS_NONE;
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuEventCreate(CUevent *event, unsigned)
+{
+    called(__func__);
+    NEEDS_A_WELL_DEVICE
+    *event = reinterpret_cast<CUevent>(new Event);
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuEventDestroy(CUevent event)
+{
+    called(__func__);
+    delete reinterpret_cast<Event *>(event);
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuEventRecord(CUevent event, CUstream stream)
+{
+    called(__func__);
+    NEEDS_A_WELL_DEVICE
+    reinterpret_cast<Event *>(event)->fence = stream_of(stream).behind();
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuEventQuery(CUevent event)
+{
+    called(__func__);
+    NEEDS_A_WELL_DEVICE
+    auto fence = reinterpret_cast<Event *>(event)->fence;
+    return fence && !fence->has_happened() ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuEventSynchronize(CUevent event)
+{
+    called(__func__);
+    NEEDS_A_WELL_DEVICE
+    if (auto fence = reinterpret_cast<Event *>(event)->fence)
+        fence->wait();
+    return state();
+}
+
+EXPORT CUresult cuEventElapsedTime(float *ms, CUevent start, CUevent end)
+{
+    called(__func__);
+    auto first = reinterpret_cast<Event *>(start)->fence, last = reinterpret_cast<Event *>(end)->fence;
+    if (!first || !last || !first->has_happened() || !last->has_happened())
+        return CUDA_ERROR_NOT_READY;
+    *ms = static_cast<float>(last->at_ms - first->at_ms);
+    return CUDA_SUCCESS;
+}
