@@ -1,15 +1,12 @@
 // cuDNN, as far as candle calls it: convolutions forward, value by value.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "emulator.h"
+#include "values.h"
 
 using namespace emulator;
 
 namespace {
 
-// NVIDIA's numbers for kinds of values.
-enum Kind { F32 = 0, F16 = 2, BF16 = 9 };
+constexpr int BFLOAT16 = 9;
 
 // NVIDIA's numbers for outcomes: all is well, and an argument that it does not take.
 enum { WELL = 0, BAD_PARAMETER = 2000 };
@@ -34,25 +31,6 @@ struct Choice {
     int determinism, math, reserved[3];
 };
 
-float value(const void *at, Kind kind, long index)
-{
-    switch (kind) {
-    case F32: return static_cast<const float *>(at)[index];
-    case F16: return __half2float(static_cast<const __half *>(at)[index]);
-    case BF16: return __bfloat162float(static_cast<const __nv_bfloat16 *>(at)[index]);
-    }
-    return 0;
-}
-
-void store(void *at, Kind kind, long index, float value)
-{
-    switch (kind) {
-    case F32: static_cast<float *>(at)[index] = value; break;
-    case F16: static_cast<__half *>(at)[index] = __float2half(value); break;
-    case BF16: static_cast<__nv_bfloat16 *>(at)[index] = __float2bfloat16(value); break;
-    }
-}
-
 long at(const Tensor &tensor, long n, long c, long h, long w)
 {
     return n * tensor.strides[0] + c * tensor.strides[1] + h * tensor.strides[2] + w * tensor.strides[3];
@@ -60,7 +38,7 @@ long at(const Tensor &tensor, long n, long c, long h, long w)
 
 void set(Tensor *tensor, int kind, long n, long c, long h, long w)
 {
-    *tensor = {Kind(kind), {n, c, h, w}, {c * h * w, h * w, w, 1}};
+    *tensor = {kind_of(kind, BFLOAT16), {n, c, h, w}, {c * h * w, h * w, w, 1}};
 }
 
 float dot(const Tensor &x, const void *from, const Tensor &w, const void *filters, const Convolution &how, long n, long filter, long top, long left)
@@ -167,7 +145,7 @@ EXPORT int cudnnSetTensor4dDescriptor(Tensor *tensor, int format, int kind, int 
 EXPORT int cudnnSetTensor4dDescriptorEx(Tensor *tensor, int kind, int n, int c, int h, int w, int of_n, int of_c, int of_h, int of_w)
 {
     called(__func__);
-    *tensor = {Kind(kind), {n, c, h, w}, {of_n, of_c, of_h, of_w}};
+    *tensor = {kind_of(kind, BFLOAT16), {n, c, h, w}, {of_n, of_c, of_h, of_w}};
     return WELL;
 }
 

@@ -1,10 +1,8 @@
 // cuBLAS and cuRAND, as far as candle calls them: matrix products on a stream, and generators that nobody asks for numbers.
 #include <vector>
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "emulator.h"
+#include "values.h"
 
 using namespace emulator;
 
@@ -14,8 +12,7 @@ struct Handle {
     CUstream stream = nullptr;
 };
 
-// NVIDIA's numbers for kinds of values.
-enum Kind { F32 = 0, F16 = 2, BF16 = 14 };
+constexpr int BFLOAT16 = 14;
 
 struct Matrix {
     const void *at;
@@ -26,23 +23,9 @@ struct Matrix {
     float value(long batch, long row, long column) const
     {
         long index = batch * stride + (is_transposed ? column + row * leading : row + column * leading);
-        switch (kind) {
-        case F32: return static_cast<const float *>(at)[index];
-        case F16: return __half2float(static_cast<const __half *>(at)[index]);
-        case BF16: return __bfloat162float(static_cast<const __nv_bfloat16 *>(at)[index]);
-        }
-        return 0;
+        return emulator::value(at, kind, index);
     }
 };
-
-void store(void *at, Kind kind, long index, float value)
-{
-    switch (kind) {
-    case F32: static_cast<float *>(at)[index] = value; break;
-    case F16: static_cast<__half *>(at)[index] = __float2half(value); break;
-    case BF16: static_cast<__nv_bfloat16 *>(at)[index] = __float2bfloat16(value); break;
-    }
-}
 
 } // namespace
 
@@ -77,7 +60,7 @@ EXPORT int cublasGemmStridedBatchedEx(
     // 7: an argument that it does not take; the program would have read another matrix than it meant.
     if (m < 0 || n < 0 || k < 0 || leading_c < m || leading_a < (transposes_a ? k : m) || leading_b < (transposes_b ? n : k))
         return 7;
-    Matrix left{a, Kind(kind_a), transposes_a != 0, leading_a, long(stride_a)}, right{b, Kind(kind_b), transposes_b != 0, leading_b, long(stride_b)};
+    Matrix left{a, kind_of(kind_a, BFLOAT16), transposes_a != 0, leading_a, long(stride_a)}, right{b, kind_of(kind_b, BFLOAT16), transposes_b != 0, leading_b, long(stride_b)};
     for (const void *at : {a, b, static_cast<const void *>(c)})
         use(reinterpret_cast<CUdeviceptr>(at), stream_of(handle->stream));
     float alpha = *alpha_at, beta = *beta_at;
@@ -98,8 +81,8 @@ EXPORT int cublasGemmStridedBatchedEx(
                     long index = batch * stride_c + row + to * long(leading_c);
                     float before = 0;
                     if (beta != 0)
-                        before = beta * Matrix{c, Kind(kind_c), false, leading_c, long(stride_c)}.value(batch, row, to);
-                    store(c, Kind(kind_c), index, alpha * sum + before);
+                        before = beta * Matrix{c, kind_of(kind_c, BFLOAT16), false, leading_c, long(stride_c)}.value(batch, row, to);
+                    store(c, kind_of(kind_c, BFLOAT16), index, alpha * sum + before);
                 }
             }
         }

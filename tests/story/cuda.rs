@@ -10,10 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
-
 use crate::{
     alone, assert_all_answered,
+    control::Control,
     daemon::{Daemon, config},
     load::{Load, Reply, send},
 };
@@ -24,31 +23,17 @@ const PER_SECOND: u32 = 100;
 const GPU: usize = 0;
 
 /// GPUs that do what a file says.
-struct Gpus(TempDir);
+struct Gpus(Control);
 
 impl Gpus {
     fn new() -> Self {
         assert!(std::env::var_os("PARITYD_TEST_DEVICE").is_some(), "scripts/check-cuda says where the GPUs are");
-        let gpus = Gpus(tempfile::tempdir().unwrap());
-        gpus.say("");
-        gpus
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.path().join("gpus")
-    }
-
-    /// From now on this holds, and nothing else.
-    fn say(&self, lines: &str) {
-        let next = self.0.path().join("next");
-        fs::write(&next, lines).unwrap();
-        // Nobody reads half of it.
-        fs::rename(next, self.file()).unwrap();
+        Gpus(Control::new())
     }
 
     /// A daemon with the lanes of a configuration on them.
     fn daemon(&self, config: &str) -> Daemon {
-        let file = self.file();
+        let file = self.0.file();
         // As under systemd, for those that restart; nobody listens.
         let variables = [("CUDA_EMULATOR_CONTROL", file.to_str().unwrap()), ("NOTIFY_SOCKET", "/nowhere/notify")];
         Daemon::start_with(config, &variables)
@@ -66,14 +51,14 @@ fn break_for_a_second(gpus: &Gpus, daemon: &Daemon, lines: &str) -> (Vec<Reply>,
     thread::scope(|scope| {
         let replies = scope.spawn(|| send(&daemon.url, Load::new(PER_SECOND, 4 * second)));
         thread::sleep(second);
-        gpus.say(lines);
+        gpus.0.says(lines);
         let (broken, mut seen) = (Instant::now(), Vec::new());
         while broken.elapsed() < second {
             let states = daemon.lane_states().into_iter().enumerate();
             seen.extend(states.filter(|(_, state)| !["healthy", "straggler"].contains(&state.as_str())));
             thread::sleep(Duration::from_millis(10));
         }
-        gpus.say("");
+        gpus.0.says("");
         (replies.join().unwrap(), seen)
     })
 }
@@ -140,10 +125,10 @@ fn another_process_has_a_context_of_its_own() {
     let replies = thread::scope(|scope| {
         let replies = scope.spawn(|| send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(5))));
         thread::sleep(Duration::from_secs(1));
-        gpus.say(&format!("{GPU}.fails=719\n"));
+        gpus.0.says(&format!("{GPU}.fails=719\n"));
         daemon.wait_until("broken", |daemon| daemon.lane_states()[GPU] == "fenced");
         // What failed was this process's, and no fault of the GPU.
-        gpus.say("");
+        gpus.0.says("");
         replies.join().unwrap()
     });
     assert_all_answered(&replies, "a process that was succeeded");
@@ -157,11 +142,11 @@ fn another_process_has_a_context_of_its_own() {
 #[ignore = "scripts/check-cuda runs it"]
 fn weights_that_find_no_memory_say_how_much_they_need() {
     let gpus = Gpus::new();
-    gpus.say("2.memory_mib=0\n");
-    let file = gpus.0.path().join("config.toml");
+    gpus.0.says("2.memory_mib=0\n");
+    let file = gpus.0.beside("config.toml");
     fs::write(&file, shipped()).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_parityd"));
-    command.arg("--config").arg(&file).env("CUDA_EMULATOR_CONTROL", gpus.file()).env_remove("RUST_BACKTRACE");
+    command.arg("--config").arg(&file).env("CUDA_EMULATOR_CONTROL", gpus.0.file()).env_remove("RUST_BACKTRACE");
     let output = command.output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(75), "a later process may find memory: {told}");
@@ -178,7 +163,7 @@ fn all_gpus_are_taken_by_their_uuids() {
     let text = shipped();
     let lanes = text.find("[[lane]]").unwrap()..text.find("# Exactly one deployment").unwrap();
     let text = format!("devices = \"auto\"\n{}{}", &text[..lanes.start], &text[lanes.end..]);
-    let (control, file) = (gpus.0.path().join("nvml"), gpus.file());
+    let (control, file) = (gpus.0.beside("nvml"), gpus.0.file());
     fs::write(&control, "count = 3\n").unwrap();
     let library = std::env::current_exe().unwrap().with_file_name("libnvml_stub.so");
     let path = |path: &PathBuf| path.to_str().unwrap().to_owned();

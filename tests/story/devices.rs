@@ -10,14 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
-use tempfile::TempDir;
-
 use crate::{
     alone, assert_all_answered,
+    control::Control,
     daemon::{Daemon, config},
     load::{Load, Reply, send},
 };
+use serde_json::Value;
 
 /// Half of what two base lanes can carry.
 const PER_SECOND: u32 = 100;
@@ -26,27 +25,18 @@ const LANE: usize = 0;
 const LANES: usize = 3;
 
 /// A driver that says what a file says.
-struct Driver {
-    folder: TempDir,
-}
+struct Driver(Control);
 
 impl Driver {
     fn new() -> Self {
-        let driver = Driver { folder: tempfile::tempdir().unwrap() };
+        let driver = Driver(Control::new());
         driver.says("");
         driver
     }
 
-    fn file(&self) -> PathBuf {
-        self.folder.path().join("driver")
-    }
-
     /// From now on it says this, and that there are three GPUs.
     fn says(&self, lines: &str) {
-        let next = self.folder.path().join("next");
-        fs::write(&next, format!("count = {LANES}\n{lines}\n")).unwrap();
-        // Nobody reads half of it.
-        fs::rename(next, self.file()).unwrap();
+        self.0.says(&format!("count = {LANES}\n{lines}\n"));
     }
 
     /// A daemon whose lanes it speaks of.
@@ -64,7 +54,7 @@ impl Driver {
 impl Driver {
     /// What `parityd devices --json` prints.
     fn devices(&self, daemon: &Daemon) -> Value {
-        let file = self.folder.path().join("config.toml");
+        let file = self.0.beside("config.toml");
         let listen = daemon.url.trim_start_matches("http://");
         fs::write(&file, lanes_of_gpus()).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_parityd"));
@@ -78,7 +68,7 @@ impl Driver {
     fn variables(&self) -> [(&'static str, PathBuf); 2] {
         let library = std::env::current_exe().unwrap().with_file_name("libnvml_stub.so");
         assert!(library.exists(), "{} is built as a dependency of the tests", library.display());
-        [("PARITYD_NVML_LIBRARY", library), ("PARITYD_NVML_STUB", self.file())]
+        [("PARITYD_NVML_LIBRARY", library), ("PARITYD_NVML_STUB", self.0.file())]
     }
 }
 

@@ -9,6 +9,7 @@
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small counts, and f32 told as f64")]
 
 mod codes;
+mod control;
 mod cuda;
 mod daemon;
 mod devices;
