@@ -51,22 +51,17 @@ const CANNOT_START: u8 = 78;
 /// Seeds of the permutations that `eval` uses, too, if nobody says otherwise.
 const SEEDS: [u64; 5] = [0, 1, 2, 3, 4];
 
-/// What libraries read from the environment once, and what this program needs there unless somebody has said otherwise.
-///
-/// Candle runs element-wise work on tensors of 64 Ki values and more in a pool of the whole process: one caller at a time, and all threads
-/// spin until the last is done. Lanes and the parts of a training step then wait for each other, and burn the cores that the others need. And cuDNN
-/// convolves with 11 bits where it is asked for 24, which a canary would take for a fault.
-const LIBRARIES: [(&str, &str, bool); 2] =
-    [("CANDLE_NUM_THREADS", "1", true), ("NVIDIA_TF32_OVERRIDE", "0", cfg!(feature = "cudnn"))];
+/// How many threads candle may take for what it does not do in the pool of its caller.
+const CANDLE_THREADS: &str = "CANDLE_NUM_THREADS";
 
 fn main() -> ExitCode {
-    let unprepared = prepared();
+    let shared = without_shared_pool();
     let cli = Cli::parse();
     // A wrong `--log` ends the process with 2, as any wrong flag.
     let log = log::start(&cli.log_filter(), cli.log_format).unwrap_or_else(|error| {
         Cli::command().error(ErrorKind::InvalidValue, format!("--log (or PARITYD_LOG) {}: {error}", cli.log)).exit()
     });
-    if let Some(error) = unprepared {
+    if let Some(error) = shared {
         tracing::warn!(%error, "cannot set CANDLE_NUM_THREADS=1: lanes and trainers may wait for each other");
     }
     let ended = panic::catch_unwind(|| run(&cli));
@@ -84,20 +79,23 @@ fn main() -> ExitCode {
     code
 }
 
-/// Starts this process anew, with the same id, so that libraries find in the environment what they need: changing the environment of a running process is unsafe,
-/// starting with another is not. Gives why it could not be done.
-fn prepared() -> Option<io::Error> {
-    let mut missing =
-        LIBRARIES.iter().filter(|(name, _, is_needed)| *is_needed && env::var_os(name).is_none()).peekable();
-    missing.peek()?;
+/// Starts this process anew, with the same id, so that candle has no pool beside those of its callers.
+///
+/// Candle runs element-wise work on tensors of 64 Ki values and more in a pool of the whole process: one caller at a time, and all threads
+/// spin until the last is done. Lanes and the parts of a training step then wait for each other, and burn the cores that the others need. The size of
+/// that pool is read from the environment once; changing the environment of a running process is unsafe, starting with another is not.
+/// Gives why it could not be done.
+fn without_shared_pool() -> Option<io::Error> {
+    if env::var_os(CANDLE_THREADS).is_some() {
+        return None;
+    }
     let mut arguments = env::args_os();
     let name = arguments.next()?;
     let program = match env::current_exe() {
         Ok(program) => program,
         Err(error) => return Some(error),
     };
-    let missing = missing.map(|(name, value, _)| (name, value));
-    Some(process::Command::new(program).arg0(name).args(arguments).envs(missing).exec())
+    Some(process::Command::new(program).arg0(name).args(arguments).env(CANDLE_THREADS, "1").exec())
 }
 
 fn run(cli: &Cli) -> Result<()> {

@@ -144,6 +144,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     // Tensors never leave the modules that know devices, so that another backend is a change in one place.
     ("candle_core", &["model", "lane", "weights", "train", "eval"]),
     ("candle_nn", &["model", "lane", "weights", "train", "eval"]),
+    // What candle does not ask of CUDA, two modules do.
+    ("cudarc", &["model", "lane"]),
     // Only http knows the wire, and bench, its client; the rest would be the same behind another protocol.
     ("hyper", &["http", "grpc", "bench"]),
     ("hyper_util", &["http", "grpc", "bench"]),
@@ -184,7 +186,17 @@ const OWNERS: &[(&str, &[&str])] = &[
     // From one GPU to another it would copy between two streams, and nothing orders these (decision 0027): to host memory, or from there.
     (".to_device", &["src/model/parameters.rs", "src/train/fit.rs", "src/train/adam.rs"]),
     // Decision 0027; another one needs a decision record, too.
-    ("unsafe", &["src/model/gpu.rs"]),
+    ("unsafe", UNSAFE),
+];
+
+/// What calls the driver, or cuDNN.
+const UNSAFE: &[&str] = &[
+    "src/model/gpu/mod.rs",
+    "src/model/gpu/pinned.rs",
+    "src/model/gpu/cudnn.rs",
+    "src/model/gpu/cudnn/description.rs",
+    "src/model/gpu/bound.rs",
+    "src/model/gpu/program.rs",
 ];
 
 /// A file that is longer than this is read by nobody at one sitting.

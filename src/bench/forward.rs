@@ -75,6 +75,9 @@ pub struct Pass {
     pub row: Vec<usize>,
     /// Rows of a batch.
     pub batch: usize,
+    /// Whose kernels ran it ([`Net::kernels`]); empty in reports from before that was told.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kernels: String,
     /// Half of all batches took no longer, in microseconds.
     pub p50_us: f64,
     /// 99 of 100.
@@ -179,6 +182,7 @@ impl Subject {
         let clock = Clock::start();
         let batch = |batch: usize| self.rows.get(..batch * self.net.width());
         let batches: Vec<(usize, &[f32])> = options.batches.iter().filter_map(|&n| Some((n, batch(n)?))).collect();
+        self.net.prepare(&batches.iter().map(|&(rows, _)| rows).collect::<Vec<_>>())?;
         let mut run = self.runner();
         for (_, rows) in batches.iter().cycle().take(WARM_UP_RUNS * batches.len()) {
             run(rows, &|_| ())?;
@@ -200,6 +204,7 @@ impl Subject {
                 network: self.name.clone(),
                 row: self.net.plan().input().to_vec(),
                 batch,
+                kernels: self.net.kernels(batch).to_owned(),
                 p50_us,
                 p99_us,
                 progress: self.progress(rows)?,

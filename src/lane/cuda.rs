@@ -9,13 +9,12 @@ use super::OpenError;
 use crate::{config, model::TensorError};
 
 /// Names in errors, and what they mean to whoever must act.
-const CAUSES: [(&str, &str); 7] = [
+const CAUSES: [(&str, &str); 6] = [
     ("CUDA_ERROR_STUB_LIBRARY", "NVIDIA's driver is not installed here (there is no libcuda.so.1)"),
     ("CUDA_ERROR_NO_DEVICE", "CUDA finds no GPU, or CUDA_VISIBLE_DEVICES hides all"),
     ("CUDA_ERROR_INVALID_DEVICE", "CUDA shows this process fewer GPUs (see CUDA_VISIBLE_DEVICES)"),
     ("CUDA_ERROR_OUT_OF_MEMORY", "the GPU has too little memory left"),
     ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the driver is older than the CUDA that this was built with"),
-    ("CUDNN_STATUS_NOT_INITIALIZED", "cuDNN did not start: is libcudnn.so.9 on LD_LIBRARY_PATH?"),
     ("CUBLAS_STATUS_NOT_INITIALIZED", "cuBLAS did not start: is libcublas.so.13 on LD_LIBRARY_PATH, and memory left?"),
 ];
 
@@ -50,7 +49,7 @@ pub fn gpu_uuid(lane: &config::Lane) -> Option<String> {
 
 #[cfg(feature = "cuda")]
 fn uuid_of(ordinal: usize) -> Option<String> {
-    use candle_core::cuda_backend::cudarc::driver::result;
+    use cudarc::driver::result;
     result::init().ok()?;
     let device = result::device::get(i32::try_from(ordinal).ok()?).ok()?;
     let digits = digits_of(result::device::get_uuid(device).ok()?);
@@ -60,7 +59,7 @@ fn uuid_of(ordinal: usize) -> Option<String> {
 
 /// All of a UUID, without what is put between for readers.
 #[cfg(feature = "cuda")]
-fn digits_of(uuid: candle_core::cuda_backend::cudarc::driver::sys::CUuuid) -> String {
+fn digits_of(uuid: cudarc::driver::sys::CUuuid) -> String {
     // The bytes are C's, which have a sign on some machines.
     let number = uuid.bytes.map(|byte| u8::from_ne_bytes(byte.to_ne_bytes()));
     format!("{:032x}", u128::from_be_bytes(number))
@@ -74,7 +73,7 @@ fn uuid_of(_ordinal: usize) -> Option<String> {
 /// CUDA's ordinal of the GPU with this UUID. NVML's index is no substitute: the two may count in different orders.
 #[cfg(feature = "cuda")]
 pub(super) fn ordinal_of(device: &config::Device, uuid: &str) -> Result<usize, OpenError> {
-    use candle_core::cuda_backend::cudarc::driver::result;
+    use cudarc::driver::result;
     let failed = |source: TensorError| OpenError::Device { device: device.to_string(), source };
     let cuda = |error: result::DriverError| failed(TensorError::wrap(error));
     result::init().map_err(cuda)?;
@@ -108,7 +107,7 @@ mod tests {
     #[cfg(feature = "cuda")]
     #[test]
     fn uuids_are_told_in_hexadecimal_whatever_their_sign() {
-        let mut uuid = candle_core::cuda_backend::cudarc::driver::sys::CUuuid { bytes: [0; 16] };
+        let mut uuid = cudarc::driver::sys::CUuuid { bytes: [0; 16] };
         uuid.bytes[0] = 1;
         uuid.bytes[15] = !0;
         assert_eq!(digits_of(uuid), "010000000000000000000000000000ff");

@@ -25,6 +25,9 @@ use crate::{
 /// Runs of the canary that warm a lane up; the fastest says what to expect.
 const WARM_UP_RUNS: usize = 5;
 
+/// Numbers of jobs in a batch that each net is made ready for, and the largest; others are when they come.
+const PREPARED: usize = 32;
+
 /// Why a lane could not open its device or models. For the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -163,11 +166,16 @@ impl Executor {
         // Where batches may hold two rows, their order is checked, too.
         executor.checks = executor.canaries(spec.batch_max > 1);
         let expected = executor.warm_up(spec.batch_max, &spec.clock)?;
+        for (net, rows) in executor.nets().filter(|(net, _)| !net.device().is_cpu()) {
+            let (lane, device, kernels) = (spec.lane.id, &spec.lane.device, net.kernels(rows));
+            tracing::info!(%lane, %device, kernels, "a network is on its GPU");
+        }
         Ok((executor, expected))
     }
 
     fn warm_up(&mut self, batch_max: usize, clock: &Clock) -> Result<Duration, OpenError> {
         // Before the canary, which tells right from wrong and not why: a library that is missing is missed here.
+        self.prepare(batch_max).map_err(|error| OpenError::WarmUp(error.into()))?;
         let (one, mut outputs) = (self.canary_batch(1), Outputs::default());
         self.run(&one, &mut outputs, &|_| ()).map_err(OpenError::WarmUp)?;
         self.canary(|_| ()).map_err(OpenError::Canary)?;
@@ -180,6 +188,21 @@ impl Executor {
             expected = expected.min(clock.now().since(started));
         }
         Ok(expected)
+    }
+
+    /// Has each net ready for numbers of jobs that a batch may hold.
+    fn prepare(&self, batch_max: usize) -> Result<(), TensorError> {
+        let jobs = || (1..=batch_max.min(PREPARED)).chain([batch_max]);
+        self.nets().try_for_each(|(net, rows)| net.prepare(&jobs().map(|jobs| jobs * rows).collect::<Vec<_>>()))
+    }
+
+    /// Each net, and its rows of one job.
+    fn nets(&self) -> impl Iterator<Item = (&Net, usize)> {
+        let row = self.canary.rows[0].len();
+        let query = self.code.as_deref().map_or(row, |code| code.query_width(row));
+        let base = self.base.iter().map(move |net| (net, row));
+        let parities = self.parities.iter().map(move |net| (net, query));
+        base.chain(parities).map(|(net, width)| (net, (width / net.width()).max(1)))
     }
 
     /// The canary `jobs` times over, on the model that the lane is there for.

@@ -21,11 +21,15 @@ const STICKY: [&str; 11] = [
     "CUDA_ERROR_ECC_UNCORRECTABLE",
 ];
 
+/// Names of a lack of memory, of the driver's and of the libraries'.
+const NO_MEMORY: [&str; 3] =
+    ["CUDA_ERROR_OUT_OF_MEMORY", "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"];
+
 /// What an error with this text loses.
 pub(super) fn loss_of(text: &str) -> Loss {
     if STICKY.iter().any(|name| text.contains(name)) {
         Loss::Fatal
-    } else if text.contains("CUDA_ERROR_OUT_OF_MEMORY") {
+    } else if NO_MEMORY.iter().any(|name| text.contains(name)) {
         Loss::Memory
     } else {
         Loss::Device
@@ -42,6 +46,8 @@ mod tests {
             ("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")", Loss::Fatal),
             ("cuda error: DriverError(CUDA_ERROR_LAUNCH_FAILED)", Loss::Fatal),
             ("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", Loss::Memory),
+            ("CUBLAS_STATUS_ALLOC_FAILED", Loss::Memory),
+            ("CUDNN_STATUS_EXECUTION_FAILED", Loss::Device),
             ("shape mismatch", Loss::Device),
             ("", Loss::Device),
         ] {

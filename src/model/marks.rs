@@ -8,7 +8,7 @@
 use candle_core::{Device, Result};
 
 /// Steps of less work than this share of the whole have a mark together: on a GPU each costs as much as a small kernel.
-const SHARE: f32 = 0.125;
+pub(super) const SHARE: f32 = 0.125;
 
 /// The marks of one pass.
 pub(super) struct Marks<'p> {
@@ -40,10 +40,10 @@ impl<'p> Marks<'p> {
     }
 
     /// Waits for what has not been told of yet. Whatever is left after the last mark is over with the outputs.
-    pub(super) fn wait(self) -> Result<()> {
-        self.set.iter().try_for_each(|(share, event)| {
+    pub(super) fn wait(&mut self) -> Result<()> {
+        self.set.drain(..).try_for_each(|(share, event)| {
             event.wait()?;
-            (self.told)(*share);
+            (self.told)(share);
             Ok(())
         })
     }
@@ -51,7 +51,7 @@ impl<'p> Marks<'p> {
 
 /// An event on a GPU's stream.
 #[cfg(feature = "cuda")]
-struct Event(candle_core::cuda_backend::cudarc::driver::CudaEvent);
+struct Event(cudarc::driver::CudaEvent);
 
 #[cfg(feature = "cuda")]
 impl Event {

@@ -12,20 +12,23 @@ mod encoder;
 mod gpu;
 mod intake;
 mod learn;
+#[cfg(any(test, feature = "cudnn"))]
+mod lowered;
 mod marks;
 mod parameters;
 mod plan;
 mod precision;
 mod step;
+mod tensors;
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result};
+use candle_core::Result;
 pub use candle_core::{Device, Error as TensorError, Tensor};
 use cpu::Program;
 pub(crate) use cpu::learn::read;
 use marks::Marks;
-use step::{Step, shares};
+use tensors::Tensors;
 
 pub use architecture::{Architecture, NoFit, Width};
 pub use encoder::{Encoder, decoder_plan};
@@ -83,15 +86,6 @@ enum Form {
     Steps(Arc<Tensors>),
 }
 
-/// Layers of tensors.
-#[derive(Debug)]
-struct Tensors {
-    steps: Vec<Step>,
-    /// How much of all work each of them is.
-    shares: Vec<f32>,
-    precision: DType,
-}
-
 impl Net {
     /// Builds the net of `plan` on `device`, to be run: on the CPU with its weights packed, which no later change of `parameters` reaches.
     ///
@@ -117,28 +111,35 @@ impl Net {
         device: &Device,
         precision: Precision,
     ) -> Result<Self> {
-        let constants = parameters.constants()?;
-        let steps = Step::settled(Step::all(plan.layers(), &constants.builder(device))?, precision.dtype())?;
-        Ok(Net::of_tensors(plan, preprocessing, steps, precision.dtype(), device))
+        Ok(Net::of_tensors(plan, preprocessing, Tensors::settled(plan, parameters, device, precision)?, device))
     }
 
     /// Builds a net of tensors, which reads `parameters` as they are at each run. On the CPU it is slow but for full matrices; a network learns
     /// there as a [`Learner`].
     pub fn live(plan: &Plan, preprocessing: Preprocessing, parameters: &Parameters, device: &Device) -> Result<Self> {
-        let steps = Step::all(plan.layers(), &parameters.builder(device))?;
-        Ok(Net::of_tensors(plan, preprocessing, steps, DType::F32, device))
+        Ok(Net::of_tensors(plan, preprocessing, Tensors::live(plan, parameters, device)?, device))
     }
 
-    fn of_tensors(
-        plan: &Plan,
-        preprocessing: Preprocessing,
-        steps: Vec<Step>,
-        precision: DType,
-        device: &Device,
-    ) -> Self {
-        let shares = shares(&steps, plan);
-        let form = Form::Steps(Arc::new(Tensors { steps, shares, precision }));
-        Net { plan: plan.clone(), preprocessing, form, device: device.clone() }
+    fn of_tensors(plan: &Plan, preprocessing: Preprocessing, tensors: Tensors, device: &Device) -> Self {
+        Net { plan: plan.clone(), preprocessing, form: Form::Steps(Arc::new(tensors)), device: device.clone() }
+    }
+
+    /// Has everything ready for batches of so many rows, so that none of them is the first of its kind.
+    ///
+    /// Fails when the device does.
+    pub fn prepare(&self, sizes: &[usize]) -> Result<()> {
+        match &self.form {
+            Form::Program(_) => Ok(()),
+            Form::Steps(tensors) => tensors.prepare(sizes),
+        }
+    }
+
+    /// Whose kernels run so many rows: `parityd` on CPUs; elsewhere `candle`, or of what was prepared `cudnn graphs`, or `cudnn` where the driver makes no graphs.
+    pub fn kernels(&self, rows: usize) -> &'static str {
+        match &self.form {
+            Form::Program(_) => "parityd",
+            Form::Steps(tensors) => tensors.kernels(rows),
+        }
     }
 
     /// Runs raw rows `[n, ..input shape]` on the net's device; gives `[n, outputs]`, with a gradient if the net is live.
@@ -149,7 +150,7 @@ impl Net {
                 program.run(&rows.flatten_all()?.to_vec1::<f32>()?, &mut outputs, &|_| ());
                 Tensor::from_vec(outputs, (rows.dim(0)?, self.plan.outputs()), &self.device)
             }
-            Form::Steps(tensors) => tensors.forward(&self.preprocessing.apply(rows)?, |_| Ok(())),
+            Form::Steps(tensors) => tensors.forward(&self.preprocessing.apply(rows)?),
         }
     }
 
@@ -195,9 +196,7 @@ impl Net {
             (Form::Steps(tensors), rows) => {
                 let mut marks = Marks::new(&self.device, told);
                 let (rows, blanks) = self.there(rows)?;
-                let made = tensors.forward(&self.preprocessing.apply(&rows)?, |share| marks.step(share))?;
-                marks.wait()?;
-                *outputs = made.flatten_all()?.to_vec1()?;
+                tensors.run(&self.preprocessing.apply(&rows)?, outputs, &mut marks)?;
                 // The larger of NaN and a number is the number, to candle's kernels.
                 let width = self.plan.outputs();
                 for row in blanks {
@@ -230,18 +229,6 @@ impl Net {
     /// Where it runs.
     pub const fn device(&self) -> &Device {
         &self.device
-    }
-}
-
-impl Tensors {
-    /// Runs rows that are preprocessed; `step` hears of each step which share of all work it was, once it has been started.
-    fn forward(&self, rows: &Tensor, mut step: impl FnMut(f32) -> Result<()>) -> Result<Tensor> {
-        let mut x = rows.to_dtype(self.precision)?;
-        for (layer, share) in self.steps.iter().zip(&self.shares) {
-            x = layer.forward(&x)?;
-            step(*share)?;
-        }
-        x.flatten_from(1)?.to_dtype(DType::F32)
     }
 }
 

@@ -167,7 +167,7 @@ impl Step {
 }
 
 /// The largest of each square. What is padded is never the largest.
-fn max_pool(rows: &Tensor, Window { kernel, stride, padding }: Window) -> Result<Tensor> {
+pub(super) fn max_pool(rows: &Tensor, Window { kernel, stride, padding }: Window) -> Result<Tensor> {
     // Candle pads with zeros, which may be the largest; the values at the edge once more never change a maximum.
     let padded = rows.pad_with_same(2, padding, padding)?.pad_with_same(3, padding, padding)?;
     padded.max_pool2d_with_stride(kernel, stride)
@@ -182,7 +182,7 @@ pub(super) fn shares(steps: &[Step], plan: &Plan) -> Vec<f32> {
 }
 
 /// Through all of `steps`.
-fn forward(steps: &[Step], x: &Tensor) -> Result<Tensor> {
+pub(super) fn forward(steps: &[Step], x: &Tensor) -> Result<Tensor> {
     steps.iter().try_fold(x.clone(), |x, step| step.forward(&x))
 }
 

@@ -11,11 +11,11 @@ use crate::code::{Code, Sum};
 const FASHION: [usize; 3] = [1, 28, 28];
 const PREPROCESSING: Preprocessing = Preprocessing { mean: 0.286, std: 0.353, weight: 1.0 };
 
-fn random(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
+pub(super) fn random(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
     repeat_with(|| rng.random_range(-0.5..0.5)).take(count).collect()
 }
 
-fn random_parameters(plan: &Plan, rng: &mut ChaCha8Rng) -> Parameters {
+pub(super) fn random_parameters(plan: &Plan, rng: &mut ChaCha8Rng) -> Parameters {
     Parameters::new(plan.parameters().into_iter().map(|(name, shape)| {
         let mut values = random(rng, shape.iter().product());
         if name.ends_with("running_var") {
@@ -166,6 +166,8 @@ fn a_net_of_tensors_tells_of_its_work_as_it_goes() {
             Net::live(&plan, PREPROCESSING, &parameters, &test_device()).unwrap(),
             Net::settled(&plan, PREPROCESSING, &parameters, &test_device(), Precision::Single).unwrap(),
         ];
+        nets[1].prepare(&[1]).unwrap();
+        let kernels = nets[1].kernels(1);
         let told = nets.map(|net| {
             let Form::Steps(tensors) = &net.form else { panic!("it is made of tensors") };
             assert!((tensors.shares.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{name}: {:?}", tensors.shares);
@@ -177,8 +179,11 @@ fn a_net_of_tensors_tells_of_its_work_as_it_goes() {
             told.into_inner().unwrap()
         });
         let (all, least) = (told[1].iter().sum::<f32>(), told[1].iter().copied().fold(1.0, f32::min));
-        assert!(all > 0.85 && all < 1.0001 && least >= 0.125, "{name}: {:?}", told[1]);
-        assert_eq!(told[0], told[1], "{name}: folding batch norms moves no work");
+        // A program of so little work has one graph (`gpu::program`).
+        if !kernels.starts_with("cudnn") {
+            assert!(all > 0.85 && all < 1.0001 && least >= 0.125, "{name}: {:?}", told[1]);
+            assert_eq!(told[0], told[1], "{name}: folding batch norms moves no work");
+        }
     }
 }
 

@@ -1,4 +1,8 @@
-// cuDNN, as far as candle calls it: convolutions forward, value by value.
+// cuDNN, as far as parityd calls it: convolutions with what follows them, and poolings, value by value.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
 #include "emulator.h"
 #include "values.h"
 
@@ -8,8 +12,24 @@ namespace {
 
 constexpr int BFLOAT16 = 9;
 
-// NVIDIA's numbers for outcomes: all is well, and an argument that it does not take.
-enum { WELL = 0, BAD_PARAMETER = 2000 };
+// NVIDIA's numbers: of outcomes, of algorithms, of arithmetic that rounds nothing, and of what follows a convolution or pools.
+enum { WELL = 0, BAD_PARAMETER = 2000, NOT_SUPPORTED = 3000, EXECUTION_FAILED = 5000 };
+enum { IMPLICIT_GEMM = 0, IMPLICIT_PRECOMP_GEMM = 1, WINOGRAD = 6 };
+enum { FMA_MATH = 3 };
+enum { RELU = 1, IDENTITY = 5 };
+enum { MAX = 0, AVERAGE_EXCLUDE_PADDING = 2 };
+
+// Bytes that an algorithm works in: the more, the fewer rows there are, and so much that what is there for large ones may not do.
+size_t room_of(int algorithm, long rows)
+{
+    size_t least = algorithm == WINOGRAD ? 8 << 20 : algorithm == IMPLICIT_PRECOMP_GEMM ? 2 << 20 : 0;
+    return least + least / rows / 4 * 4;
+}
+
+// On a broken GPU, and where no context is bound, nothing is done.
+#define NEEDS_A_WELL_GPU                                                                                               \
+    if (state())                                                                                                       \
+        return EXECUTION_FAILED;
 
 struct Handle {
     CUstream stream = nullptr;
@@ -17,11 +37,24 @@ struct Handle {
 
 struct Tensor {
     Kind kind;
-    long sides[4], strides[4];
+    long sides[4];
+
+    long count() const { return sides[0] * sides[1] * sides[2] * sides[3]; }
 };
 
 struct Convolution {
     long padding[2], stride[2], dilation[2];
+    int math = 0;
+};
+
+struct Activation {
+    int mode = -1;
+    bool keeps_nan = false;
+};
+
+struct Pooling {
+    int mode;
+    long window[2], padding[2], stride[2];
 };
 
 struct Choice {
@@ -31,27 +64,49 @@ struct Choice {
     int determinism, math, reserved[3];
 };
 
-long at(const Tensor &tensor, long n, long c, long h, long w)
+// With 10 bits behind the point, as tensor cores take single precision.
+float rounded(float value)
 {
-    return n * tensor.strides[0] + c * tensor.strides[1] + h * tensor.strides[2] + w * tensor.strides[3];
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    bits = (bits + 0x1000) & 0xffffe000;
+    std::memcpy(&value, &bits, 4);
+    return value;
 }
 
-void set(Tensor *tensor, int kind, long n, long c, long h, long w)
+std::vector<float> values_of(const Tensor &tensor, const void *from, bool is_rounded)
 {
-    *tensor = {kind_of(kind, BFLOAT16), {n, c, h, w}, {c * h * w, h * w, w, 1}};
+    std::vector<float> values(tensor.count());
+    for (size_t index = 0; index < values.size(); index++) {
+        values[index] = value(from, tensor.kind, long(index));
+        if (is_rounded)
+            values[index] = rounded(values[index]);
+    }
+    return values;
 }
 
-float dot(const Tensor &x, const void *from, const Tensor &w, const void *filters, const Convolution &how, long n, long filter, long top, long left)
+// One output picture of one row, without what follows.
+std::vector<float> convolved(const Tensor &x, const float *row, const Tensor &w, const float *filter, const Convolution &how, const Tensor &y)
 {
-    float sum = 0;
+    std::vector<float> sums(y.sides[2] * y.sides[3]);
     for (long c = 0; c < x.sides[1]; c++)
         for (long dy = 0; dy < w.sides[2]; dy++)
             for (long dx = 0; dx < w.sides[3]; dx++) {
-                long row = top + dy * how.dilation[0], column = left + dx * how.dilation[1];
-                if (row >= 0 && row < x.sides[2] && column >= 0 && column < x.sides[3])
-                    sum += value(from, x.kind, at(x, n, c, row, column)) * value(filters, w.kind, at(w, filter, c, dy, dx));
+                float factor = *filter++;
+                for (long top = 0; top < y.sides[2]; top++) {
+                    long from_top = top * how.stride[0] - how.padding[0] + dy * how.dilation[0];
+                    if (from_top < 0 || from_top >= x.sides[2])
+                        continue;
+                    const float *line = row + (c * x.sides[2] + from_top) * x.sides[3];
+                    long first = dx * how.dilation[1] - how.padding[1], stride = how.stride[1];
+                    long begin = first < 0 ? (-first + stride - 1) / stride : 0;
+                    long end = std::min(y.sides[3], first >= x.sides[3] ? 0 : (x.sides[3] - first + stride - 1) / stride);
+                    float *to = &sums[top * y.sides[3]];
+                    for (long column = begin; column < end; column++)
+                        to[column] += factor * line[first + column * stride];
+                }
             }
-    return sum;
+    return sums;
 }
 
 // Whether these are the sides that such a convolution makes.
@@ -82,13 +137,18 @@ template <class T> int end(T *made)
 EXPORT int cudnnCreate(Handle **handle)
 {
     called(__func__);
+    NEEDS_A_WELL_GPU
+    if (long code = current->told("cudnn", 0))
+        return static_cast<int>(code);
     return make(handle);
 }
 
 EXPORT int cudnnDestroy(Handle *handle)
 {
     called(__func__);
-    return end(handle);
+    NEEDS_A_WELL_GPU
+    // It waits for the device.
+    return settle(*current) ? end(handle) : EXECUTION_FAILED;
 }
 
 EXPORT int cudnnCreateTensorDescriptor(Tensor **tensor)
@@ -127,6 +187,30 @@ EXPORT int cudnnDestroyConvolutionDescriptor(Convolution *convolution)
     return end(convolution);
 }
 
+EXPORT int cudnnCreateActivationDescriptor(Activation **activation)
+{
+    called(__func__);
+    return make(activation);
+}
+
+EXPORT int cudnnDestroyActivationDescriptor(Activation *activation)
+{
+    called(__func__);
+    return end(activation);
+}
+
+EXPORT int cudnnCreatePoolingDescriptor(Pooling **pooling)
+{
+    called(__func__);
+    return make(pooling);
+}
+
+EXPORT int cudnnDestroyPoolingDescriptor(Pooling *pooling)
+{
+    called(__func__);
+    return end(pooling);
+}
+
 EXPORT int cudnnSetStream(Handle *handle, CUstream stream)
 {
     called(__func__);
@@ -138,73 +222,174 @@ EXPORT int cudnnSetStream(Handle *handle, CUstream stream)
 EXPORT int cudnnSetTensor4dDescriptor(Tensor *tensor, int format, int kind, int n, int c, int h, int w)
 {
     called(__func__);
-    set(tensor, kind, n, c, h, w);
+    *tensor = {kind_of(kind, BFLOAT16), {n, c, h, w}};
     return format == 0 ? WELL : BAD_PARAMETER;
-}
-
-EXPORT int cudnnSetTensor4dDescriptorEx(Tensor *tensor, int kind, int n, int c, int h, int w, int of_n, int of_c, int of_h, int of_w)
-{
-    called(__func__);
-    *tensor = {kind_of(kind, BFLOAT16), {n, c, h, w}, {of_n, of_c, of_h, of_w}};
-    return WELL;
 }
 
 EXPORT int cudnnSetFilter4dDescriptor(Tensor *filter, int kind, int format, int k, int c, int h, int w)
 {
     called(__func__);
-    set(filter, kind, k, c, h, w);
+    *filter = {kind_of(kind, BFLOAT16), {k, c, h, w}};
     return format == 0 ? WELL : BAD_PARAMETER;
 }
 
-// Mode 1 is a correlation, as networks mean it.
+// Mode 1 is a correlation, as networks mean it; sums of kind 0 are of single precision.
 EXPORT int cudnnSetConvolution2dDescriptor(
-    Convolution *convolution, int padding_h, int padding_w, int stride_h, int stride_w, int dilation_h, int dilation_w, int mode, int)
+    Convolution *convolution, int padding_h, int padding_w, int stride_h, int stride_w, int dilation_h, int dilation_w, int mode, int sums)
 {
     called(__func__);
     *convolution = {{padding_h, padding_w}, {stride_h, stride_w}, {dilation_h, dilation_w}};
-    return mode == 1 ? WELL : BAD_PARAMETER;
+    return mode == 1 && sums == 0 ? WELL : BAD_PARAMETER;
 }
 
+EXPORT int cudnnSetConvolutionMathType(Convolution *convolution, int math)
+{
+    called(__func__);
+    convolution->math = math;
+    return WELL;
+}
+
+EXPORT int cudnnSetActivationDescriptor(Activation *activation, int mode, int keeps_nan, double)
+{
+    called(__func__);
+    *activation = {mode, keeps_nan == 1};
+    return mode == RELU || mode == IDENTITY ? WELL : BAD_PARAMETER;
+}
+
+EXPORT int cudnnSetPoolingNdDescriptor(Pooling *pooling, int mode, int, int count, const int *window, const int *padding, const int *stride)
+{
+    called(__func__);
+    if (count != 2 || (mode != MAX && mode != AVERAGE_EXCLUDE_PADDING))
+        return BAD_PARAMETER;
+    *pooling = {mode, {window[0], window[1]}, {padding[0], padding[1]}, {stride[0], stride[1]}};
+    return WELL;
+}
+
+// One that takes most but not all that follows a convolution, one that takes all, and one that is of no use here.
 EXPORT int cudnnGetConvolutionForwardAlgorithm_v7(
     Handle *, const Tensor *x, const Tensor *w, const Convolution *how, const Tensor *y, int room, int *found, Choice *choices)
 {
     called(__func__);
-    if (room < 1 || !fits(*x, *w, *how, *y))
+    if (room < 3 || !fits(*x, *w, *how, *y))
         return BAD_PARAMETER;
-    *found = 1;
-    choices[0] = {};
+    bool is_winograd = w->sides[2] == 3 && w->sides[3] == 3 && how->stride[0] == 1 && how->dilation[0] == 1;
+    *found = 3;
+    int index = 0;
+    for (int algorithm : {int(WINOGRAD), int(IMPLICIT_PRECOMP_GEMM), int(IMPLICIT_GEMM)}) {
+        bool is_usable = algorithm == WINOGRAD ? is_winograd : algorithm == IMPLICIT_PRECOMP_GEMM;
+        choices[index++] = {algorithm, is_usable ? WELL : NOT_SUPPORTED, 0, room_of(algorithm, x->sides[0]), 1, how->math, {}};
+    }
     return WELL;
 }
 
-// Some, so that it is asked for and handed over.
-EXPORT int cudnnGetConvolutionForwardWorkspaceSize(Handle *, const Tensor *, const Tensor *, const Convolution *, const Tensor *, int, size_t *bytes)
+EXPORT int cudnnConvolutionBiasActivationForward(
+    Handle *handle, const float *alpha_at, const Tensor *x_at, const void *from, const Tensor *w_at, const void *filters, const Convolution *how_at,
+    int algorithm, void *workspace, size_t workspace_bytes, const float *share_at, const Tensor *z_at, const void *added, const Tensor *bias_at,
+    const void *bias, const Activation *activation, const Tensor *y_at, void *to)
 {
     called(__func__);
-    *bytes = 64;
-    return WELL;
-}
-
-EXPORT int cudnnConvolutionForward(
-    Handle *handle, const float *alpha_at, const Tensor *x_at, const void *from, const Tensor *w_at, const void *filters, const Convolution *how_at, int,
-    void *workspace, size_t workspace_bytes, const float *beta_at, const Tensor *y_at, void *to)
-{
-    called(__func__);
-    if (!workspace || workspace_bytes < 64 || *beta_at != 0 || !fits(*x_at, *w_at, *how_at, *y_at))
+    NEEDS_A_WELL_GPU
+    Stream &stream = stream_of(handle->stream);
+    bool has_bias = bias && bias_at->sides[1] == y_at->sides[1] && bias_at->count() == y_at->sides[1] && bias_at->kind == y_at->kind;
+    bool has_added = added && std::equal(z_at->sides, z_at->sides + 4, y_at->sides) && z_at->kind == y_at->kind;
+    if (!has_bias || !has_added || from == to || !fits(*x_at, *w_at, *how_at, *y_at) || *alpha_at != 1 || x_at->kind != y_at->kind)
         return BAD_PARAMETER;
-    for (const void *at : {from, filters, static_cast<const void *>(workspace), static_cast<const void *>(to)})
-        use(reinterpret_cast<CUdeviceptr>(at), stream_of(handle->stream));
+    bool adds = *share_at != 0;
+    if (activation->mode == IDENTITY ? algorithm != IMPLICIT_PRECOMP_GEMM : algorithm == WINOGRAD && adds)
+        return NOT_SUPPORTED;
+    // NVIDIA's documents want it so.
+    if (activation->keeps_nan)
+        return NOT_SUPPORTED;
+    if (algorithm == IMPLICIT_GEMM || stream.device.told("cudnn", 1) == 0)
+        return NOT_SUPPORTED;
+    if (size_t least = room_of(algorithm, x_at->sides[0]); workspace_bytes < least || (least && !workspace))
+        return BAD_PARAMETER;
+    for (const void *at : {from, filters, static_cast<const void *>(workspace), added, bias, static_cast<const void *>(to)})
+        use(reinterpret_cast<CUdeviceptr>(at), stream);
     // What describes it may be gone when its turn comes.
-    Tensor x = *x_at, w = *w_at, y = *y_at;
+    Tensor x = *x_at, w = *w_at, y = *y_at, of_bias = *bias_at;
     Convolution how = *how_at;
-    float alpha = *alpha_at;
-    stream_of(handle->stream).push([=] {
+    float share = *share_at;
+    bool is_rectified = activation->mode == RELU, is_rounded = x.kind == Kind::F32 && how.math != FMA_MATH;
+    push_kernel(stream, [=] {
+        for (const void *at : {from, filters, static_cast<const void *>(workspace), added, bias, static_cast<const void *>(to)})
+            must_be_there(at);
+        std::vector<float> rows = values_of(x, from, is_rounded), all = values_of(w, filters, is_rounded), shift = values_of(of_bias, bias, false);
+        long index = 0, of_row = x.count() / x.sides[0], of_filter = w.count() / w.sides[0];
         for (long n = 0; n < y.sides[0]; n++)
             for (long filter = 0; filter < y.sides[1]; filter++)
-                for (long row = 0; row < y.sides[2]; row++)
-                    for (long column = 0; column < y.sides[3]; column++) {
-                        long top = row * how.stride[0] - how.padding[0], left = column * how.stride[1] - how.padding[1];
-                        store(to, y.kind, at(y, n, filter, row, column), alpha * dot(x, from, w, filters, how, n, filter, top, left));
-                    }
+                for (float sum : convolved(x, &rows[n * of_row], w, &all[filter * of_filter], how, y)) {
+                    sum += shift[filter];
+                    // Times zero, it is not read.
+                    if (adds)
+                        sum += share * value(added, y.kind, index);
+                    // What is no number is lost.
+                    store(to, y.kind, index++, is_rectified ? std::fmax(sum, 0.0f) : sum);
+                }
+        return true;
+    });
+    return WELL;
+}
+
+EXPORT int cudnnPoolingForward(
+    Handle *handle, const Pooling *pooling, const float *alpha_at, const Tensor *x_at, const void *from, const float *beta_at, const Tensor *y_at,
+    void *to)
+{
+    called(__func__);
+    NEEDS_A_WELL_GPU
+    Stream &stream = stream_of(handle->stream);
+    Tensor x = *x_at, y = *y_at;
+    Pooling how = *pooling;
+    bool is_well = *alpha_at == 1 && *beta_at == 0 && x.sides[0] == y.sides[0] && x.sides[1] == y.sides[1];
+    for (int side = 0; side < 2; side++)
+        is_well &= y.sides[2 + side] == (x.sides[2 + side] + 2 * how.padding[side] - how.window[side]) / how.stride[side] + 1;
+    if (!is_well)
+        return BAD_PARAMETER;
+    use(reinterpret_cast<CUdeviceptr>(from), stream);
+    use(reinterpret_cast<CUdeviceptr>(to), stream);
+    push_kernel(stream, [=] {
+        long index = 0;
+        for (long picture = 0; picture < y.sides[0] * y.sides[1]; picture++)
+            for (long row = 0; row < y.sides[2]; row++)
+                for (long column = 0; column < y.sides[3]; column++) {
+                    float most = -INFINITY, sum = 0;
+                    long count = 0;
+                    for (long dy = 0; dy < how.window[0]; dy++)
+                        for (long dx = 0; dx < how.window[1]; dx++) {
+                            long top = row * how.stride[0] - how.padding[0] + dy, left = column * how.stride[1] - how.padding[1] + dx;
+                            if (top < 0 || top >= x.sides[2] || left < 0 || left >= x.sides[3])
+                                continue;
+                            float found = value(from, x.kind, (picture * x.sides[2] + top) * x.sides[3] + left);
+                            most = !(found <= most) ? found : most;
+                            sum += found;
+                            count++;
+                        }
+                    store(to, y.kind, index++, how.mode == MAX ? most : sum / float(count));
+                }
+        return true;
+    });
+    return WELL;
+}
+
+EXPORT int cudnnActivationForward(
+    Handle *handle, const Activation *activation, const float *alpha_at, const Tensor *x_at, const void *from, const float *beta_at, const Tensor *y_at,
+    void *to)
+{
+    called(__func__);
+    NEEDS_A_WELL_GPU
+    Tensor x = *x_at;
+    bool keeps_nan = activation->keeps_nan;
+    if (*alpha_at != 1 || *beta_at != 0 || !std::equal(x.sides, x.sides + 4, y_at->sides) || x.kind != y_at->kind || activation->mode != RELU)
+        return BAD_PARAMETER;
+    Stream &stream = stream_of(handle->stream);
+    use(reinterpret_cast<CUdeviceptr>(from), stream);
+    use(reinterpret_cast<CUdeviceptr>(to), stream);
+    push_kernel(stream, [=] {
+        for (long index = 0; index < x.count(); index++) {
+            float found = value(from, x.kind, index);
+            store(to, x.kind, index, keeps_nan && found != found ? found : std::fmax(found, 0.0f));
+        }
+        return true;
     });
     return WELL;
 }

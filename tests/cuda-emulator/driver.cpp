@@ -10,6 +10,8 @@
 //   fails        the next kernel breaks the device for this process, with this error of CUDA's
 //   hangs        1: nothing moves on the device
 //   kernel_us    what each kernel takes at least
+//   captures     0: no graphs
+//   cudnn        0: cuDNN takes no convolution; another number: it does not start, and says that
 // CUDA_EMULATOR_COUNTS: a file that says in the end how often each function was called.
 #include <chrono>
 #include <cstdio>
@@ -69,6 +71,18 @@ long Device::told(const char *key, long otherwise) const
         if (line.compare(0, sought.size(), sought) == 0)
             return std::strtol(line.c_str() + sought.size(), nullptr, 10);
     return otherwise;
+}
+
+void push_kernel(Stream &stream, std::function<bool()> kernel)
+{
+    stream.push([&device = stream.device, kernel = std::move(kernel)] {
+        if (long code = device.told("fails", 0))
+            device.broken = static_cast<int>(code);
+        else if (!kernel())
+            device.broken = CUDA_ERROR_ASSERT;
+        if (long us = device.told("kernel_us", 0))
+            std::this_thread::sleep_for(std::chrono::microseconds(us));
+    });
 }
 
 void called(const char *function)
@@ -257,8 +271,7 @@ EXPORT CUresult cuCtxSynchronize()
 {
     called(__func__);
     NEEDS_A_WELL_DEVICE
-    settle(*current);
-    return state();
+    return settle(*current) ? state() : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 }
 
 // Modules are not looked at: what a kernel is called says which one it is.
@@ -307,18 +320,12 @@ EXPORT CUresult cuLaunchKernel(
             use(address, stream_of(stream));
         }
     }
-    Stream &of = stream_of(stream);
-    of.push([=, &kernel, &of] {
+    push_kernel(stream_of(stream), [=, &kernel] {
         std::vector<void *> at;
         for (auto &value : *values)
             at.push_back(value.data());
         unsigned grid[] = {grid_x, grid_y, grid_z}, block[] = {block_x, block_y, block_z};
-        if (long code = of.device.told("fails", 0))
-            of.device.broken = static_cast<int>(code);
-        else if (!launch(kernel, grid, block, at.data()))
-            of.device.broken = CUDA_ERROR_ASSERT;
-        if (long us = of.device.told("kernel_us", 0))
-            std::this_thread::sleep_for(std::chrono::microseconds(us));
+        return launch(kernel, grid, block, at.data());
     });
     return CUDA_SUCCESS;
 }

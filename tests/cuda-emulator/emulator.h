@@ -37,16 +37,26 @@ class Stream {
 public:
     explicit Stream(Device &device);
     ~Stream();
-    // Does `work` after all that came before it; if the device is broken by then, leaves it.
+    // Does `work` after all that came before it; if the device is broken by then, leaves it. While it captures, it is kept for the graph instead.
     void push(std::function<void()> work);
-    // The same, broken or not.
+    // The same, broken or not; ends the program while it captures.
     void push_always(std::function<void()> work);
     // Everything handed over so far.
     std::shared_ptr<Fence> behind();
+    // Keeps what is handed over from now on; gives what it kept.
+    void begin_capture();
+    // Nothing, if it was ended by somebody else.
+    std::unique_ptr<std::vector<std::function<void()>>> end_capture();
+    bool is_capturing();
+    void spoil_capture();
+    // Ends the program while it captures: what a graph must not have in it.
+    void must_not_capture(const char *what);
     Device &device;
 
 private:
     void run();
+    bool captures = false, is_spoiled = false;
+    std::vector<std::function<void()>> captured;
     std::mutex lock;
     std::condition_variable changed;
     std::deque<std::function<void()>> queue;
@@ -77,14 +87,20 @@ size_t memory_of(const Device &device);
 extern thread_local Device *current;
 CUresult state();
 
-// Waits until all that was handed to the streams of a device is over.
-void settle(Device &device);
+// Waits until all that was handed to the streams of a device is over; false where one of them captures, whose capture ends by that.
+bool settle(Device &device);
 
 // The stream that a handle of the driver's means.
 Stream &stream_of(CUstream handle);
 
+// Hands a kernel over, which the control file may have fail or take long; it gives whether its assertions held.
+void push_kernel(Stream &stream, std::function<bool()> kernel);
+
 // A device's memory, if it is that, is used on this stream; ends the program if it is another's.
 void use(CUdeviceptr at, const Stream &stream);
+
+// Ends the program unless this is memory of a device when work comes to it: a graph may outlive what it points to.
+void must_be_there(const void *at);
 
 // A function has been called.
 void called(const char *function);

@@ -39,6 +39,9 @@ EXPORT int cublasCreate_v2(Handle **handle)
 EXPORT int cublasDestroy_v2(Handle *handle)
 {
     called(__func__);
+    // It waits for the device.
+    if (current)
+        settle(*current);
     delete handle;
     return 0;
 }
@@ -64,7 +67,7 @@ EXPORT int cublasGemmStridedBatchedEx(
     for (const void *at : {a, b, static_cast<const void *>(c)})
         use(reinterpret_cast<CUdeviceptr>(at), stream_of(handle->stream));
     float alpha = *alpha_at, beta = *beta_at;
-    stream_of(handle->stream).push([=] {
+    push_kernel(stream_of(handle->stream), [=] {
         std::vector<float> rows(size_t(m) * k), column(k);
         for (long batch = 0; batch < batches; batch++) {
             for (long row = 0; row < m; row++)
@@ -86,6 +89,7 @@ EXPORT int cublasGemmStridedBatchedEx(
                 }
             }
         }
+        return true;
     });
     return 0;
 }

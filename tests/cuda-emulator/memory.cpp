@@ -70,6 +70,17 @@ void use(CUdeviceptr at, const Stream &stream)
     std::abort();
 }
 
+void must_be_there(const void *at)
+{
+    std::lock_guard<std::mutex> guard(books);
+    auto address = reinterpret_cast<CUdeviceptr>(at);
+    auto after = allocated.upper_bound(address);
+    if (after != allocated.begin() && address < std::prev(after)->first + std::prev(after)->second.bytes)
+        return;
+    std::fprintf(stderr, "cuda-emulator: a graph uses memory that is gone\n");
+    std::abort();
+}
+
 } // namespace emulator
 
 using namespace emulator;
@@ -114,6 +125,7 @@ EXPORT CUresult cuMemAlloc(CUdeviceptr *at, size_t bytes)
 EXPORT CUresult cuMemAllocAsync(CUdeviceptr *at, size_t bytes, CUstream stream)
 {
     called(__func__);
+    stream_of(stream).must_not_capture("an allocation");
     return allocate(at, bytes, &stream_of(stream));
 }
 
@@ -121,7 +133,8 @@ EXPORT CUresult cuMemFree(CUdeviceptr at)
 {
     called(__func__);
     NEEDS_A_WELL_DEVICE
-    settle(*current);
+    if (!settle(*current))
+        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     free_now(at);
     return CUDA_SUCCESS;
 }
@@ -130,6 +143,7 @@ EXPORT CUresult cuMemFreeAsync(CUdeviceptr at, CUstream stream)
 {
     called(__func__);
     NEEDS_A_WELL_DEVICE
+    stream_of(stream).must_not_capture("a free");
     use(at, stream_of(stream));
     stream_of(stream).push([at] { free_now(at); });
     return CUDA_SUCCESS;
@@ -168,6 +182,7 @@ EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes
 {
     called(__func__);
     NEEDS_A_WELL_DEVICE
+    stream_of(stream).must_not_capture("a copy of rows");
     use(to, stream_of(stream));
     if (is_pinned(from)) {
         // Late enough for whoever writes there too early to be found out.

@@ -1,7 +1,10 @@
 // Streams, each a thread, and events; and the driver's functions for them.
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
+#include <utility>
 
 #include "emulator.h"
 
@@ -36,17 +39,26 @@ Stream &of_no_handle(Device &device)
 
 } // namespace
 
-void settle(Device &device)
+bool settle(Device &device)
 {
     std::vector<std::shared_ptr<Fence>> fences;
     {
         std::lock_guard<std::mutex> guard(books);
+        bool one_captures = false;
+        for (Stream *stream : streams)
+            if (&stream->device == &device && stream->is_capturing()) {
+                stream->spoil_capture();
+                one_captures = true;
+            }
+        if (one_captures)
+            return false;
         for (Stream *stream : streams)
             if (&stream->device == &device)
                 fences.push_back(stream->behind());
     }
     for (auto &fence : fences)
         fence->wait();
+    return true;
 }
 
 void Fence::happen()
@@ -91,6 +103,7 @@ Stream::~Stream()
 
 void Stream::push_always(std::function<void()> work)
 {
+    must_not_capture("a wait or a mark");
     std::lock_guard<std::mutex> guard(lock);
     queue.push_back(std::move(work));
     changed.notify_all();
@@ -98,10 +111,52 @@ void Stream::push_always(std::function<void()> work)
 
 void Stream::push(std::function<void()> work)
 {
+    {
+        std::lock_guard<std::mutex> guard(lock);
+        if (captures) {
+            captured.push_back(std::move(work));
+            return;
+        }
+    }
     push_always([this, work = std::move(work)] {
         if (!device.broken)
             work();
     });
+}
+
+void Stream::begin_capture()
+{
+    std::lock_guard<std::mutex> guard(lock);
+    captures = true;
+    is_spoiled = false;
+}
+
+std::unique_ptr<std::vector<std::function<void()>>> Stream::end_capture()
+{
+    std::lock_guard<std::mutex> guard(lock);
+    captures = false;
+    auto kept = std::make_unique<std::vector<std::function<void()>>>(std::exchange(captured, {}));
+    return is_spoiled ? nullptr : std::move(kept);
+}
+
+void Stream::spoil_capture()
+{
+    std::lock_guard<std::mutex> guard(lock);
+    is_spoiled = true;
+}
+
+bool Stream::is_capturing()
+{
+    std::lock_guard<std::mutex> guard(lock);
+    return captures;
+}
+
+void Stream::must_not_capture(const char *what)
+{
+    if (is_capturing()) {
+        std::fprintf(stderr, "cuda-emulator: %s while a graph is captured\n", what);
+        std::abort();
+    }
 }
 
 std::shared_ptr<Fence> Stream::behind()
@@ -171,13 +226,6 @@ EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned)
     NEEDS_A_WELL_DEVICE
     if (auto fence = reinterpret_cast<Event *>(event)->fence)
         stream_of(stream).push_always([fence] { fence->wait(); });
-    return CUDA_SUCCESS;
-}
-
-EXPORT CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus *status)
-{
-    called(__func__);
-    *status = CU_STREAM_CAPTURE_STATUS_NONE;
     return CUDA_SUCCESS;
 }
 

@@ -138,6 +138,55 @@ fn another_process_has_a_context_of_its_own() {
     assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1))), "the next process");
 }
 
+/// A network is cuDNN's as graphs; where the driver makes none, call by call; and where cuDNN does not take it or does not start, candle's.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn who_runs_a_network_is_what_there_is() {
+    const TOLD: [&str; 3] = ["CUDA captures no graph", "cuDNN does not take this network", "cuDNN does not start"];
+    let _alone = alone();
+    for (says, kernels, told) in [
+        ("there=1", "kernels=\"cudnn graphs\"", None),
+        ("captures=0", "kernels=\"cudnn\"", Some(TOLD[0])),
+        ("cudnn=0", "kernels=\"candle\"", Some(TOLD[1])),
+        ("cudnn=1008", "kernels=\"candle\"", Some(TOLD[2])),
+        // As where it is not installed.
+        ("cudnn=1001", "kernels=\"candle\"", None),
+    ] {
+        let gpus = Gpus::new();
+        gpus.0.says(&[0, 1, 2, 3].map(|gpu| format!("{gpu}.{says}\n")).concat());
+        let daemon = gpus.daemon(&shipped());
+        assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1))), says);
+        let log = daemon.log();
+        let networks: Vec<_> = log.iter().filter(|line| line.contains("a network is on its GPU")).collect();
+        assert!(!networks.is_empty() && networks.iter().all(|line| line.contains(kernels)), "{says}: {networks:?}");
+        for words in TOLD {
+            assert_eq!(log.iter().any(|line| line.contains(words)), told == Some(words), "{says}: {words}");
+        }
+    }
+}
+
+/// Lanes open at the same time, and what each asks of its GPU would end what another captures.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn lanes_that_share_a_gpu_do_not_disturb_each_other() {
+    let _alone = alone();
+    let gpus = Gpus::new();
+    let shared = |line: &str| match line.strip_prefix("device = \"cuda:") {
+        Some(rest) => format!("device = \"cuda:0\"\nfault_domain = \"lane-{rest}\n"),
+        None => format!("{line}\n"),
+    };
+    let text: String = shipped().lines().map(shared).collect();
+    let lanes = text.matches("device = \"cuda:0\"").count();
+    assert!(lanes >= 3, "{text}");
+    let mut daemon = gpus.daemon(&text);
+    assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1))), "lanes of one GPU");
+    let log = daemon.log();
+    let networks = log.iter().filter(|line| line.contains("kernels=\"cudnn graphs\"")).count();
+    assert_eq!(networks, lanes, "{log:?}");
+    assert!(!log.iter().any(|line| line.contains("captures no graph")), "{log:?}");
+    assert_eq!(daemon.terminate(), Some(0));
+}
+
 #[test]
 #[ignore = "scripts/check-cuda runs it"]
 fn weights_that_find_no_memory_say_how_much_they_need() {

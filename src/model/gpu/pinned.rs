@@ -1,59 +1,18 @@
-//! What a GPU needs beyond candle: a device that keeps its memory and has one stream, and pinned memory for rows on their way there.
+//! Rows on their way to a GPU, through pinned memory.
 //!
-//! The only unsafe code of the crate (docs/decisions/0027), and no more of it than the driver's own functions ask for. What it rests on: a device
-//! that [`open`] gives has one stream, on which all its memory is allocated, used and freed, whatever thread asks for it; and tensors go from one
-//! device to another through host memory, which `tests/tidy.rs` sees to. `scripts/check-cuda` runs it on emulated GPUs, where a copy reads pinned memory when its turn comes,
-//! device memory begins as NaN, and memory of one stream that is used on another ends the program: what is not waited for shows.
+//! Two blocks, so that one is copied while the other is written. A block is neither written nor dropped while a copy reads it.
 
-#![expect(unsafe_code, reason = "the driver's interface is; docs/decisions/0027")]
+use candle_core::{CudaDevice, CudaStorage, Error, Result, Storage, Tensor, op::BackpropOp};
+use cudarc::driver::{CudaEvent, CudaSlice, CudaViewMut, DevicePtrMut, DriverError, PinnedHostSlice, result};
 
-use candle_core::{
-    CudaDevice, CudaStorage, Device, Error, Result, Storage, Tensor,
-    cuda_backend::cudarc::driver::{
-        CudaEvent, CudaSlice, CudaViewMut, DevicePtrMut, DriverError, PinnedHostSlice, result, sys,
-    },
-    op::BackpropOp,
-};
+use super::twice;
 
 /// Values of a block of pinned memory, where a row is not larger: 64 KiB, of which a batch of 32 small pictures has two. Which size is best is not measured.
 const BLOCK: usize = 1 << 14;
 
-/// Opens the GPU that CUDA counts as `ordinal`, with a stream of its own.
-///
-/// # Errors
-/// There is none of that number, or it does not open.
-pub fn open(ordinal: usize) -> Result<Device> {
-    // One explicit stream: candle's default is the stream of whichever thread asks, which orders nothing between threads.
-    let device = Device::new_cuda_with_stream(ordinal)?;
-    if let Device::Cuda(cuda) = &device {
-        // SAFETY: events would order uses of the same memory by several streams, and there is one. They would cost two events for each tensor, and
-        // two calls of the driver for each tensor that a kernel reads or writes.
-        unsafe { cuda.disable_event_tracking() };
-        if let Err(error) = keep_memory(cuda) {
-            tracing::warn!(device = ordinal, %error, "the driver maps this GPU's memory anew for each batch, which takes time");
-        }
-    }
-    Ok(device)
-}
-
-/// Has the driver keep what is freed for who allocates next. It would give all of it back to the system whenever the stream is waited for, which is
-/// once a batch, and map it anew in the next one.
-fn keep_memory(device: &CudaDevice) -> Result<()> {
-    let stream = device.cuda_stream();
-    if !stream.context().has_async_alloc() {
-        return Ok(());
-    }
-    let mut all = u64::MAX;
-    let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the device is one that is open.
-    let pool = unsafe { result::device::get_default_mem_pool(stream.context().cu_device()) }.map_err(Error::wrap)?;
-    // SAFETY: the pool is the driver's own, and this attribute of it is a u64, which is read during the call.
-    unsafe { result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast()) }.map_err(Error::wrap)
-}
-
 /// Two blocks of pinned memory: one is copied while the other is written.
 #[derive(Debug)]
-pub(super) struct Pinned {
+pub(in crate::model) struct Pinned {
     blocks: [Block; 2],
     /// Values of each.
     values: usize,
@@ -68,18 +27,18 @@ struct Block {
 
 impl Pinned {
     /// For rows of `width` values.
-    pub(super) fn new(device: &CudaDevice, width: usize) -> Result<Self> {
+    pub(in crate::model) fn new(device: &CudaDevice, width: usize) -> Result<Self> {
         let values = width.max(BLOCK);
         Ok(Pinned { blocks: [Block::new(device, values)?, Block::new(device, values)?], values })
     }
 
-    pub(super) const fn holds(&self, width: usize) -> bool {
+    pub(in crate::model) const fn holds(&self, width: usize) -> bool {
         width <= self.values
     }
 
     /// Has `fill` write so many rows of this width, each once and whole, and sends them on their way to the device that the memory was made for.
     /// What is done on the device from now on finds them there.
-    pub(super) fn take(
+    pub(in crate::model) fn take(
         &mut self,
         device: &CudaDevice,
         (rows, width): (usize, usize),
@@ -142,10 +101,9 @@ impl Drop for Block {
     }
 }
 
-/// Waits for a copy, whatever the device says: where it is broken, there is nothing under way any more. An error may be that of a tensor which was dropped before,
-/// which is told instead of waiting, and once.
+/// Waits for a copy, whatever the device says: where it is broken, there is nothing under way any more.
 fn wait(waits: impl Fn() -> std::result::Result<(), DriverError>) {
-    if let Err(error) = waits().or_else(|_| waits()) {
+    if let Err(error) = twice(waits) {
         tracing::debug!(%error, "a device did not say that it had read its rows");
     }
 }
@@ -153,26 +111,7 @@ fn wait(waits: impl Fn() -> std::result::Result<(), DriverError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::test_device;
-
-    fn gpu() -> CudaDevice {
-        let device = test_device();
-        device.as_cuda_device().expect("scripts/check-cuda says where the GPUs are").clone()
-    }
-
-    #[test]
-    #[ignore = "scripts/check-cuda runs it"]
-    fn a_device_keeps_its_memory_and_no_events() {
-        let device = gpu();
-        assert!(!device.is_event_tracking());
-        let mut kept = 0_u64;
-        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        // SAFETY: as in `keep_memory`.
-        let pool = unsafe { result::device::get_default_mem_pool(device.cuda_stream().context().cu_device()) }.unwrap();
-        // SAFETY: the attribute is a u64, which is written during the call.
-        unsafe { result::mem_pool::get_attribute(pool, threshold, (&raw mut kept).cast()) }.unwrap();
-        assert_eq!(kept, u64::MAX);
-    }
+    use crate::model::gpu::tests::gpu;
 
     /// What is freed is written over there.
     #[test]

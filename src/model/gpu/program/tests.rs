@@ -1,0 +1,152 @@
+//! Programs on whatever calls itself a GPU with cuDNN here: `scripts/check-cuda` runs them, on an emulated one.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+use crate::model::{
+    Architecture, Device, Net, Parameters, Plan, Precision, Preprocessing, Taken,
+    gpu::{alone, bound::GRAPH_WORK, open},
+    test_device,
+    tests::{random, random_parameters},
+};
+
+const PREPROCESSING: Preprocessing = Preprocessing { mean: 0.286, std: 0.353, weight: 1.0 };
+
+fn network(name: &str, side: usize) -> (Plan, Parameters) {
+    let plan = name.parse::<Architecture>().unwrap().plan(&[3, side, side], 10).unwrap();
+    let parameters = random_parameters(&plan, &mut ChaCha8Rng::seed_from_u64(1));
+    (plan, parameters)
+}
+
+fn rows(net: &Net, count: usize) -> Vec<f32> {
+    random(&mut ChaCha8Rng::seed_from_u64(count as u64), count * net.width())
+}
+
+fn on_gpu((plan, parameters): &(Plan, Parameters), precision: Precision) -> Net {
+    Net::settled(plan, PREPROCESSING, parameters, &test_device(), precision).unwrap()
+}
+
+#[track_caller]
+fn assert_right(net: &Net, cpu: &Net, count: usize, tolerance: f32) {
+    let rows = rows(net, count);
+    let (found, expected) = (net.run(&rows).unwrap(), cpu.run(&rows).unwrap());
+    let scale = expected.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() <= tolerance * scale, "{count} rows: {found} is not {expected}");
+    }
+}
+
+/// Places of memory, and with them graphs, change when more rows come than there was room for; what was made for fewer is made again.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn batches_of_any_size_come_in_any_order() {
+    for name in ["resnet18-w4", "lenet5"] {
+        let network = network(name, 32);
+        let cpu = Net::new(&network.0, PREPROCESSING, &network.1, &Device::Cpu).unwrap();
+        for (precision, tolerance) in [(Precision::Single, 1e-5), (Precision::Half, 1e-2), (Precision::Bfloat, 5e-2)] {
+            let net = on_gpu(&network, precision);
+            for count in [2, 1, 5, 2, 1, 7, 3, 7, 1] {
+                assert_right(&net, &cpu, count, tolerance);
+            }
+            net.prepare(&[1, 2, 3, 5, 7]).unwrap();
+            assert!([1, 2, 3, 5, 7].iter().all(|&rows| net.kernels(rows) == "cudnn graphs"), "{name}");
+        }
+    }
+}
+
+/// All sizes are ready at once, and stay so.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn what_is_prepared_is_there() {
+    let network = network("resnet18-w4", 32);
+    let net = on_gpu(&network, Precision::Single);
+    assert_eq!(net.kernels(1), "candle", "nothing is prepared yet");
+    net.prepare(&[1, 4, 2, 3]).unwrap();
+    let ready = || (0..9).filter(|&rows| net.kernels(rows) == "cudnn graphs").collect::<Vec<_>>();
+    assert_eq!(ready(), [1, 2, 3, 4], "where a smaller one takes more room to work in, the larger ones are made again");
+    let cpu = Net::new(&network.0, PREPROCESSING, &network.1, &Device::Cpu).unwrap();
+    for count in 1..=4 {
+        assert_right(&net, &cpu, count, 1e-5);
+    }
+    assert_eq!(ready(), [1, 2, 3, 4]);
+}
+
+/// Copies of a net share its program, and so its places; where it is ready, threads may take turns.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn threads_take_turns() {
+    let network = network("lenet5", 32);
+    let net = on_gpu(&network, Precision::Single);
+    net.prepare(&[1, 2, 3, 4, 5]).unwrap();
+    let cpu = Net::new(&network.0, PREPROCESSING, &network.1, &Device::Cpu).unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let (net, cpu) = (net.clone(), &cpu);
+            scope.spawn(move || (0..20).for_each(|turn| assert_right(&net, cpu, 1 + (turn + number) % 5, 1e-5)));
+        }
+    });
+}
+
+/// A graph is captured, and a device opened, while nobody else does either on that GPU.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+#[expect(clippy::disallowed_methods, reason = "what does not happen takes time")]
+fn captures_are_alone_on_their_gpu() {
+    let net = on_gpu(&network("lenet5", 32), Precision::Single);
+    let both: [&(dyn Fn() + Sync); 2] = [&|| net.prepare(&[1]).unwrap(), &|| drop(open(0).unwrap())];
+    for waits in both {
+        let (alone, is_done) = (alone(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                waits();
+                is_done.store(true, Ordering::SeqCst);
+            });
+            // More than it would take.
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(!is_done.load(Ordering::SeqCst));
+            drop(alone);
+        });
+        assert!(is_done.load(Ordering::SeqCst));
+    }
+}
+
+/// A batch of much work is several graphs, and tells of all but the last.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn large_batches_tell_of_their_work_as_they_go() {
+    let network = network("vgg11", 32);
+    let net = on_gpu(&network, Precision::Single);
+    let count = 3 * GRAPH_WORK / network.0.multiply_adds();
+    let (told, mut outputs) = (Mutex::new(Vec::new()), Vec::new());
+    net.run_into(Taken::Host(&rows(&net, count)), &mut outputs, &|share| told.lock().unwrap().push(share)).unwrap();
+    let told = told.into_inner().unwrap();
+    let least = GRAPH_WORK as f32 / (network.0.multiply_adds() * count) as f32;
+    assert!(!told.is_empty() && told.iter().sum::<f32>() < 1.0 && told.iter().all(|share| *share >= least), "{told:?}");
+    let cpu = Net::new(&network.0, PREPROCESSING, &network.1, &Device::Cpu).unwrap();
+    assert_right(&net, &cpu, count, 1e-5);
+}
+
+/// In half precision a value that overflows is in the outputs, whatever comes after it: `ReLU` makes no zeros of NaN.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn what_overflows_shows() {
+    let network = network("resnet18-w4", 32);
+    let net = on_gpu(&network, Precision::Half);
+    let mut rows = rows(&net, 2);
+    let (well, large) = rows.split_at_mut(net.width());
+    // Infinite where the first convolution reads them, and no number where it adds them up.
+    for value in large {
+        *value *= 1e6;
+    }
+    assert!(net.run(well).unwrap().iter().all(|value| value.is_finite()));
+    let outputs = net.run(&rows).unwrap();
+    assert!(outputs[..10].iter().all(|value| value.is_finite()), "{outputs:?}");
+    assert!(outputs[10..].iter().any(|value| !value.is_finite()), "{outputs:?}");
+}
