@@ -284,12 +284,13 @@ impl fmt::Display for ForwardReport {
         let card = if self.device == "cpu" { cpu } else { gpu };
         let card = card.as_deref().unwrap_or("a device of unknown name");
         writeln!(f, "Made by `{command}` on {} ({card}).\n", self.device)?;
-        writeln!(f, "| network | row | batch | p50 µs | p99 µs | rows a second | multiply-adds a ns |")?;
-        writeln!(f, "|---|---|---|---|---|---|---|")?;
-        for Pass { network, row, batch, p50_us, p99_us, rate, .. } in &self.passes {
+        writeln!(f, "| network | row | batch | kernels | p50 µs | p99 µs | rows a second | multiply-adds a ns |")?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|")?;
+        for Pass { network, row, batch, kernels, p50_us, p99_us, rate, .. } in &self.passes {
             let row = row.iter().map(ToString::to_string).collect::<Vec<_>>().join(" x ");
             let rows = *batch as f64 / p50_us * 1e6;
-            writeln!(f, "| {network} | {row} | {batch} | {p50_us:.1} | {p99_us:.1} | {rows:.0} | {rate:.1} |")?;
+            let times = format!("{p50_us:.1} | {p99_us:.1}");
+            writeln!(f, "| {network} | {row} | {batch} | {kernels} | {times} | {rows:.0} | {rate:.1} |")?;
         }
         Ok(())
     }
