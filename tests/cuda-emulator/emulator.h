@@ -43,12 +43,13 @@ public:
     void push_always(std::function<void()> work);
     // Everything handed over so far.
     std::shared_ptr<Fence> behind();
+    // The same for somebody who waits for the whole device; nothing while it captures, which ends the capture.
+    std::shared_ptr<Fence> behind_or_spoil();
     // Keeps what is handed over from now on; gives what it kept.
     void begin_capture();
     // Nothing, if it was ended by somebody else.
     std::unique_ptr<std::vector<std::function<void()>>> end_capture();
     bool is_capturing();
-    void spoil_capture();
     // Ends the program while it captures: what a graph must not have in it.
     void must_not_capture(const char *what);
     Device &device;

@@ -44,17 +44,12 @@ bool settle(Device &device)
     std::vector<std::shared_ptr<Fence>> fences;
     {
         std::lock_guard<std::mutex> guard(books);
-        bool one_captures = false;
         for (Stream *stream : streams)
-            if (&stream->device == &device && stream->is_capturing()) {
-                stream->spoil_capture();
-                one_captures = true;
+            if (&stream->device == &device) {
+                fences.push_back(stream->behind_or_spoil());
+                if (!fences.back())
+                    return false;
             }
-        if (one_captures)
-            return false;
-        for (Stream *stream : streams)
-            if (&stream->device == &device)
-                fences.push_back(stream->behind());
     }
     for (auto &fence : fences)
         fence->wait();
@@ -139,10 +134,17 @@ std::unique_ptr<std::vector<std::function<void()>>> Stream::end_capture()
     return is_spoiled ? nullptr : std::move(kept);
 }
 
-void Stream::spoil_capture()
+std::shared_ptr<Fence> Stream::behind_or_spoil()
 {
     std::lock_guard<std::mutex> guard(lock);
-    is_spoiled = true;
+    if (captures) {
+        is_spoiled = true;
+        return nullptr;
+    }
+    auto fence = std::make_shared<Fence>();
+    queue.push_back([fence] { fence->happen(); });
+    changed.notify_all();
+    return fence;
 }
 
 bool Stream::is_capturing()
