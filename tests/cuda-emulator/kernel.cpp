@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include <ucontext.h>
@@ -28,15 +29,17 @@ constexpr unsigned WARP = 32;
 
 enum class State { Ready, AtBlock, AtWarp, Over };
 
+// A thread of a block. It is begun once, and runs that thread of one block after the other: to begin is a call of the system, and to go on is not.
 struct Turn {
     ucontext_t context;
-    State state;
+    jmp_buf at;
+    bool has_begun = false;
+    State state = State::Ready;
+    std::unique_ptr<char[]> stack{new char[STACK]};
 };
 
-thread_local jmp_buf failed;
-thread_local std::vector<Turn> turns;
-thread_local std::vector<char> stacks;
-thread_local ucontext_t scheduler;
+thread_local jmp_buf failed, scheduler;
+thread_local std::vector<std::unique_ptr<Turn>> turns;
 thread_local unsigned at_turn;
 thread_local const Kernel *running;
 thread_local void **arguments;
@@ -55,53 +58,68 @@ void place(unsigned number)
     threadIdx.z = number / blockDim.x / blockDim.y;
 }
 
-void one_turn()
+__attribute__((noinline)) void give_way(State state)
 {
-    running->call(arguments);
-    turns[at_turn].state = State::Over;
-    swapcontext(&turns[at_turn].context, &scheduler);
+    Turn &turn = *turns[at_turn];
+    turn.state = state;
+    if (!_setjmp(turn.at))
+        _longjmp(scheduler, 1);
 }
 
-void give_way(State state)
+__attribute__((noinline)) void go_on(Turn &turn)
 {
-    turns[at_turn].state = state;
-    swapcontext(&turns[at_turn].context, &scheduler);
+    if (_setjmp(scheduler))
+        return;
+    if (turn.has_begun)
+        _longjmp(turn.at, 1);
+    turn.has_begun = true;
+    setcontext(&turn.context);
+}
+
+void every_block()
+{
+    for (;;) {
+        running->call(arguments);
+        give_way(State::Over);
+    }
 }
 
 // Whoever waits for threads of which all that are not over wait, too, goes on.
 void release(unsigned first, unsigned end, State waiting)
 {
     for (unsigned number = first; number < end; number++)
-        if (turns[number].state != waiting && turns[number].state != State::Over)
+        if (turns[number]->state != waiting && turns[number]->state != State::Over)
             return;
     for (unsigned number = first; number < end; number++)
-        if (turns[number].state == waiting)
-            turns[number].state = State::Ready;
+        if (turns[number]->state == waiting)
+            turns[number]->state = State::Ready;
 }
 
-__attribute__((noinline)) void prepare(Turn &turn, char *stack)
+void another_turn()
 {
-    getcontext(&turn.context);
-    turn.context.uc_stack.ss_sp = stack;
-    turn.context.uc_stack.ss_size = STACK;
-    makecontext(&turn.context, one_turn, 0);
-    turn.state = State::Ready;
+    auto turn = std::make_unique<Turn>();
+    getcontext(&turn->context);
+    turn->context.uc_stack.ss_sp = turn->stack.get();
+    turn->context.uc_stack.ss_size = STACK;
+    makecontext(&turn->context, every_block, 0);
+    turns.push_back(std::move(turn));
 }
 
 void cooperative_block(unsigned threads)
 {
     for (unsigned number = 0; number < threads; number++)
-        prepare(turns[number], &stacks[number * STACK]);
+        turns[number]->state = State::Ready;
     for (unsigned over = 0; over < threads;) {
         bool moved = false;
         over = 0;
         for (at_turn = 0; at_turn < threads; at_turn++) {
-            if (turns[at_turn].state == State::Ready) {
+            Turn &turn = *turns[at_turn];
+            if (turn.state == State::Ready) {
                 moved = true;
                 place(at_turn);
-                swapcontext(&scheduler, &turns[at_turn].context);
+                go_on(turn);
             }
-            over += turns[at_turn].state == State::Over;
+            over += turn.state == State::Over;
         }
         for (unsigned first = 0; first < threads; first += WARP)
             release(first, std::min(first + WARP, threads), State::AtWarp);
@@ -117,8 +135,8 @@ __attribute__((noinline)) void all_blocks(unsigned threads)
 {
     static thread_local std::vector<unsigned char> registers;
     if (running->is_cooperative) {
-        turns.resize(std::max<size_t>(turns.size(), threads));
-        stacks.resize(std::max<size_t>(stacks.size(), threads * STACK));
+        while (turns.size() < threads)
+            another_turn();
         registers.resize(std::max<size_t>(registers.size(), (threads + WARP) * sizeof *exchange));
         exchange = reinterpret_cast<unsigned char(*)[16]>(registers.data());
     }
@@ -171,8 +189,11 @@ bool launch(const Kernel &kernel, const unsigned grid[3], const unsigned block[3
     arguments = parameters;
     gridDim = dim3(grid[0], grid[1], grid[2]);
     blockDim = dim3(block[0], block[1], block[2]);
-    if (setjmp(failed))
+    if (setjmp(failed)) {
+        // Those that were about to go on are in the middle of what failed.
+        turns.clear();
         return false;
+    }
     all_blocks(block[0] * block[1] * block[2]);
     return true;
 }
