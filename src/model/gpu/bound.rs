@@ -26,7 +26,8 @@ use crate::model::{
     marks,
 };
 
-/// Multiply-adds of a graph that another one follows: in single precision tens of microseconds on the fastest GPUs there are, where a launch is some five.
+/// Multiply-adds of a graph that another one follows. By estimate, not by measurement: in single precision tens of microseconds on the fastest GPUs there are, where a launch
+/// is some five.
 pub(super) const GRAPH_WORK: usize = 2 << 30;
 
 /// How often a program is not ready for reasons that may pass, until it is not asked again for that number of rows.

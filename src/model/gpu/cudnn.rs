@@ -22,7 +22,7 @@ use crate::model::{Precision, Window, lowered::Sides};
 
 pub(super) type Outcome<T> = Result<T, CudnnError>;
 
-/// Memory that an algorithm may take to work in. Several lanes may share a GPU; the fastest algorithms for large pictures take some hundred MiB.
+/// Memory that an algorithm may take to work in. Several lanes may share a GPU, and some algorithms would take gigabytes. Which bound is best is not measured.
 const WORKSPACE_MAX: usize = 512 << 20;
 
 /// Memory that is there to work in at least: with all that follows it, an algorithm may want a little more than cuDNN guesses for the convolution alone.
