@@ -15,7 +15,7 @@ use parityd::{
     health::Rules,
     job::{Batch, Completion, Role, Work},
     metrics::Metrics,
-    query::{Accepts, Confidence, FaultDomain, LaneId, Query, Row, Values},
+    query::{Accepts, Confidence, LaneId, Query, Row, Values},
     reply::Requests,
 };
 
@@ -34,7 +34,7 @@ fn main() {
 }
 
 fn settings() -> Settings {
-    let lane = |role, domain| LaneSettings { role, domain: FaultDomain(domain) };
+    let lane = |role, domain| LaneSettings::alone(role, domain);
     Settings {
         lanes: vec![lane(Role::Base, 0), lane(Role::Base, 1), lane(Role::Parity, 2)],
         batch_max: 1,
@@ -96,7 +96,7 @@ fn a_stripe_of_two_queries(bencher: Bencher<'_, '_>) {
 /// Events of the core (submit, pull, complete) on a machine of many lanes: a query at a time, the lanes in turn. Ticks are not in it.
 #[divan::bench(args = [16, 256, 1000])]
 fn event(bencher: Bencher<'_, '_>, lanes: u16) {
-    let lane = |domain| LaneSettings { role: Role::Base, domain: FaultDomain(domain) };
+    let lane = |domain| LaneSettings::alone(Role::Base, domain);
     let settings = Settings {
         lanes: (0..lanes).map(lane).collect(),
         code: None,
@@ -133,7 +133,7 @@ fn event(bencher: Bencher<'_, '_>, lanes: u16) {
 /// One tick with every lane at work.
 #[divan::bench(args = [16, 256, 1000])]
 fn tick(bencher: Bencher<'_, '_>, lanes: u16) {
-    let lane = |domain| LaneSettings { role: Role::Base, domain: FaultDomain(domain) };
+    let lane = |domain| LaneSettings::alone(Role::Base, domain);
     let policy = Policy::usual(PolicyKind::Hedged, Placement::Dedicated);
     let settings = Settings { lanes: (0..lanes).map(lane).collect(), code: None, policy, ..settings() };
     let dispatch = Dispatch::new(settings, Arc::new(Metrics::new("bench", usize::from(lanes))));

@@ -216,6 +216,8 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="of one try")
     parser.add_argument("--retries", type=int, default=4, metavar="N", help="further tries where the daemon says so")
     options = parser.parse_args()
+    if options.retries < 0:
+        parser.error("argument --retries: must not be negative")
     try:
         rows = read_example(EXAMPLE) if options.image is None else [read_image(options.data, options.image)]
         with Client(options.url, options.model, timeout=options.timeout, retries=options.retries) as client:

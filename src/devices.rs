@@ -1,4 +1,4 @@
-//! `devices`: which GPUs there are, which lanes are configured, and how these stand in a daemon that runs.
+//! `devices`: which GPUs there are, which lanes are configured, and their states in a running daemon.
 //!
 //! Works without a driver, without a configuration and without a daemon: what is not there is said, and the rest is told.
 

@@ -78,6 +78,8 @@ pub struct Engine {
     stuck: (Mutex<VecDeque<LaneId>>, Condvar),
     /// Per lane: which of its moves are logged.
     moves: Box<[Mutex<Repeats>]>,
+    /// The same for lanes whose answers do not fit, of all of them together.
+    doubts: Mutex<Repeats>,
     /// The last moves of all lanes, the latest last.
     events: Mutex<VecDeque<(Time, LaneId, Move)>>,
 }
@@ -98,6 +100,7 @@ impl Engine {
             broken: Default::default(),
             stuck: Default::default(),
             moves,
+            doubts: Mutex::default(),
             events: Mutex::default(),
         }
     }
@@ -228,9 +231,7 @@ impl Engine {
             match *effect {
                 Effect::Wake(lane) => self.bells.ring(lane),
                 Effect::Replace(lane) => self.tell_stuck(lane),
-                Effect::Doubted(lane) => {
-                    tracing::warn!(%lane, "answers do not fit together with parity: a canary decides");
-                }
+                Effect::Doubted(lane) => self.tell_doubt(lane),
                 Effect::Moved(lane, change) => self.tell_move(lane, change),
                 Effect::Drift(turn) => tell_drift(turn),
             }
@@ -269,6 +270,12 @@ impl Engine {
             tracing::info!(%lane, from, to, %reason, left_out, "lane moved");
         } else {
             tracing::warn!(%lane, from, to, %reason, left_out, "lane moved");
+        }
+    }
+
+    fn tell_doubt(&self, lane: LaneId) {
+        if let Line::Told { left_out } = self.doubts.lock().next(self.clock.now()) {
+            tracing::warn!(%lane, left_out, "answers do not fit together with parity: a canary decides");
         }
     }
 
@@ -352,17 +359,11 @@ impl Feed for Engine {
     }
 
     fn left_out(&self, lane: LaneId) {
-        let _abort = AbortOnPanic;
-        let mut effects = Vec::new();
-        self.dispatch.left_out(lane, self.clock.now(), &mut effects);
-        self.carry_out(&effects);
+        self.event(|effects| self.dispatch.left_out(lane, self.clock.now(), effects));
     }
 
     fn replaced(&self, lane: LaneId) {
-        let _abort = AbortOnPanic;
-        let mut effects = Vec::new();
-        self.dispatch.replaced(lane, self.clock.now(), &mut effects);
-        self.carry_out(&effects);
+        self.event(|effects| self.dispatch.replaced(lane, self.clock.now(), effects));
     }
 
     fn opened(&self, lane: LaneId, expected: Duration) {

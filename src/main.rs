@@ -137,7 +137,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if serving || error.downcast_ref().is_some_and(OpenError::is_of_a_device) {
         return NEW_PROCESS;
     }
-    let training = matches!(error.downcast_ref(), Some(TrainError::Tensor(_) | TrainError::Diverged { .. }));
+    let training = matches!(error.downcast_ref(), Some(TrainError::Tensor(_)));
     let measuring = matches!(error.downcast_ref(), Some(EvalError::Tensor(_)));
     if training || measuring { BUG } else { CANNOT_START }
 }

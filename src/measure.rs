@@ -1,6 +1,6 @@
 //! `bench`: from the command line to the library and back to standard output.
 
-use std::{env, fs, path::Path, time::Duration};
+use std::{env, path::Path, time::Duration};
 
 use anyhow::Result;
 use clap::{CommandFactory, error::ErrorKind};
@@ -11,7 +11,7 @@ use parityd::{
     },
     config,
     serve::StartFaults,
-    weights::{Manifest, WeightsError},
+    weights::{Manifest, WeightsError, write_page},
 };
 
 use crate::{
@@ -109,13 +109,13 @@ fn drawings(options: &BenchVirtual, report: &VirtualReport) -> Result<()> {
     if let Some(dir) = &options.plots {
         report.plot(dir)?;
     }
-    write_page(options.html.as_deref(), || report.html())
+    page_to(options.html.as_deref(), || report.html())
 }
 
 fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
     if let Some(file) = &options.from {
         let report = bench::LanesReport::read(file)?;
-        write_page(options.html.as_deref(), || report.html())?;
+        page_to(options.html.as_deref(), || report.html())?;
         return print(&report.markdown().to_string());
     }
     let real = if options.real { Some(config::find(config).map_err(StartFaults::Config)?) } else { None };
@@ -137,7 +137,7 @@ fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
         &|done, all| tracing::info!("{done} of {all} runs"),
     )?;
     print(&if options.json { report.json() } else { report.markdown().to_string() })?;
-    write_page(options.html.as_deref(), || report.html())?;
+    page_to(options.html.as_deref(), || report.html())?;
     match report.void_reason {
         Some(reason) => Err(BenchError::Void { reason }.into()),
         None => Ok(()),
@@ -180,7 +180,8 @@ fn command() -> String {
 }
 
 /// Writes a page where one is asked for.
-fn write_page(file: Option<&Path>, page: impl FnOnce() -> Result<String, BenchError>) -> Result<()> {
+fn page_to(file: Option<&Path>, page: impl FnOnce() -> Result<String, BenchError>) -> Result<()> {
     let Some(file) = file else { return Ok(()) };
-    Ok(fs::write(file, page()?).map_err(|error| BenchError::Unwritten { file: file.to_path_buf(), error })?)
+    Ok(write_page(file, page()?.as_bytes())
+        .map_err(|error| BenchError::Unwritten { file: file.to_path_buf(), error })?)
 }

@@ -53,7 +53,7 @@ pub struct Metrics {
     pub stripes_open: IntGauge,
     stripes: [IntCounter; 4],
     agreement: [IntCounter; 2],
-    /// `parityd_unprotected_total`: queries that ran without a stripe.
+    /// `parityd_unprotected_total`: queries that ran without a stripe under a policy that has a code.
     pub unprotected: IntCounter,
     /// `parityd_gated_total`: reconstructions that were held back.
     pub gated: IntCounter,
@@ -103,7 +103,11 @@ impl Metrics {
             stripes: ["complete", "reconstructed", "short", "dropped"]
                 .map(|outcome| stripes.with_label_values(&[outcome])),
             agreement: ["false", "true"].map(|agree| agreement.with_label_values(&[agree])),
-            unprotected: counter(&registry, "parityd_unprotected_total", "Queries that ran without a stripe."),
+            unprotected: counter(
+                &registry,
+                "parityd_unprotected_total",
+                "Queries that ran without a stripe under a policy that has a code.",
+            ),
             gated: counter(&registry, "parityd_gated_total", "Reconstructions of too little confidence to be served."),
             // Registered once there is a calibration.
             drift: IntGauge::new("parityd_drift", "1 while reconstructions agree less than calibrated.")

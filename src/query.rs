@@ -18,9 +18,13 @@ impl fmt::Display for LaneId {
     }
 }
 
-/// What fails together: a GPU, or on CPU a lane. Numbered by the configuration.
+/// What fails together: a device, unless the configuration names it. Numbered by the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FaultDomain(pub u16);
+
+/// A GPU, or on CPU a lane: what lanes share that are on one. Numbered by the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DeviceId(pub u16);
 
 /// The output values of one model row, host memory.
 pub type Values = Arc<[f32]>;

@@ -8,6 +8,8 @@
 //! [`Requests`] bounds how many queries are admitted at once, and keeps the memory of those that are over: boards and queries are used again
 //! once nobody holds them.
 
+mod second;
+
 use std::{
     future::Future,
     ops::Index,
@@ -21,6 +23,8 @@ use std::{
 };
 
 use atomic_waker::AtomicWaker;
+pub use second::Claim;
+use second::SecondRun;
 
 use crate::{
     clock::Time,
@@ -147,18 +151,14 @@ pub struct Admitted {
     index: usize,
     /// The first lane that lost it; [`NOBODY`] if none has.
     lost_by: AtomicU32,
-    /// Which exact second run of it waits or runs: [`NO_SECOND`], [`HEDGE_WAITS`], [`HEDGE_RUNS`] or [`RESCUE`].
-    second: AtomicU8,
+    /// The hedge or rescue of it that waits or runs.
+    second: SecondRun,
     /// [`ANSWERED`] and [`STARTED`]; with both, the permit is free, although a hung lane or a stripe may hold the query for long.
     passed: AtomicU8,
     permit: Permit,
 }
 
 const NOBODY: u32 = u32::MAX;
-const NO_SECOND: u8 = 0;
-const HEDGE_WAITS: u8 = 1;
-const HEDGE_RUNS: u8 = 2;
-const RESCUE: u8 = 3;
 const ANSWERED: u8 = 1;
 const STARTED: u8 = 2;
 
@@ -178,7 +178,7 @@ impl Admitted {
             board: None,
             index: 0,
             lost_by: AtomicU32::new(NOBODY),
-            second: AtomicU8::new(NO_SECOND),
+            second: SecondRun::default(),
             passed: AtomicU8::new(0),
             permit: Permit { taken, held: AtomicBool::new(false) },
         }
@@ -188,7 +188,7 @@ impl Admitted {
     fn occupy(&mut self, query: Query, board: Shared<Board>, index: usize) {
         (self.query, self.board, self.index) = (query, Some(board), index);
         *self.lost_by.get_mut() = NOBODY;
-        *self.second.get_mut() = NO_SECOND;
+        self.second.reset();
         *self.passed.get_mut() = 0;
         *self.permit.held.get_mut() = true;
     }
@@ -242,36 +242,24 @@ impl Admitted {
         lost.err().and_then(|first| u16::try_from(first).ok()).map(LaneId)
     }
 
-    fn turn_second(&self, from: u8, to: u8) -> bool {
-        self.second.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    /// Claims its rescue; `None` if one waits or runs already, or a hedge runs, which does as well. A hedge that only waits gives way.
+    pub fn begin_rescue(&self) -> Option<Claim> {
+        self.second.begin_rescue()
     }
 
-    /// Claims its rescue; `false` if one waits or runs already, or a hedge runs, which does as well. A hedge that only waits may wait for
-    /// long, so it gives way.
-    pub fn begin_rescue(&self) -> bool {
-        self.turn_second(NO_SECOND, RESCUE) || self.turn_second(HEDGE_WAITS, RESCUE)
-    }
-
-    /// Its rescue was lost, too, or hangs.
-    pub fn end_rescue(&self) {
-        self.turn_second(RESCUE, NO_SECOND);
-    }
-
-    /// Claims its hedge; `false` if a hedge or a rescue waits or runs already.
-    pub fn begin_hedge(&self) -> bool {
-        self.turn_second(NO_SECOND, HEDGE_WAITS)
+    /// Claims its hedge; `None` if a hedge or a rescue waits or runs already.
+    pub fn begin_hedge(&self) -> Option<Claim> {
+        self.second.begin_hedge()
     }
 
     /// A lane takes its hedge; `false` if a rescue has taken its place.
-    pub fn start_hedge(&self) -> bool {
-        self.turn_second(HEDGE_WAITS, HEDGE_RUNS)
+    pub fn start_hedge(&self, hedge: Claim) -> bool {
+        self.second.start_hedge(hedge)
     }
 
-    /// Its hedge was lost or is late, too, or was dropped before it started.
-    pub fn end_hedge(&self) {
-        if !self.turn_second(HEDGE_RUNS, NO_SECOND) {
-            self.turn_second(HEDGE_WAITS, NO_SECOND);
-        }
+    /// Its hedge or rescue was lost, is late or hangs, or was dropped before it started; of no effect if another has taken its place.
+    pub fn end_second_run(&self, run: Claim) {
+        self.second.end(run);
     }
 }
 

@@ -22,7 +22,7 @@ use parityd::{
     health::Rules,
     job::{Batch, Completion, Role, Work},
     metrics::Metrics,
-    query::{Accepts, Confidence, FaultDomain, LaneId, Query, Row, Rows, Values},
+    query::{Accepts, Confidence, LaneId, Query, Row, Rows, Values},
     reply::{Pending, Requests},
     serve::{Plan, Running},
 };
@@ -83,11 +83,7 @@ impl Core {
         let lanes = [Role::Base, Role::Base, third];
         let kind = if code.is_some() { PolicyKind::Coded } else { PolicyKind::Hedged };
         let settings = Settings {
-            lanes: lanes
-                .iter()
-                .zip(0..)
-                .map(|(&role, domain)| LaneSettings { role, domain: FaultDomain(domain) })
-                .collect(),
+            lanes: lanes.iter().zip(0..).map(|(&role, domain)| LaneSettings::alone(role, domain)).collect(),
             batch_max: 1,
             queue_max: 64,
             code: code.map(|(k, r)| Arc::new(Sum::with_defaults(k, r).unwrap()) as Arc<dyn Code>),

@@ -24,7 +24,7 @@ use parityd::{
     health::Rules,
     job::{Batch, Completion, Feed, Loss, ParityInput, Role, Work},
     metrics::Metrics,
-    query::{Accepts, Confidence, Failure, FaultDomain, LaneId, Provenance, Row, Rows},
+    query::{Accepts, Confidence, Failure, LaneId, Provenance, Row, Rows},
     reply::{Answers, Pending},
 };
 use rand::RngExt;
@@ -80,11 +80,7 @@ fn run_lane(engine: &Engine, code: &dyn Code, lane: LaneId) {
 
 fn settings(code: Arc<dyn Code>) -> Settings {
     Settings {
-        lanes: ROLES
-            .iter()
-            .zip(0..)
-            .map(|(&role, domain)| LaneSettings { role, domain: FaultDomain(domain) })
-            .collect(),
+        lanes: ROLES.iter().zip(0..).map(|(&role, domain)| LaneSettings::alone(role, domain)).collect(),
         batch_max: 3,
         queue_max: 64,
         code: Some(code),

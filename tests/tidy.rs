@@ -44,7 +44,7 @@ const LAYERS: &Layers = &[
     ("grpc", &["wire", "admission", "reply", "query", "metrics", "clock"]),
     // The rim towards devices: never names dispatch, they share `job`.
     ("model", &[]),
-    ("nvml", &["health", "metrics", "query", "clock"]),
+    ("nvml", &["health", "metrics", "query", "repeat", "clock"]),
     ("weights", &["model", "code", "query"]),
     ("lane", &["model", "weights", "config", "code", "job", "queue", "query", "metrics", "repeat", "clock"]),
     // The core under real threads, and what puts everything together.

@@ -63,12 +63,9 @@ pub enum BenchError {
     /// A network failed on its device.
     #[error("a batch failed: {0}")]
     Forward(#[source] TensorError),
-    /// None to measure.
-    #[error("name one network with --network: {known}")]
-    NoNetwork {
-        /// What there is, or why one must be named.
-        known: String,
-    },
+    /// Weights of no network.
+    #[error("name the network with --network: the file does not tell what its parameters are of")]
+    NoNetwork,
     /// A file that holds no weights of the network.
     #[error("{}: {problem}; it must hold the network's parameters, `input` and `output`", file.display())]
     NoWeights {

@@ -139,29 +139,18 @@ impl Subject {
         let device = open_device(&options.device).map_err(BenchError::Device)?;
         let mut state = 1;
         let mut subjects = Vec::new();
-        for (name, shape, outputs) in KNOWN {
-            let architecture = name.parse::<Architecture>().expect("the table has names of architectures");
-            if options.architecture.is_some_and(|wanted| wanted != architecture) {
-                continue;
-            }
-            let plan = architecture.plan(&shape, outputs).expect("the table has shapes that fit");
+        for (architecture, plan) in plans(options.architecture) {
             let parameters = drawn(&plan.parameters(), &mut state).map_err(BenchError::Forward)?;
             let net = options.net(&plan, &parameters, &device).map_err(BenchError::Forward)?;
             let most = options.batches.iter().max().copied().unwrap_or(1);
             let rows = (0..most * net.width()).map(|_| draw(&mut state)).collect();
-            subjects.push(Subject { name: name.to_owned(), net, rows, tells_outputs: false });
-        }
-        if subjects.is_empty() {
-            let known = KNOWN.map(|(name, ..)| name).join(", ");
-            return Err(BenchError::NoNetwork { known });
+            subjects.push(Subject { name: architecture.to_string(), net, rows, tells_outputs: false });
         }
         Ok(subjects)
     }
 
     fn of_file(options: &ForwardOptions, file: &PathBuf) -> Result<Self, BenchError> {
-        let architecture = options.architecture.ok_or_else(|| BenchError::NoNetwork {
-            known: "the file does not tell which of them its parameters are of".to_owned(),
-        })?;
+        let architecture = options.architecture.ok_or(BenchError::NoNetwork)?;
         let device = open_device(&options.device).map_err(BenchError::Device)?;
         let bytes = fs::read(file).map_err(|error| BenchError::Unread { file: file.clone(), error })?;
         let no_result = |problem: String| BenchError::NoWeights { file: file.clone(), problem };
@@ -246,6 +235,22 @@ impl Subject {
         };
         Ok(heard.into_iter().map(told).collect())
     }
+}
+
+/// What is measured: all that is known; of one that is wanted, all shapes that are known for it, else the first of any that fits.
+fn plans(wanted: Option<Architecture>) -> Vec<(Architecture, Plan)> {
+    let plan = |architecture: Architecture, (_, shape, outputs): &(&str, [usize; 3], usize)| {
+        Some((architecture, architecture.plan(shape, *outputs).ok()?))
+    };
+    let known = |known: &(&str, [usize; 3], usize)| {
+        let architecture = known.0.parse().expect("the table has names of architectures");
+        if wanted.is_none_or(|wanted| wanted == architecture) { plan(architecture, known) } else { None }
+    };
+    let mut plans: Vec<_> = KNOWN.iter().filter_map(known).collect();
+    if let Some(wanted) = wanted.filter(|_| plans.is_empty()) {
+        plans.extend(KNOWN.iter().find_map(|known| plan(wanted, known)));
+    }
+    plans
 }
 
 /// Weights that keep values from growing or vanishing.

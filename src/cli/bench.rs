@@ -32,7 +32,7 @@ pub(crate) enum Bench {
     Compare(BenchCompare),
 }
 
-const BENCH_EXITS: &str = "Latency counts from the intended time of a request to its whole reply; a request without a readable 200 by then \
+const BENCH_EXITS: &str = "Latency is from the intended time of a request to its whole reply; without a readable 200 by the deadline it \
 counts as the deadline at least.\nExit codes: 0 a valid run, 2 usage, 65 the run is void (this client was too late; what it measured is printed all \
 the same), 78 cannot start, 130 \
 interrupted.";
@@ -115,7 +115,7 @@ pub(crate) struct BenchVirtual {
     #[arg(long = "policy", value_name = "NAME", value_parser = policy)]
     pub(crate) policies: Vec<String>,
 
-    /// The page of what an earlier run wrote as JSON, instead of a run
+    /// Report on what an earlier run wrote as JSON; run nothing
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub(crate) from: Option<PathBuf>,
 
@@ -198,7 +198,7 @@ pub(crate) struct BenchLanes {
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
 
-    /// The page of what an earlier run wrote as JSON, instead of a run
+    /// Report on what an earlier run wrote as JSON; run nothing
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub(crate) from: Option<PathBuf>,
 
@@ -248,7 +248,7 @@ pub(crate) struct BenchForward {
     #[arg(long, default_value = "cpu")]
     pub(crate) device: Device,
 
-    /// What it computes in, if it is a GPU: f32, f16 or bf16
+    /// What it computes in, if it is a GPU: f32, tf32, f16 or bf16
     #[arg(long, value_name = "P", default_value = "f32", value_parser = precision)]
     pub(crate) precision: Precision,
 
@@ -275,7 +275,7 @@ pub(crate) struct BenchForward {
 
 fn precision(text: &str) -> Result<Precision, String> {
     let found = Precision::WORDS.iter().find(|(word, _)| *word == text);
-    found.map(|&(_, precision)| precision).ok_or_else(|| "f32, f16 or bf16".to_owned())
+    found.map(|&(_, precision)| precision).ok_or_else(|| "f32, tf32, f16 or bf16".to_owned())
 }
 
 fn letters(text: &str) -> Result<String, String> {

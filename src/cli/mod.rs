@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Serve,
     /// Check configuration and weights, and stop
     Check,
-    /// List GPUs, configured lanes, and how these stand in a daemon that runs
+    /// List GPUs, configured lanes, and their states in a running daemon
     Devices(Json),
     /// Train a base model or the parity models of a code
     #[command(subcommand)]
@@ -76,7 +76,7 @@ pub(crate) enum Train {
     Base(TrainBase),
     /// Train parity models on a base model's outputs
     Parity(TrainParity),
-    /// Fit how the confidence of reconstructions is told, for every code of a folder of weights
+    /// Calibrate the confidence of reconstructions, for every code of a folder of weights
     Calibrate(TrainCalibrate),
     /// Train every model anew that the manifests below a folder describe, and compare old and new accuracies
     All(TrainAll),

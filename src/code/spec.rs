@@ -114,7 +114,7 @@ pub enum CodeError {
     #[error("kind = \"{0}\" finds no erroneous workers: errors is for \"berrut\"")]
     NoErrors(Kind),
     /// The matrices of a decoder do not fit one another, or the code.
-    #[error("the decoder's matrices do not fit one another, or k + 1 outputs read and k written")]
+    #[error("the decoder's matrices do not fit together, or do not turn k + 1 outputs into k")]
     Decoder,
     /// The decoder is part of the weights.
     #[error("kind = \"learned\" needs the decoder that was trained with its encoder")]

@@ -84,8 +84,8 @@ impl fmt::Display for ConfigFaults {
 pub enum Warning {
     /// Not every member of a stripe has a fault domain of its own.
     #[error(
-        "{domains} fault domains for stripes of {slots} slots: while they are all busy, queries run unprotected \
-         (counted by parityd_unprotected_total)"
+        "{domains} fault domains for stripes of {slots} slots: stripes may stay short, and parity wait or be \
+         dropped (see parityd_stripes_total)"
     )]
     Unprotected {
         /// Distinct fault domains of the lanes.
@@ -126,6 +126,28 @@ pub enum Warning {
         /// `deadline_ms`
         deadline: Duration,
     },
+    /// A lane is found to hang when its queries have no time left.
+    #[error(
+        "hang_ms = {} is not less than deadline_ms = {}: what a lane that hangs has taken is not run again in time, unless it was late before",
+        millis(*.hang),
+        millis(*.deadline)
+    )]
+    LateHang {
+        /// `[health] hang_ms`
+        hang: Duration,
+        /// `deadline_ms`
+        deadline: Duration,
+    },
+    /// Redundancy never runs.
+    #[error(
+        "reserve = {reserve} with {base} lanes that hold the base model: parity and copies that wait for more than that to idle never run"
+    )]
+    NoLaneIdles {
+        /// `reserve`
+        reserve: usize,
+        /// Lanes that hold the base model.
+        base: usize,
+    },
     /// One device is several fault domains by name.
     #[error(
         "lanes {first} and {second} are on one GPU and have fault domains of their own: if it fails, both do, and what one of them lost is not decoded"
@@ -137,7 +159,7 @@ pub enum Warning {
         second: u16,
     },
     /// A lane's core is not one of this process's.
-    #[error("lane {lane}: core = {core} is not there, or not this process's to use: the lane runs on any")]
+    #[error("lane {lane}: core = {core} is not there or not for this process: the lane is not pinned")]
     NoSuchCore {
         /// The lane.
         lane: u16,

@@ -5,7 +5,7 @@
 
 use crate::{
     job::Role,
-    query::{FaultDomain, LaneId},
+    query::{DeviceId, FaultDomain, LaneId},
 };
 
 use super::{CodeSpec, Config, ConfigFaults, Device, Hedge, Lane, Lanes, Placement, Policy, PolicyKind, Warning};
@@ -42,8 +42,23 @@ impl Config {
             self.deployment.policy.hedge = Hedge::None;
         }
         self.lanes = Lanes::Listed(lanes);
+        let (base, least) = (self.base_lanes(), self.health.ready_lanes_min);
+        if least > base {
+            let key = format!("health.ready_lanes_min = {least}");
+            return Err(ConfigFaults::one("configuration", &key, ready_rule(base)));
+        }
         Ok((self, warning))
     }
+
+    /// Lanes that hold the base model.
+    pub(super) fn base_lanes(&self) -> usize {
+        self.lanes().iter().filter(|lane| lane.role.runs_base()).count()
+    }
+}
+
+/// A daemon that can never be ready is none.
+pub(super) fn ready_rule(base: usize) -> String {
+    format!("must be at most {base}, the number of lanes that hold the base model, or the daemon is never ready")
 }
 
 /// One lane for each GPU. Of n GPUs, max(r, round(n·r / (k + r))) hold parity models and come last; `pooled` lanes hold both. With a
@@ -92,25 +107,33 @@ fn gpu_of(lane: &Lane) -> Option<Device> {
     }
 }
 
-/// The fault domain of each lane: what it is named; else on CPU the lane itself (or the GPU that it stands for), on GPUs the device. Numbered in the
-/// order in which they appear.
+/// On CPU the lane itself (or the GPU that it stands for), on GPUs the device.
+fn device_of(lane: &Lane) -> Together {
+    gpu_of(lane).map_or(Together::Lane(lane.id), Together::Device)
+}
+
+/// The fault domain of each lane: what it is named, else its device. Numbered in the order in which they appear.
 pub fn fault_domains(lanes: &[Lane]) -> Vec<FaultDomain> {
+    let named = |lane: &Lane| lane.fault_domain.clone().map(Together::Named);
+    numbered(lanes, |lane| named(lane).unwrap_or_else(|| device_of(lane))).into_iter().map(FaultDomain).collect()
+}
+
+/// The device of each lane, whatever fails together. Numbered in the order in which they appear.
+pub fn device_ids(lanes: &[Lane]) -> Vec<DeviceId> {
+    numbered(lanes, device_of).into_iter().map(DeviceId).collect()
+}
+
+fn numbered(lanes: &[Lane], what: impl Fn(&Lane) -> Together) -> Vec<u16> {
     let mut known: Vec<Together> = Vec::new();
-    let mut domains = Vec::with_capacity(lanes.len());
-    for lane in lanes {
-        let together = match (&lane.fault_domain, gpu_of(lane)) {
-            (Some(name), _) => Together::Named(name.clone()),
-            (None, Some(gpu)) => Together::Device(gpu),
-            (None, None) => Together::Lane(lane.id),
-        };
+    let mut number = |together: Together| {
         let seen = known.iter().position(|other| *other == together);
         let number = seen.unwrap_or(known.len());
         if seen.is_none() {
             known.push(together);
         }
-        domains.push(FaultDomain(u16::try_from(number).expect("at most LANES_MAX lanes")));
-    }
-    domains
+        u16::try_from(number).expect("at most LANES_MAX lanes")
+    };
+    lanes.iter().map(|lane| number(what(lane))).collect()
 }
 
 /// The first two lanes on one GPU that are said not to fail together.

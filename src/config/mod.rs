@@ -27,7 +27,7 @@ use crate::{
 };
 
 pub use faults::{ConfigFault, ConfigFaults, Warning};
-pub use lanes::{LANES_MAX, fault_domains, lanes_for};
+pub use lanes::{LANES_MAX, device_ids, fault_domains, lanes_for};
 pub use policy::{Grace, Hedge, ParityWhen, Placement, Policy, PolicyKind, Rerun};
 pub use values::plain_name;
 
@@ -221,6 +221,8 @@ impl Lane {
 pub enum Precision {
     /// Single.
     F32,
+    /// Single, but for what tensor cores multiply: eleven bits of it.
+    Tf32,
     /// Half: eleven bits, up to 65,504.
     F16,
     /// As f32, but with eight bits.
@@ -229,8 +231,8 @@ pub enum Precision {
 
 impl Precision {
     /// The words for all of them.
-    pub const WORDS: [(&'static str, Precision); 3] =
-        [("f32", Precision::F32), ("f16", Precision::F16), ("bf16", Precision::Bf16)];
+    pub const WORDS: [(&'static str, Precision); 4] =
+        [("f32", Precision::F32), ("tf32", Precision::Tf32), ("f16", Precision::F16), ("bf16", Precision::Bf16)];
 }
 
 /// One `[[deployment]]`: model, code, limits and policy under one name.

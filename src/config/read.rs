@@ -46,6 +46,8 @@ pub(super) fn config(root: &mut Section<'_, '_>, folder: &Path, environment: Env
             .only_table("deployment", "only one deployment is served for now", |table| deployment(table, folder)),
     };
     rules::check(&config, root);
+    let variables = [(GRPC_LISTEN, "grpc.listen"), (HTTP_LISTEN, "http.listen")];
+    rules::ports(&config, root, &variables.map(|(variable, key)| (variable, key, environment(variable))));
     config
 }
 

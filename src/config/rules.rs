@@ -2,7 +2,7 @@
 //!
 //! A rule is only checked where each key that it names was read without a fault: otherwise it would judge a placeholder.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
     code::{Kind, SPREAD_MAX},
@@ -10,8 +10,8 @@ use crate::{
 };
 
 use super::{
-    CodeSpec, Config, Device, Hedge, Lane, Lanes, Placement, Policy, PolicyKind, Precision, Warning,
-    lanes::{fault_domains, split_gpu},
+    CodeSpec, Config, Device, Grpc, Hedge, Lane, Lanes, ParityWhen, Placement, Policy, PolicyKind, Precision, Warning,
+    lanes::{fault_domains, ready_rule, split_gpu},
     section::Section,
 };
 
@@ -30,6 +30,14 @@ impl Config {
         if drain < deadline {
             warnings.push(Warning::ShortDrain { drain, deadline });
         }
+        let hang = self.health.hang;
+        if self.deployment.policy.health && hang >= deadline {
+            warnings.push(Warning::LateHang { hang, deadline });
+        }
+        let (reserve, base) = (self.deployment.policy.reserve, self.base_lanes());
+        if self.lanes != Lanes::Auto && self.reserves() && reserve >= base {
+            warnings.push(Warning::NoLaneIdles { reserve, base });
+        }
         if let Some((first, second)) = split_gpu(lanes) {
             warnings.push(Warning::SplitGpu { first: first.0, second: second.0 });
         }
@@ -40,6 +48,18 @@ impl Config {
             }
         }
         warnings
+    }
+
+    /// Whether the policy has redundancy that runs only while enough base lanes idle.
+    fn reserves(&self) -> bool {
+        let Policy { kind, placement, parity, .. } = self.deployment.policy;
+        let pooled = placement == Placement::Pooled && parity != ParityWhen::Always;
+        match kind {
+            PolicyKind::None | PolicyKind::Replicated | PolicyKind::Hedged => false,
+            PolicyKind::IdleCopy => true,
+            PolicyKind::Coded => pooled && self.deployment.code.kind != Kind::Berrut,
+            PolicyKind::Approximate | PolicyKind::Adaptive => pooled,
+        }
     }
 }
 
@@ -65,6 +85,27 @@ pub(super) fn check(config: &Config, root: &mut Section<'_, '_>) {
     }
 }
 
+/// The two ports need addresses that do not overlap. `variables` hold what the environment says in their place.
+pub(super) fn ports(config: &Config, root: &mut Section<'_, '_>, variables: &[(&str, &str, Option<String>)]) {
+    let Some(Grpc { listen: grpc }) = config.grpc else { return };
+    let http = config.http.listen;
+    if http.port() != grpc.port() || http.port() == 0 || !overlap(http.ip(), grpc.ip()) {
+        return;
+    }
+    let why = format!("[http] and [grpc] cannot listen on {http} and {grpc}: each needs an address of its own");
+    match variables.iter().find_map(|(variable, key, value)| Some((variable, key, value.as_ref()?))) {
+        Some((variable, key, value)) => root.fault_elsewhere(variable, key, value, why),
+        None => rule(root, &["http.listen", "grpc.listen"], false, || why),
+    }
+}
+
+/// Whether one of two addresses is among those of the other. `::` is all of IPv4, too.
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let (one, other) = (one.to_canonical(), other.to_canonical());
+    let holds = |all: IpAddr, other: IpAddr| all.is_unspecified() && (all.is_ipv6() || other.is_ipv4());
+    one == other || holds(one, other) || holds(other, one)
+}
+
 /// Records `rule` at the last of `keys` if it is broken, unless one of them has a fault of its own.
 fn rule(root: &mut Section<'_, '_>, keys: &[&str], holds: bool, rule: impl FnOnce() -> String) {
     if !holds && keys.iter().all(|key| root.is_sound(key)) {
@@ -79,10 +120,6 @@ fn limits(config: &Config, root: &mut Section<'_, '_>) {
     let (health, deployment) = (&config.health, &config.deployment);
     rule(root, &["health.canary_max_ms", "health.canary_first_ms"], health.canary_first <= health.canary_max, || {
         "canary_first_ms must not be more than canary_max_ms, which the waits between canaries double up to".to_owned()
-    });
-    let (http, grpc) = (config.http.listen, config.grpc.map(|grpc| grpc.listen));
-    rule(root, &["http.listen", "grpc.listen"], grpc != Some(http) || http.port() == 0, || {
-        format!("[http] and [grpc] cannot both listen on {http}: each needs an address of its own")
     });
     let fits = deployment.queue_max >= deployment.batch_max;
     rule(root, &["deployment.batch_max", "deployment.queue_max"], fits, || {
@@ -140,13 +177,9 @@ fn devices(lanes: &[Lane], root: &mut Section<'_, '_>) {
     }
 }
 
-/// A daemon that can never be ready is none.
 fn ready(config: &Config, root: &mut Section<'_, '_>) {
-    let base = config.lanes().iter().filter(|lane| lane.role.runs_base()).count();
-    let least = config.health.ready_lanes_min;
-    rule(root, &["lane", "health.ready_lanes_min"], least <= base.max(1), || {
-        format!("must be at most {base}, the number of lanes that hold the base model, or the daemon is never ready")
-    });
+    let (base, least) = (config.base_lanes(), config.health.ready_lanes_min);
+    rule(root, &["lane", "health.ready_lanes_min"], least <= base.max(1), || ready_rule(base));
 }
 
 /// What each lane holds must fit the policy: nothing idles, nothing is missing.

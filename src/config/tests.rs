@@ -158,7 +158,7 @@ fn values_are_refused_with_their_rule() {
 #[test]
 fn deployments_are_refused_with_their_rule() {
     let wrong = |extra: &str, fault: &str| check_least(extra, &[&format!("config.toml:14: deployment.{fault}")]);
-    wrong("precision = \"f64\"", "precision = \"f64\": must be \"f32\" or \"f16\" or \"bf16\"");
+    wrong("precision = \"f64\"", "precision = \"f64\": must be \"f32\" or \"tf32\" or \"f16\" or \"bf16\"");
     let cpu = "precision = \"f16\": must be \"f32\" with lanes on a CPU, which compute in nothing else: all lanes of a deployment give the same answers";
     wrong("precision = \"f16\"", cpu);
     wrong("batch_max = 0", "batch_max = 0: must be a whole number from 1 to 1024");
@@ -332,7 +332,13 @@ fn without_its_table_or_variable_there_is_no_port_of_grpc() {
     let told = with("", Some("nowhere")).unwrap_err();
     assert!(told.starts_with("PARITYD_GRPC_LISTEN: grpc.listen = \"nowhere\": must be an IP address"), "{told}");
     let told = with("[grpc]\nlisten = \"127.0.0.1:8000\"\n", None).unwrap_err();
-    assert!(told.contains("[http] and [grpc] cannot both listen on 127.0.0.1:8000"), "{told}");
+    assert!(told.contains("[http] and [grpc] cannot listen on 127.0.0.1:8000 and 127.0.0.1:8000"), "{told}");
+    let told = with("[grpc]\n", Some("127.0.0.1:8000")).unwrap_err();
+    assert!(told.starts_with("PARITYD_GRPC_LISTEN: grpc.listen = \"127.0.0.1:8000\": [http] and"), "{told}");
+    for (address, overlaps) in [("0.0.0.0", true), ("[::]", true), ("[::ffff:127.0.0.1]", true), ("[::1]", false)] {
+        let table = format!("[grpc]\nlisten = \"{address}:8000\"\n");
+        assert_eq!(with(&table, None).is_err(), overlaps, "{address}");
+    }
     assert!(with("[grpc]\nport = 1\n", None).unwrap_err().contains("grpc.port: unknown key"));
 }
 

@@ -31,6 +31,9 @@ pub(super) fn name(value: &DeValue<'_>, example: &str) -> Read<String> {
 /// # Errors
 /// It is none; says what would be.
 pub fn plain_name(name: &str) -> Result<String, String> {
+    if name == "stats" {
+        return Err("must not be \"stats\": /v2/models/stats tells the statistics of all models".to_owned());
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.len() <= 64 && name.chars().all(plain) && name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         Ok(name.to_owned())

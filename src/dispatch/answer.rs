@@ -35,7 +35,7 @@ impl Dispatch {
     }
 
     /// The first run of a query gave `output`: compares what was decoded for it before, if anything was. What was served counts for the
-    /// live `A_d`. For drift, what was held back counts as well: which of the two became of it depends on its confidence, so either alone
+    /// live `A_d`. For drift, what was held back counts as well: its confidence decides which of the two it is, so either alone
     /// would be a biased sample of what the calibration was fitted on.
     pub(super) fn compare(&self, query: &Admitted, place: Option<&Place>, output: &Values, effects: &mut Vec<Effect>) {
         let is_decoded = |prediction: &&Prediction| {

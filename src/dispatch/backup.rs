@@ -67,7 +67,7 @@ impl Dispatch {
     /// the queries themselves.
     pub(super) fn late_from_the_start(&self, seats: &[Seat], effects: &mut Vec<Effect>) {
         for seat in seats {
-            if let Seat::Query(Run { kind: JobKind::Data, query, place }) = seat
+            if let Seat::Query(Run { kind: JobKind::Data, query, place, .. }) = seat
                 && !self.back_up_at(place.as_ref(), effects)
                 && self.credit.spend()
             {

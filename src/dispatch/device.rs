@@ -112,8 +112,8 @@ impl Dispatch {
 
     /// A job's error says that the device of a lane is of no use any more: all lanes on it are out.
     pub(super) fn broken(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
-        let domain = self.seat(lane).settings.domain;
-        let of_device = (0..self.lanes.len()).map(lane_id).filter(|other| self.seat(*other).settings.domain == domain);
+        let device = self.seat(lane).settings.device;
+        let of_device = (0..self.lanes.len()).map(lane_id).filter(|other| self.seat(*other).settings.device == device);
         for lane in of_device {
             self.fence(lane, (Sign::Broken, false), now, effects);
         }

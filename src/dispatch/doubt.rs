@@ -1,7 +1,7 @@
 //! Complete stripes as a check of the devices that took part, carried out.
 //!
 //! A device is known by its fault domain, which a stripe remembers for each slot; where a slot's first run was lost and another brought its output, the
-//! device that lost it is held against the rest, which it hardly minds.
+//! residual counts for the device that lost it, which does little harm.
 
 use super::{Dispatch, Effect, LaneSettings, lane_id};
 use crate::{

@@ -58,15 +58,6 @@ impl Credit {
     }
 }
 
-/// A second run of a query was lost or is late: it may have another.
-pub(super) fn end_second_run(kind: JobKind, query: &Admitted) {
-    match kind {
-        JobKind::Rescue => query.end_rescue(),
-        JobKind::Hedge => query.end_hedge(),
-        JobKind::Data | JobKind::Replica | JobKind::Parity | JobKind::IdleCopy | JobKind::Probe | JobKind::Canary => {}
-    }
-}
-
 impl Dispatch {
     /// Looks for late jobs on all lanes.
     pub(super) fn watch_late(&self, now: Time, effects: &mut Vec<Effect>) {
@@ -109,12 +100,12 @@ impl Dispatch {
 
     /// A run of a query is late.
     fn run_is_late(&self, run: Run, now: Time, effects: &mut Vec<Effect>) {
-        let Run { kind, query, place } = run;
         // On a probe nothing depends, and a copy has a first run that is judged by itself.
-        if matches!(kind, JobKind::Probe | JobKind::IdleCopy | JobKind::Replica) {
+        if matches!(run.kind, JobKind::Probe | JobKind::IdleCopy | JobKind::Replica) {
             return;
         }
-        end_second_run(kind, &query);
+        run.end();
+        let Run { query, place, .. } = run;
         if let Some(Place { stripe, slot }) = &place {
             self.release(stripe, *slot, now, effects);
         }
@@ -123,8 +114,8 @@ impl Dispatch {
         }
     }
 
-    /// A data slot is late: what can be decoded for it by now is served at once. Its first run may still end well, so it is not given up, or a
-    /// stripe without hope would have it rescued as if it were lost; unless its parity job has waited for just this.
+    /// A data slot is late: what can be decoded for it by now is served at once. The slot is not given up, since its first run may end well, and a
+    /// stripe without hope would rescue it as if lost; but it is where parity waits for late members.
     fn release(&self, stripe: &Shared<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
         if self.settings.policy.parity == ParityWhen::Late {
             stripe.give_up(SlotSet::only(slot));
@@ -146,13 +137,11 @@ impl Dispatch {
     }
 
     pub(super) fn hedge(&self, query: Shared<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
-        if !query.begin_hedge() {
-            return;
-        }
-        match self.hedge.push(Exact { query, place }) {
+        let Some(claim) = query.begin_hedge() else { return };
+        match self.hedge.push(Exact { query, place, claim: Some(claim) }) {
             Ok(()) => self.call(Call::Base, effects),
             // Redundancy that finds its queue full is dropped.
-            Err(Exact { query, .. }) => query.end_hedge(),
+            Err(hedge) => hedge.give_up(),
         }
     }
 }

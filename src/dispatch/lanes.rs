@@ -22,7 +22,7 @@ use crate::{
     job::{JobKind, PARTS},
     pool::Shared,
     queue::Handoff,
-    reply::Admitted,
+    reply::{Admitted, Claim},
     stripe::{Place, Stripe},
 };
 
@@ -67,6 +67,17 @@ pub(super) struct Run {
     pub(super) query: Shared<Admitted>,
     /// Its place in a stripe, if it is protected.
     pub(super) place: Option<Place>,
+    /// That of a hedge or a rescue.
+    pub(super) claim: Option<Claim>,
+}
+
+impl Run {
+    /// It is lost, late or hangs: its query may have another second run.
+    pub(super) fn end(&self) {
+        if let Some(claim) = self.claim {
+            self.query.end_second_run(claim);
+        }
+    }
 }
 
 /// A batch in flight.
@@ -339,11 +350,15 @@ impl LaneSeat {
     /// The longest that the batch in flight may take: `hang`, or five times what it is expected to take (by a straggler, of the time that it took
     /// of late).
     pub(super) fn hang_limit(&self, hang: Duration) -> Duration {
-        let mut expected = self.pace.expected(self.pass()).unwrap_or(Duration::ZERO);
+        let pass = self.pass();
+        let mut expected = self.pace.expected(pass);
         if self.runs_canary() {
             let one = Pass { model: self.main_model(), jobs: 1 };
-            expected = self.pace.expected(one).unwrap_or(Duration::ZERO) * CANARY_JOBS;
+            expected = self.pace.expected(one).map(|one| one * CANARY_JOBS);
         }
+        // How long parity takes on a lane that is there for the base model shows when it first returns: until then, as long as that.
+        let main = || self.pace.expected(Pass { model: self.main_model(), ..pass });
+        let expected = expected.or_else(main).unwrap_or(Duration::ZERO);
         let slower = if self.is_straggler() { self.pace.ratio().max(1.0) } else { 1.0 };
         hang.max((expected * 5).mul_f64(slower))
     }
@@ -376,22 +391,4 @@ impl LaneSeat {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{job::Role, query::FaultDomain};
-
-    #[test]
-    fn a_batch_that_was_too_young_to_be_declared_late_is_still_watched() {
-        let seat = LaneSeat::new(LaneSettings { role: Role::Base, domain: FaultDomain(0) }, 1);
-        let occupancy = Occupancy::default();
-        let (limit, ms) = (Some(Duration::from_millis(200)), |ms: u64| Time::from_nanos(ms * 1_000_000));
-        seat.start(Vec::new(), false, &occupancy, ms(1));
-        assert!(seat.declare_overdue(limit, ms(100), |_| ()).is_none(), "the timer took it for an older one");
-        assert!(seat.declare_overdue(limit, ms(202), |_| ()).is_some(), "now it is late");
-        assert!(seat.declare_overdue(limit, ms(300), |_| ()).is_none(), "and is declared once");
-        assert!(matches!(seat.finish(), Finished::Overdue(_)));
-        seat.start(Vec::new(), false, &occupancy, ms(400));
-        assert!(seat.declare_overdue(limit, ms(401), |_| ()).is_none());
-        assert!(matches!(seat.finish(), Finished::InTime(_)), "it came back in time");
-    }
-}
+mod tests;

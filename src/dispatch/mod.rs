@@ -20,6 +20,7 @@ mod ladder;
 mod lanes;
 mod occupancy;
 mod pull;
+mod settings;
 mod settle;
 mod spare;
 mod straggler;
@@ -41,6 +42,7 @@ use lanes::{LaneSeat, Seat};
 use occupancy::Occupancy;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
+pub use settings::{LaneSettings, Settings};
 pub use settle::Completed;
 use spare::Spare;
 use timers::{Due, Timers};
@@ -48,50 +50,20 @@ use timers::{Due, Timers};
 use crate::{
     clock::Time,
     code::{Calibration, Code},
-    config::{ParityWhen, Placement, Policy, PolicyKind},
+    config::{ParityWhen, Placement, PolicyKind},
     health::{
-        self, LaneHealth, Move, State,
+        LaneHealth, Move, State,
         drift::{Drift, Turn},
         pace::{Model, Pass},
     },
     job::{JobKind, Role},
     metrics::Metrics,
     pool::Shared,
-    query::{Confidence, FaultDomain, LaneId, Provenance, Values},
+    query::{Confidence, LaneId, Provenance, Values},
     queue::{Bounded, Call, IdleLanes},
-    reply::Admitted,
+    reply::{Admitted, Claim},
     stripe::{OpenStripes, Place, Stripe},
 };
-
-/// What the core needs to know of one lane.
-#[derive(Clone, Copy, Debug)]
-pub struct LaneSettings {
-    /// What its device holds.
-    pub role: Role,
-    /// What it fails together with.
-    pub domain: FaultDomain,
-}
-
-/// Everything that is decided before the first query.
-#[derive(Debug)]
-pub struct Settings {
-    /// The lanes; a lane's id is its index.
-    pub lanes: Vec<LaneSettings>,
-    /// Rows in one forward pass, at most.
-    pub batch_max: usize,
-    /// Admitted rows, at most.
-    pub queue_max: usize,
-    /// The code; `None` runs every query unprotected.
-    pub code: Option<Arc<dyn Code>>,
-    /// How likely what it decodes is right; `None` leaves it unjudged.
-    pub calibration: Option<Calibration>,
-    /// How long a stripe may stay short.
-    pub stripe_fill: Duration,
-    /// Grace, reruns, placement, default prediction.
-    pub policy: Policy,
-    /// When lanes are taken out of work and come back.
-    pub health: health::Rules,
-}
 
 /// What the core asks of the rim.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -120,6 +92,21 @@ struct ParityJob {
 struct Exact {
     query: Shared<Admitted>,
     place: Option<Place>,
+    /// Which second run of its query it is, if that may have no other meanwhile.
+    claim: Option<Claim>,
+}
+
+impl Exact {
+    const fn unclaimed(query: Shared<Admitted>, place: Option<Place>) -> Self {
+        Exact { query, place, claim: None }
+    }
+
+    /// It will not run.
+    fn give_up(self) {
+        if let Some(claim) = self.claim {
+            self.query.end_second_run(claim);
+        }
+    }
 }
 
 /// The core.
@@ -156,6 +143,8 @@ pub struct Dispatch {
     recent: Mutex<Option<Shared<Admitted>>>,
     /// Lanes that are stragglers.
     stragglers: AtomicUsize,
+    /// Held while a lane becomes one because it is slow.
+    slowing: Mutex<()>,
     timers: Timers,
     /// Lanes that are still loading their models.
     loading: AtomicUsize,
@@ -213,6 +202,7 @@ impl Dispatch {
             urgent: AtomicBool::new(true),
             recent: Mutex::new(None),
             stragglers: AtomicUsize::new(0),
+            slowing: Mutex::new(()),
             timers: Timers::new(4 * settings.queue_max),
             loading: AtomicUsize::new(lanes),
             jobs: JobKind::ALL.map(|kind| metrics.jobs(kind.as_str())),
@@ -351,9 +341,9 @@ impl Dispatch {
         if self.is_pooled() { Role::Both } else { Role::Parity }
     }
 
-    /// Whether parity jobs run only on lanes that would be idle, on lanes of this role.
+    /// Whether parity jobs run only on lanes that would be idle, on lanes of this role. Under a code that is not systematic they are all there is.
     fn parity_is_reserved(&self, role: Role) -> bool {
-        role.runs_base() && self.settings.policy.parity != ParityWhen::Always
+        role.runs_base() && self.is_systematic() && self.settings.policy.parity != ParityWhen::Always
     }
 
     /// How many lanes redundancy may take at once.

@@ -58,7 +58,7 @@ impl Dispatch {
 
     /// What a healthy lane takes.
     fn take(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) -> Option<Taken> {
-        let LaneSettings { role, domain } = self.seat(lane).settings;
+        let LaneSettings { role, domain, .. } = self.seat(lane).settings;
         let is_urgent = self.urgent.load(Ordering::Relaxed) && self.rescue.is_empty();
         let backup = if is_urgent { self.take_backup(lane, effects) } else { None };
         let base = || role.runs_base().then(|| self.take_base(domain, now, effects)).flatten();
@@ -102,7 +102,7 @@ impl Dispatch {
 
     /// Parity or a copy, on a lane that would be idle, if enough lanes stay so.
     fn take_redundancy(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<Taken> {
-        let LaneSettings { role, domain } = self.seat(lane).settings;
+        let LaneSettings { role, domain, .. } = self.seat(lane).settings;
         let parity_waits = role.runs_parity() && self.parity_is_reserved(role) && !self.parity.is_empty();
         if !parity_waits && self.idle_copy.is_empty() {
             return None;
@@ -121,14 +121,16 @@ impl Dispatch {
     /// One exact second run. Alone in its batch: if the row itself is the cause of the loss, it takes nobody with it again.
     fn take_exact(&self, from: &Bounded<Exact>, kind: JobKind, domain: FaultDomain) -> Option<(Batch, Vec<Seat>)> {
         // A rescue may have taken the place of a hedge that waited.
-        let is_next = |exact: &Exact| is_wanted(&exact.query) && (kind != JobKind::Hedge || exact.query.start_hedge());
-        let Exact { query, place } = std::iter::from_fn(|| from.pop()).find(is_next)?;
+        let may_start =
+            |exact: &Exact| kind != JobKind::Hedge || exact.claim.is_some_and(|claim| exact.query.start_hedge(claim));
+        let is_next = |exact: &Exact| is_wanted(&exact.query) && may_start(exact);
+        let Exact { query, place, claim } = std::iter::from_fn(|| from.pop()).find(is_next)?;
         // Its output may fill its place in the stripe, unless a stripe-mate is in flight here or could start here meanwhile (promise 3).
         let alone = self.lanes.iter().filter(|lane| lane.settings.domain == domain).count() == 1;
         let place = place.filter(|place| alone && !place.stripe.in_flight_in(domain));
         let (mut inputs, mut seats) = (self.spare.base.take(), self.spare.seats.take());
         inputs.push(input(&query));
-        seats.push(Seat::Query(Run { kind, query, place }));
+        seats.push(Seat::Query(Run { kind, query, place, claim }));
         Some((Batch::Base(inputs), seats))
     }
 
@@ -155,7 +157,7 @@ impl Dispatch {
                     continue;
                 }
                 inputs.push(input(&query));
-                seats.push(Seat::Query(Run { kind: JobKind::Replica, query, place: None }));
+                seats.push(Seat::Query(Run { kind: JobKind::Replica, query, place: None, claim: None }));
                 continue;
             }
             self.credit.earn();
@@ -165,7 +167,7 @@ impl Dispatch {
             if self.step() == Step::Copies {
                 self.queue_copy(&query, place.as_ref(), effects);
             }
-            seats.push(Seat::Query(Run { kind: JobKind::Data, query, place }));
+            seats.push(Seat::Query(Run { kind: JobKind::Data, query, place, claim: None }));
         }
         for query in copies {
             self.push_data(query);
@@ -200,7 +202,7 @@ impl Dispatch {
     /// Queues an exact copy of a query for a lane that would be idle.
     pub(super) fn queue_copy(&self, query: &Shared<Admitted>, place: Option<&Place>, effects: &mut Vec<Effect>) {
         // Redundancy that finds its queue full is dropped.
-        if self.idle_copy.push(Exact { query: query.clone(), place: place.cloned() }).is_ok() {
+        if self.idle_copy.push(Exact::unclaimed(query.clone(), place.cloned())).is_ok() {
             self.call(Call::Base, effects);
         }
     }
@@ -213,10 +215,11 @@ impl Dispatch {
         now: Time,
         effects: &mut Vec<Effect>,
     ) -> Option<Place> {
-        let Some(stripes) = self.stripes.as_ref().filter(|_| self.is_systematic() && query.query.in_range) else {
+        let stripes = self.stripes.as_ref()?;
+        if !self.is_systematic() || !query.query.in_range {
             self.metrics.unprotected.inc();
             return None;
-        };
+        }
         let (place, full) = stripes.place(query, domain, now);
         if let Some(stripe) = full {
             self.full(&stripe, effects);

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{
     Dispatch, Effect, Exact, LaneSeat,
-    hedge::end_second_run,
     lanes::{Finished, Run, Seat},
     pull::is_wanted,
     straggler::Sample,
@@ -116,7 +115,7 @@ impl Dispatch {
 
     fn output(&self, job: Seat, output: Values, now: Time, effects: &mut Vec<Effect>) {
         match job {
-            Seat::Query(Run { kind, query, place }) => {
+            Seat::Query(Run { kind, query, place, .. }) => {
                 self.answer_direct(&query, &output, now);
                 // The first run alone, so that each query counts once.
                 if kind == JobKind::Data {
@@ -184,8 +183,8 @@ impl Dispatch {
 
     /// A run of a query is lost or hangs: its slot is erased, and the query is run elsewhere.
     pub(super) fn give_up_run(&self, run: Run, now: Time, effects: &mut Vec<Effect>) {
-        let Run { kind, query, place } = run;
-        end_second_run(kind, &query);
+        run.end();
+        let Run { query, place, .. } = run;
         if let Some(Place { stripe, slot }) = &place {
             self.erase(stripe, *slot, now, effects);
         }
@@ -201,17 +200,18 @@ impl Dispatch {
         } else {
             // The parity job may be queued behind data for ever, or its lane may be dead.
             let patience = self.settings.stripe_fill + 2 * self.expected();
-            self.timers.add(now + patience, Due::Patience(Exact { query, place }));
+            self.timers.add(now + patience, Due::Patience(Exact::unclaimed(query, place)));
         }
     }
 
     /// Runs a query again, exactly, before all other work.
     pub(super) fn rescue(&self, query: Shared<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
-        if !is_wanted(&query) || !query.begin_rescue() {
-            return;
+        if is_wanted(&query)
+            && let Some(claim) = query.begin_rescue()
+        {
+            self.push_rescue(Exact { query, place, claim: Some(claim) });
+            self.call(Call::Base, effects);
         }
-        self.push_rescue(Exact { query, place });
-        self.call(Call::Base, effects);
     }
 
     /// Puts a rescue on its queue. That may be full of queries that were answered meanwhile; those that are open hold permits and are here

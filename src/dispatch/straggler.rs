@@ -4,8 +4,8 @@
 //! saturation a slow lane is worth more than none. And it runs a copy of a recent query now and then (a *probe*), on which nothing depends,
 //! to show whether it is still slow. Where a query has a backup of its own ([`super::backup`]), a straggler takes one as soon as no lane is free.
 //!
-//! At most a third of the lanes (under a code: r of k + r, what it can spare), but at least one of two, are stragglers at once; when more are slow,
-//! slow is normal.
+//! At most a third of the lanes (under a code: r of k + r, what it can spare) are stragglers at once, but one always may be, and never all are; when
+//! more are slow, slow is normal.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -67,8 +67,15 @@ impl Dispatch {
             return;
         }
         match verdict {
-            Verdict::Slow(percent) if !was_straggler && self.may_be_straggler() => {
-                self.change(lane, |health| health.slow(percent, now), effects);
+            Verdict::Slow(percent) if !was_straggler => {
+                {
+                    // Lanes that are found slow at once take the last place one after the other.
+                    let _one_by_one = self.slowing.lock();
+                    if !self.may_be_straggler() {
+                        return;
+                    }
+                    self.change(lane, |health| health.slow(percent, now), effects);
+                }
                 // One lock at a time: whoever moves a lane holds its state's lock and then takes this one.
                 let nothing_recent = {
                     let mut recent = self.recent.lock();
@@ -160,7 +167,7 @@ impl Dispatch {
         // Set anew when it comes back.
         seat.with_health(|health| health.probe_again(now + self.settings.health.probe));
         let batch = Batch::Base(vec![super::pull::input(&query)]);
-        Some((batch, vec![Seat::Query(Run { kind: JobKind::Probe, query, place: None })]))
+        Some((batch, vec![Seat::Query(Run { kind: JobKind::Probe, query, place: None, claim: None })]))
     }
 
     /// Whether what waits would wait for longer than this lane is slower: with q jobs for h healthy lanes, the last one is served after about

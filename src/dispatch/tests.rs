@@ -10,10 +10,10 @@ use super::*;
 use crate::{
     clock::Time,
     code::{Sum, Temperature},
-    config::{Grace, Hedge, PolicyKind, Rerun},
+    config::{Grace, Hedge, Policy, PolicyKind, Rerun},
     health::Rules,
     job::{Batch, Completion, Loss, Work},
-    query::{Accepts, Failure, Provenance, Query, Row},
+    query::{Accepts, DeviceId, Failure, FaultDomain, Provenance, Query, Row},
     reply::{Pending, Requests},
 };
 
@@ -42,8 +42,12 @@ impl Hand {
     }
 
     fn with(rerun: Rerun, k: usize, r: usize, calibration: Option<Calibration>) -> Self {
-        let lane = |role, domain| LaneSettings { role, domain: FaultDomain(domain) };
-        let settings = Settings {
+        Hand::of(Hand::settings(rerun, k, r, calibration))
+    }
+
+    fn settings(rerun: Rerun, k: usize, r: usize, calibration: Option<Calibration>) -> Settings {
+        let lane = |role, domain| LaneSettings::alone(role, domain);
+        Settings {
             lanes: vec![lane(Role::Base, 0), lane(Role::Base, 1), lane(Role::Parity, 2)],
             batch_max: r,
             queue_max: 8,
@@ -57,8 +61,7 @@ impl Hand {
                 ..Policy::usual(PolicyKind::Coded, Placement::Dedicated)
             },
             health: Rules { canary_every: None, ..Rules::default() },
-        };
-        Hand::of(settings)
+        }
     }
 
     fn of(settings: Settings) -> Self {
@@ -74,9 +77,13 @@ impl Hand {
     }
 
     fn submit(&mut self, value: f32, accepts: Accepts) -> (Shared<Admitted>, Pending) {
+        self.submit_within(value, accepts, true)
+    }
+
+    fn submit_within(&mut self, value: f32, accepts: Accepts, in_range: bool) -> (Shared<Admitted>, Pending) {
         let deadline = self.now + DEADLINE;
         let (row, min_confidence) = (Row::whole(vec![value]), self.least);
-        let query = Query { row, admitted: self.now, deadline, accepts, min_confidence, in_range: true };
+        let query = Query { row, admitted: self.now, deadline, accepts, min_confidence, in_range };
         let (mut entering, pending) = self.requests.admit([query]).expect("a place is free");
         let admitted = entering.next().unwrap();
         self.core.submit([admitted.clone()], &mut self.effects);
@@ -144,6 +151,23 @@ fn a_late_answer_is_decoded_when_its_grace_is_over_and_compared_when_it_comes() 
     assert_eq!(prediction.values[..], [4.5]);
     hand.complete(BASE[1], Ok(4.0));
     assert!(hand.metrics.text().contains("parityd_agreement_total{agree=\"true\"} 1"));
+}
+
+/// Where a policy has no code there is no protection that a query could be without.
+#[test]
+fn queries_without_a_stripe_are_counted_where_others_have_one() {
+    let counted = |mut hand: Hand| {
+        let queries = [hand.submit_within(9e9, Accepts::Any, false), hand.submit(4.0, Accepts::Any)];
+        for lane in BASE {
+            assert!(matches!(hand.pull(lane), Some(Work::Batch(Batch::Base(_)))));
+        }
+        drop(queries);
+        hand.metrics.unprotected.get()
+    };
+    assert_eq!(counted(Hand::new(Rerun::AtOnce)), 1);
+    let mut settings = Hand::settings(Rerun::AtOnce, 2, 1, None);
+    (settings.code, settings.policy) = (None, Policy::usual(PolicyKind::None, Placement::Dedicated));
+    assert_eq!(counted(Hand::of(settings)), 0);
 }
 
 #[test]

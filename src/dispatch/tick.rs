@@ -29,7 +29,7 @@ impl Dispatch {
         while let Some(due) = self.timers.due(now) {
             match due {
                 Due::Grace(stripe, slot) => self.reconstruct(&stripe, slot, now, effects),
-                Due::Patience(Exact { query, place }) => self.rescue(query, place, effects),
+                Due::Patience(Exact { query, place, .. }) => self.rescue(query, place, effects),
                 Due::Deadline(query) => self.expire(&query, now),
             }
         }
@@ -136,9 +136,7 @@ impl Dispatch {
             self.push_rescue(exact);
         }
         drop(self.idle_copy.retain(|exact| is_wanted(&exact.query)));
-        for displaced in self.hedge.retain(|exact| is_wanted(&exact.query)) {
-            displaced.query.end_hedge();
-        }
+        self.hedge.retain(|exact| is_wanted(&exact.query)).into_iter().for_each(Exact::give_up);
         for job in self.backup.retain(|job| job.stripe.wants_parity() && !job.stripe.parity_has_started(job.row)) {
             self.drop_parity(&job, effects);
         }

@@ -1,14 +1,15 @@
 //! Messages, decoded only if they have no more fields than a request needs.
 //!
-//! Two bytes of a message can become a tensor of two hundred: a list of empty tensors that fits every limit on its length would take gigabytes. No
-//! request has more than a few fields, so whoever sends [`FIELDS_MAX`] is refused before anything is made of them.
+//! Two bytes of a message can become a tensor of two hundred, or a string of thirty: a list of empty ones that fits every limit on its length would take
+//! gigabytes. No request has more than a few fields, so whoever sends [`FIELDS_MAX`] is refused before anything is made of them. Numbers may be many, and are at most
+//! eight times as long in memory.
 
-use std::marker::PhantomData;
+use std::{any::TypeId, marker::PhantomData};
 
 use bytes::Buf;
 use prost::{
     DecodeError, Message,
-    encoding::{DecodeContext, decode_key, skip_field},
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 use tonic::{
     Status,
@@ -16,7 +17,9 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// Fields of a message, those inside of its fields not counted.
+use super::proto::inference::ModelInferRequest;
+
+/// Fields of a message, and of those inside of it that may have many; numbers not counted.
 pub(super) const FIELDS_MAX: usize = 1024;
 
 /// The codec of all services; `proto/*.rs` name it.
@@ -52,45 +55,105 @@ where
 #[derive(Debug)]
 pub(super) struct BoundedDecoder<U>(ProstDecoder<U>);
 
-impl<U: Message + Default> Decoder for BoundedDecoder<U> {
+impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        let request = TypeId::of::<U>() == TypeId::of::<ModelInferRequest>();
+        let mut left = FIELDS_MAX;
         // A message lies in one piece.
-        let fields = fields(message.chunk()).map_err(|error| Status::internal(error.to_string()))?;
-        if fields > FIELDS_MAX {
+        let fits = count(message.chunk(), if request { &LISTS_OF_A_REQUEST } else { &[] }, &mut left);
+        if !fits.map_err(|error| Status::internal(error.to_string()))? {
             return Err(Status::internal(format!("more than {FIELDS_MAX} fields")));
         }
         self.0.decode(message)
     }
 }
 
-/// How many fields a message has; no more than one over the limit are counted.
-fn fields(mut message: &[u8]) -> Result<usize, DecodeError> {
-    let mut fields = 0;
-    while message.has_remaining() && fields <= FIELDS_MAX {
+/// A field that is a message with lists of its own.
+struct Lists {
+    tag: u32,
+    inside: &'static [Lists],
+}
+
+/// `inputs`, their `contents`, and `outputs` of a `ModelInferRequest`; a test holds them to the messages.
+static LISTS_OF_A_REQUEST: [Lists; 2] =
+    [Lists { tag: 5, inside: &[Lists { tag: 5, inside: &[] }] }, Lists { tag: 6, inside: &[] }];
+
+/// Whether a message has no more fields than are `left`, with those inside of `lists`; the fields are taken from what is left.
+fn count(mut message: &[u8], lists: &[Lists], left: &mut usize) -> Result<bool, DecodeError> {
+    while message.has_remaining() {
         let (tag, wire_type) = decode_key(&mut message)?;
+        let mut field = message;
         skip_field(wire_type, tag, &mut message, DecodeContext::default())?;
-        fields += 1;
+        if wire_type != WireType::LengthDelimited {
+            continue;
+        }
+        let Some(less) = left.checked_sub(1) else { return Ok(false) };
+        *left = less;
+        if let Some(Lists { inside, .. }) = lists.iter().find(|list| list.tag == tag) {
+            let length = decode_varint(&mut field)?;
+            let field = usize::try_from(length).ok().and_then(|length| field.get(..length)).unwrap_or_default();
+            if !count(field, inside, left)? {
+                return Ok(false);
+            }
+        }
     }
-    Ok(fields)
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
-    use crate::grpc::proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
+    use crate::grpc::proto::inference::{
+        InferParameter, InferTensorContents,
+        model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
+    };
+
+    /// How many fields are counted; none if they are too many.
+    fn counted(message: &[u8]) -> Option<usize> {
+        let mut left = FIELDS_MAX;
+        count(message, &LISTS_OF_A_REQUEST, &mut left).unwrap().then_some(FIELDS_MAX - left)
+    }
 
     #[test]
-    fn fields_are_counted_and_not_what_is_in_them() {
-        let input = InferInputTensor { name: "n".repeat(3000), shape: vec![1; 5000], ..InferInputTensor::default() };
-        let mut request = ModelInferRequest { model_name: "m".into(), inputs: vec![input], ..Default::default() };
-        assert_eq!(fields(&request.encode_to_vec()), Ok(2));
-        request.inputs = vec![InferInputTensor::default(); FIELDS_MAX];
-        assert_eq!(fields(&request.encode_to_vec()), Ok(FIELDS_MAX + 1));
-        request.inputs = vec![InferInputTensor::default(); 100_000];
-        assert_eq!(fields(&request.encode_to_vec()), Ok(FIELDS_MAX + 1), "and no more");
-        assert!(fields(&[0xff; 3]).is_err());
+    fn fields_are_counted_wherever_there_may_be_many() {
+        let contents = InferTensorContents { fp32_contents: vec![0.5; 100_000], ..Default::default() };
+        let input = InferInputTensor {
+            name: "n".repeat(3000),
+            shape: vec![1; 5000],
+            contents: Some(contents),
+            ..InferInputTensor::default()
+        };
+        let request = ModelInferRequest { model_name: "m".into(), inputs: vec![input.clone()], ..Default::default() };
+        assert_eq!(counted(&request.encode_to_vec()), Some(6), "two, three and one");
+        let with = |inputs| ModelInferRequest { inputs, ..Default::default() }.encode_to_vec();
+        assert_eq!(counted(&with(vec![InferInputTensor::default(); FIELDS_MAX])), Some(FIELDS_MAX));
+        assert_eq!(counted(&with(vec![InferInputTensor::default(); FIELDS_MAX + 1])), None);
+        let texts = InferTensorContents { bytes_contents: vec![Bytes::new(); FIELDS_MAX], ..Default::default() };
+        let parameters = (0..FIELDS_MAX).map(|n| (n.to_string(), InferParameter::default())).collect();
+        for input in [
+            InferInputTensor { contents: Some(texts), ..Default::default() },
+            InferInputTensor { parameters, ..Default::default() },
+        ] {
+            assert_eq!(counted(&with(vec![input])), None);
+        }
+        let parameters = (0..FIELDS_MAX).map(|n| (n.to_string(), InferParameter::default())).collect();
+        let output = InferRequestedOutputTensor { parameters, ..Default::default() };
+        let request = ModelInferRequest { outputs: vec![output], ..Default::default() };
+        assert_eq!(counted(&request.encode_to_vec()), None);
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let refused = |bytes: &[u8]| count(bytes, &LISTS_OF_A_REQUEST, &mut 9).is_err();
+        assert!(refused(&[0xff; 3]));
+        // An input of three bytes that are none.
+        assert!(refused(&[0x2a, 3, 0xff, 0xff, 0xff]));
+        // Longer than the message.
+        assert!(refused(&[0x2a, 9, 0]));
     }
 }

@@ -31,7 +31,10 @@ use super::{
     service::Protocol,
     status::{of_tonic, status},
 };
-use crate::wire::{ClientError, Error, REQUEST_ID, TRACE_PARENT, cut};
+use crate::{
+    query::Failure,
+    wire::{ClientError, Error, REQUEST_ID, TRACE_PARENT, cut},
+};
 
 /// Methods of Triton's that have no place here, and what they are for.
 const NOT_SERVED: &[(&str, &str)] = &[
@@ -137,11 +140,16 @@ where
         Box::pin(async move {
             let mut reply = match deadline {
                 None => reply.await?,
-                Some(deadline) => match tokio::time::timeout(deadline, reply).await {
-                    Ok(reply) => reply?,
-                    // The client knows; an answer of the engine's would have come before.
-                    Err(_) => Status::deadline_exceeded("the call's own deadline is over").into_http(),
-                },
+                Some(deadline) => {
+                    if let Ok(reply) = tokio::time::timeout(deadline, reply).await {
+                        reply?
+                    } else {
+                        // The client knows; an answer of the engine's would have come before.
+                        let error = Error::Failed { row: 0, failure: Failure::Deadline };
+                        shared.unanswered(&caller, &error);
+                        status(&error).into_http()
+                    }
+                }
             };
             if let Some(error) =
                 Status::from_header_map(reply.headers()).and_then(|status| of_tonic(&status, &shared, &caller))

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     admission::Refusal,
     clock::{Clock, Time},
-    wire::{Asking, Call, Error, Timing, Wanted},
+    wire::{Asking, Call, Error, Timing, Wanted, check_id},
 };
 
 /// Requests of one stream that are admitted and not answered; the next one is not read before there is room.
@@ -154,7 +154,8 @@ async fn admit(
         };
         match message {
             Ok(Some(request)) => {
-                let id = request.id.clone();
+                // One that is refused for its length is not sent back either.
+                let id = if check_id(&request.id).is_ok() { request.id.clone() } else { String::new() };
                 room.send(Item::Request { id, admitted: Admitted::new(&shared, request, patience) });
             }
             Ok(None) => return,

@@ -14,7 +14,7 @@ use super::proto::inference::{
 };
 use crate::{
     query::{Rows, Signature},
-    wire::{Call, ClientError, Datatype, Form, Number, Output, Parameters, Scalar, no_shared_memory},
+    wire::{Call, ClientError, Datatype, Form, Number, Output, Parameters, Scalar, check_id, no_shared_memory},
 };
 
 /// Where the values of an input may stand.
@@ -26,6 +26,7 @@ const FINAL_RESPONSE: &str = "triton_enable_empty_final_response";
 
 /// Reads an infer request: at most `queue_max` rows of the signature's one input.
 pub(super) fn read(request: ModelInferRequest, signature: &Signature, queue_max: usize) -> Result<Call, ClientError> {
+    check_id(&request.id)?;
     signature.check_model(&request.model_name, named(&request.model_version))?;
     let mut parameters = Parameters::default();
     for (name, value) in scalars(&request.parameters).filter(|(name, _)| *name != FINAL_RESPONSE) {

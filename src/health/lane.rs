@@ -48,8 +48,8 @@ pub struct LaneHealth {
     canary_since: Option<Time>,
     /// Canaries that it must pass before it works again.
     canaries: u8,
-    /// Whether the reason for its fence lasts.
-    held: bool,
+    /// Reasons for its fence that last.
+    held: u8,
     /// Whether this process can do nothing with its device any more.
     broken: bool,
 }
@@ -69,7 +69,7 @@ impl LaneHealth {
             starved: (0, None),
             canary_since: None,
             canaries: 1,
-            held: false,
+            held: 0,
             broken: false,
         }
     }
@@ -116,7 +116,7 @@ impl LaneHealth {
 
     /// Whether another process could use its device and this one cannot. A device that its driver calls broken is of use to none.
     pub const fn needs_new_process(&self) -> bool {
-        self.broken && !self.held
+        self.broken && self.held == 0
     }
 
     /// The lane lost a job.
@@ -229,7 +229,7 @@ impl LaneHealth {
 
     /// Its device is known to be broken, for as long as it is `held` or as a fact of the past: no work from now on.
     pub fn fence(&mut self, sign: Sign, held: bool, rules: &Rules, now: Time) -> Option<Move> {
-        self.held |= held;
+        self.held = self.held.saturating_add(u8::from(held));
         self.broken |= sign == Sign::Broken;
         if self.state == State::Starting {
             return None;
@@ -253,9 +253,9 @@ impl LaneHealth {
         self.fenced_at = Some(now);
     }
 
-    /// What its fence was for is over; no move: canaries decide, after a wait.
+    /// A reason for its fence that lasted is over; no move: once all are, canaries decide, after a wait.
     pub fn release(&mut self, rules: &Rules, now: Time) {
-        self.held = false;
+        self.held = self.held.saturating_sub(1);
         if let State::Fenced { canary_at } = &mut self.state {
             *canary_at = now + rules.fence * self.fences;
         }
@@ -265,7 +265,7 @@ impl LaneHealth {
     pub fn canary_due(&self, now: Time) -> bool {
         match self.state {
             State::Failed { canary_at } => canary_at <= now,
-            State::Fenced { canary_at } => canary_at <= now && !self.held,
+            State::Fenced { canary_at } => canary_at <= now && self.held == 0,
             State::Starting
             | State::Healthy
             | State::Straggler { .. }

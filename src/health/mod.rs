@@ -29,7 +29,7 @@ pub struct Rules {
     pub hang: Option<Duration>,
     /// Whether lanes that are slower than the others are told apart.
     pub stragglers: bool,
-    /// From one copy of a query that tells whether a straggler is still slow to the next.
+    /// Between probes of a straggler: copies of queries that show whether it is still slow.
     pub probe: Duration,
     /// From a lost job to the first canary.
     pub canary_first: Duration,
@@ -128,8 +128,8 @@ pub enum Reason {
     /// A job was lost.
     #[error("lost a job: {0}")]
     LostJob(Loss),
-    /// Two jobs in a row took this many percent of the time that its peers' pace lets expect.
-    #[error("two jobs in a row took {0} % of their expected time")]
+    /// It is slow: its last job took this many percent of what it is expected to take here.
+    #[error("slow: the last job took {0} % of its expected time")]
     Slow(u32),
     /// It hung, so it must show that it is fast again.
     #[error("canary passed; it must show that it is fast again")]

@@ -12,7 +12,7 @@
 //! straggler learns nothing: it would become its own excuse.
 //!
 //! *In-job progress.* While a batch runs it reports each [`PARTS`]th of its work. When each part is usually over is learned as a share of the
-//! batch's time. A job is late as soon as a report is later than that by more than 0.1 E, four mean deviations or two ticks of the timer. The idea is
+//! batch's time. A job is late as soon as a report is later than that by more than the largest of 0.1 E, four mean deviations and 2 ms. The idea is
 //! that of the accrual detectors (Hayashibara et al., SRDS 2004): be told often, and suspect early.
 //!
 //! *Rejected.* Windows with a median over 20 samples: a lane whose median is 1.5 has two slow samples in a row long before. A global

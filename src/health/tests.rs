@@ -88,11 +88,24 @@ fn a_lane_is_not_blamed_for_a_query_that_two_lanes_lost() {
     assert!(lane.canary_due(ms(5)));
     assert!(healthy().excuse(ms(5)).is_none(), "there is nothing to excuse");
 }
+
+/// The end of one reason says nothing of the other.
+#[test]
+fn a_fence_lasts_until_the_last_reason_for_it_is_over() {
+    let mut lane = healthy();
+    lane.fence(Sign::Recovery(1), true, &RULES, ms(0));
+    lane.fence(Sign::RowFailed, true, &RULES, ms(10));
+    lane.release(&RULES, ms(20));
+    assert!(!lane.canary_due(ms(1_000_000)));
+    lane.release(&RULES, ms(1_000_000));
+    assert!(lane.canary_due(ms(1_010_000)));
+}
+
 #[test]
 fn a_fenced_lane_waits_until_its_device_is_well_and_then_for_five_canaries() {
     let mut lane = healthy();
     assert_eq!(lane.fence(Sign::Lost, true, &RULES, ms(0)).unwrap().to.as_str(), "fenced");
-    assert!(lane.fence(Sign::Lost, true, &RULES, ms(5)).is_none(), "it is fenced already");
+    assert!(lane.fence(Sign::Xid(79), false, &RULES, ms(5)).is_none(), "it is fenced already");
     assert!(!lane.canary_due(ms(1_000_000)), "as long as the device is lost");
     lane.release(&RULES, ms(2_000));
     assert!(!lane.canary_due(ms(2_999)) && lane.canary_due(ms(3_000)), "a wait from then on");

@@ -30,6 +30,7 @@ const FAULT_BYTES_MAX: usize = 4096;
 
 /// A fault in JSON, as it is posted and as it is reported.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object such as {\"kind\": \"hang\"}")]
 struct FaultBody {
     kind: String,
     #[serde(skip_serializing_if = "Option::is_none")]

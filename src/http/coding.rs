@@ -59,11 +59,13 @@ impl Coding {
     pub(super) fn of_request(headers: &HeaderMap) -> Result<Self, ClientError> {
         let mut found = Coding::Identity;
         for word in words(headers, CONTENT_ENCODING) {
-            let wrong = || ClientError::WrongEncoding { told: cut(word.clone()) };
-            match (Coding::named(&word).ok_or_else(wrong)?, found) {
+            let wrong = |told: String| ClientError::WrongEncoding { told: cut(told) };
+            match (Coding::named(&word).ok_or_else(|| wrong(word.clone()))?, found) {
                 (Coding::Identity, _) => {}
                 (coding, Coding::Identity) => found = coding,
-                (Coding::Gzip | Coding::Deflate, Coding::Gzip | Coding::Deflate) => return Err(wrong()),
+                (Coding::Gzip | Coding::Deflate, Coding::Gzip | Coding::Deflate) => {
+                    return Err(wrong(words(headers, CONTENT_ENCODING).join(", ")));
+                }
             }
         }
         Ok(found)

@@ -195,7 +195,7 @@ mod tests {
             ClientError::WrongType { expected: "" },
             ClientError::WrongEncoding { told: text() },
             ClientError::picture(""),
-            ClientError::PictureTooLarge { width: 0, height: 0, bytes_max: 0 },
+            ClientError::PictureTooLarge { width: 0, height: 0, bytes_max: 0, edge_max: 0 },
             ClientError::NotServed { what: "" },
         ];
         let refusals = [Refusal::Full, Refusal::NotReady, Refusal::Draining];

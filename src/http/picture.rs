@@ -23,6 +23,8 @@ use crate::{query::Signature, wire::ClientError};
 pub(super) const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The largest picture, as decoded: 4096 x 4096 in colour.
 const DECODED_BYTES_MAX: u64 = 48 * 1024 * 1024;
+/// The longest edge: what scaling keeps of a picture is sixteen bytes for each pixel of its width and of the row's height.
+const EDGE_MAX: u32 = 16_384;
 /// What a decoder may take for itself; a progressive JPEG holds all its coefficients.
 const WORKING_BYTES_MAX: u64 = 4 * DECODED_BYTES_MAX;
 
@@ -146,8 +148,9 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage, ClientError> {
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(unreadable)?;
     let (width, height) = decoder.dimensions();
-    if decoder.total_bytes() > DECODED_BYTES_MAX {
-        return Err(ClientError::PictureTooLarge { width, height, bytes_max: DECODED_BYTES_MAX });
+    if decoder.total_bytes() > DECODED_BYTES_MAX || width.max(height) > EDGE_MAX {
+        let (bytes_max, edge_max) = (DECODED_BYTES_MAX, EDGE_MAX);
+        return Err(ClientError::PictureTooLarge { width, height, bytes_max, edge_max });
     }
     // A camera's word on which side is up; one that cannot be read is none.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);

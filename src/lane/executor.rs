@@ -338,6 +338,7 @@ fn encode(code: &dyn Code, input: &ParityInput, query: &mut [f32]) {
 pub const fn precision(precision: config::Precision) -> Precision {
     match precision {
         config::Precision::F32 => Precision::Single,
+        config::Precision::Tf32 => Precision::TensorFloat,
         config::Precision::F16 => Precision::Half,
         config::Precision::Bf16 => Precision::Bfloat,
     }

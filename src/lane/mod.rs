@@ -175,7 +175,7 @@ struct Lane {
     tenure: Arc<Tenure>,
     /// Why it has no thread pool, if it has none.
     pool_fault: Option<rayon::ThreadPoolBuildError>,
-    /// Device and models; `None` from a panic, a fatal error, or a canary that failed for anything but memory, until a canary opens them anew. A lane whose health lets it
+    /// Device and models; `None` after a panic, a fatal error or a canary that failed (unless for memory), until a canary opens them anew. A lane that may
     /// have batches has them.
     executor: Option<Executor>,
     /// Which of its failures are logged.

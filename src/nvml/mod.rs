@@ -49,7 +49,7 @@ pub fn gpus() -> Result<Vec<Gpu>, NvmlError> {
 
 /// What was told of a GPU, unless it is lost.
 fn told<T>(index: u32, answer: Result<T, NvmlError>) -> Option<T> {
-    answer.inspect_err(|error| tracing::warn!(index, %error, "a GPU is left out, which tells nothing of itself")).ok()
+    answer.inspect_err(|error| tracing::warn!(index, %error, "a GPU that does not answer is left out")).ok()
 }
 
 /// How a GPU stands, as far as it matters to whoever measures.

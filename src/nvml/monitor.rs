@@ -24,6 +24,7 @@ use crate::{
     health::device::{Limits, Sign, Told},
     metrics::GpuMetrics,
     query::LaneId,
+    repeat::{Line, Repeats},
 };
 
 /// From one look at all GPUs to the next.
@@ -69,6 +70,8 @@ struct Shared {
     /// The call that is being made, and since when.
     call: Mutex<Option<(&'static str, Time)>>,
     readings: Mutex<Vec<Option<Reading>>>,
+    /// What is said of each GPU: a hot one is limited and unlimited every second.
+    lines: Vec<Mutex<Repeats>>,
     stopped: AtomicBool,
 }
 
@@ -97,8 +100,9 @@ impl Monitor {
         metrics: GpuMetrics,
     ) -> std::io::Result<Self> {
         let readings = Mutex::new(vec![None; gpus.len()]);
+        let lines = gpus.iter().map(|_| Mutex::default()).collect();
         let (call, stopped) = (Mutex::new(None), AtomicBool::new(false));
-        let shared = Arc::new(Shared { clock, gpus, listener, metrics, call, readings, stopped });
+        let shared = Arc::new(Shared { clock, gpus, listener, metrics, call, readings, lines, stopped });
         let (polls, watches) = (Arc::clone(&shared), Arc::clone(&shared));
         thread::Builder::new().name("nvml".to_owned()).spawn(move || run(&polls))?;
         thread::Builder::new().name("nvml-watch".to_owned()).spawn(move || watches.watch_calls())?;
@@ -230,7 +234,7 @@ impl Shared {
                 };
                 self.publish(place, reading);
                 self.metrics.up(&gpu.uuid, reading.is_some());
-                self.compare(gpu, &mut lasting[place].signs, signs);
+                self.compare(place, &mut lasting[place].signs, signs);
             }
             self.metrics.answers(self.wedged().is_none());
             self.rest(EVERY);
@@ -250,16 +254,31 @@ impl Shared {
     }
 
     /// Tells what has begun and what has ended since the last look.
-    fn compare(&self, gpu: &Watched, lasting: &mut Vec<Sign>, signs: Vec<Sign>) {
+    fn compare(&self, place: usize, lasting: &mut Vec<Sign>, signs: Vec<Sign>) {
         for sign in lasting.iter().filter(|sign| !signs.contains(sign)) {
-            tracing::info!(gpu = gpu.uuid, %sign, "no more of a GPU");
-            self.listener.told(&gpu.lanes, Told::Ends(*sign));
+            self.tell(place, Told::Ends(*sign));
         }
         for sign in signs.iter().filter(|sign| !lasting.contains(sign)) {
-            tracing::warn!(gpu = gpu.uuid, %sign, "told of a GPU");
-            self.listener.told(&gpu.lanes, Told::Begins(*sign));
+            self.tell(place, Told::Begins(*sign));
         }
         *lasting = signs;
+        let left_out = self.lines[place].lock().left_out(self.clock.now());
+        if let Some(left_out) = left_out {
+            tracing::warn!(gpu = self.gpus[place].uuid, left_out, "GPU trouble again and again");
+        }
+    }
+
+    /// Tells whoever acts on it, and the log.
+    fn tell(&self, place: usize, told: Told) {
+        let gpu = &self.gpus[place];
+        self.listener.told(&gpu.lanes, told);
+        let Line::Told { left_out } = self.lines[place].lock().next(self.clock.now()) else { return };
+        match told {
+            Told::Happened(sign) | Told::Begins(sign) => {
+                tracing::warn!(gpu = gpu.uuid, %sign, left_out, "GPU trouble");
+            }
+            Told::Ends(sign) => tracing::info!(gpu = gpu.uuid, %sign, left_out, "GPU trouble over"),
+        }
     }
 
     /// The thread of one GPU's events: a set of its own, because registering consumes a set, and frees it on an error. Ends when the handle is
@@ -296,10 +315,8 @@ impl Shared {
                         Some(XidError::Value(xid)) => xid,
                         Some(XidError::Unknown) | None => continue,
                     };
-                    let sign = Sign::Xid(xid);
-                    tracing::warn!(gpu = gpu.uuid, %sign, "told of a GPU");
                     self.metrics.xid(&gpu.uuid, xid);
-                    self.listener.told(&gpu.lanes, Told::Happened(sign));
+                    self.tell(place, Told::Happened(Sign::Xid(xid)));
                 }
                 Err(NvmlError::Timeout) => {}
                 // The poll finds out what it means; a set that fails fails again at once.

@@ -78,7 +78,7 @@ fn memory_that_is_used_again_holds_nothing_of_the_query_before() {
     let (first, pending) = request(&requests, 1).expect("one place");
     let place = std::ptr::from_ref(&*first[0]);
     first[0].start();
-    assert!(first[0].begin_rescue() && first[0].lose(LaneId(3)).is_none());
+    assert!(first[0].begin_rescue().is_some() && first[0].lose(LaneId(3)).is_none());
     assert_eq!(first[0].answer(Ok(direct(1.0))), Ok(()));
     let answers = pending.wait();
     let late = first[0].clone();
@@ -90,7 +90,9 @@ fn memory_that_is_used_again_holds_nothing_of_the_query_before() {
     assert_eq!(answers[0].as_ref().unwrap().values[..], [1.0], "answers are held for as long as they are read");
     for _ in 0..2 {
         let (again, _pending) = request(&requests, 1).expect("the place is free");
-        assert!(again[0].answered().is_none() && again[0].lose(LaneId(4)).is_none() && again[0].begin_hedge());
+        assert!(
+            again[0].answered().is_none() && again[0].lose(LaneId(4)).is_none() && again[0].begin_hedge().is_some()
+        );
         if std::ptr::eq(place, &raw const *again[0]) {
             return;
         }

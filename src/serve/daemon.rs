@@ -139,7 +139,7 @@ fn await_successor(plan: &Plan, running: &Running, ports: Ports) -> Result<watch
     if process::id() == 1 || env::var_os("NOTIFY_SOCKET").is_none() {
         // A container ends with its first process, or with that one's child; other supervisors would start a second daemon when this one ends.
         tracing::warn!(
-            "nobody could be told of a successor (systemd's NOTIFY_SOCKET is not set): devices that break are fenced"
+            "no successor can start (NOTIFY_SOCKET is not set, or this is process 1): devices that break are fenced"
         );
         return Ok(told);
     }

@@ -47,7 +47,7 @@ pub enum StartFaults {
 }
 
 impl ServeError {
-    /// Whether a device failed that is there by configuration, or the process before this one: another process, or time, may mend that, and an
+    /// Whether a configured device failed, or the process that this one was to succeed: another process, or time, may mend that, and an
     /// unattended machine must try.
     pub const fn is_of_a_device(&self) -> bool {
         match self {
@@ -98,7 +98,7 @@ pub enum ServeError {
     #[error("the system gives no more threads: {0}")]
     Thread(#[source] io::Error),
     /// It was to take over from another process.
-    #[error("it did not take over from the process before it: {0}")]
+    #[error("this process could not take over from another: {0}")]
     Succession(#[from] SuccessionError),
     /// No signal handler.
     #[error("signals cannot be handled: {0}")]

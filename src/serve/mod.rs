@@ -28,7 +28,7 @@ pub use succession::SuccessionError;
 use crate::{
     clock::Clock,
     code::Code,
-    config::{self, Config, Device, Lanes, Warning, fault_domains},
+    config::{self, Config, Device, Lanes, Warning, device_ids, fault_domains},
     dispatch::{LaneSettings, Settings},
     engine::{Engine, Limits},
     health::Rules,
@@ -89,8 +89,10 @@ impl Plan {
         }
         let asks = deployment.policy.min_confidence > Confidence::NONE;
         let judged = |code: &Arc<dyn Code>| code.provenance() == Provenance::Direct || bundle.calibration().is_some();
-        if let Some(code) = code.as_ref().filter(|code| asks && !judged(code)) {
-            return Err(StartFaults::NotCalibrated { kind: code.kind(), k: code.k(), r: code.r() });
+        if code.as_ref().is_some_and(|code| asks && !judged(code)) {
+            // As it was configured, whatever stripes follow.
+            let config::CodeSpec { kind, k, r, .. } = deployment.code;
+            return Err(StartFaults::NotCalibrated { kind, k, r });
         }
         Ok(Plan { warnings, left_out: Vec::new(), code, bundle: Arc::new(bundle), config })
     }
@@ -111,9 +113,10 @@ impl Plan {
     fn settings(&self, code: Option<&Arc<dyn Code>>) -> Settings {
         let Config { health, deployment, .. } = &self.config;
         let lanes = self.config.lanes();
-        let settings = |(lane, domain): (&config::Lane, _)| LaneSettings { role: lane.role, domain };
+        let settings =
+            |((lane, domain), device): ((&config::Lane, _), _)| LaneSettings { role: lane.role, domain, device };
         Settings {
-            lanes: lanes.iter().zip(fault_domains(lanes)).map(settings).collect(),
+            lanes: lanes.iter().zip(fault_domains(lanes)).zip(device_ids(lanes)).map(settings).collect(),
             batch_max: deployment.batch_max,
             queue_max: deployment.queue_max,
             code: code.cloned(),

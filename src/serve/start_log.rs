@@ -1,6 +1,9 @@
 //! The lines of a start: what runs, on what, how safe it is, and what to type next.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use super::Plan;
 use crate::{config::fault_domains, http::Limits, lane};
@@ -56,7 +59,7 @@ pub(super) fn few_descriptors(limits: Limits, files: usize, wanted: usize) {
         queue_max,
         files,
         wanted,
-        "few files may be open, and so few connections: once all have a place, clients wait at the port instead of being refused; raise LimitNOFILE= (ulimit -Hn)"
+        "the file limit allows few connections: beyond connections_max, clients wait at the port instead of being refused; raise LimitNOFILE= (ulimit -Hn)"
     );
 }
 
@@ -67,11 +70,18 @@ pub(super) fn listening(plan: &Plan, address: SocketAddr) {
     tracing::info!(%address, deployment = deployment.name, version = deployment.version, "listening");
     let example = deployment.weights.join("example.json");
     if example.exists() {
-        let (name, example, address) = (&deployment.name, example.display(), dialled(address));
+        let file = format!("@{}", example.display());
+        let (name, example, address) = (&deployment.name, quoted(&file), dialled(address));
         tracing::info!(
-            "try: curl -s -H 'Content-Type: application/json' http://{address}/v2/models/{name}/infer -d @{example}"
+            "try: curl -s -H 'Content-Type: application/json' http://{address}/v2/models/{name}/infer -d {example}"
         );
     }
+}
+
+/// A word of a command line, as a shell takes it.
+fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@/._-+:,=".contains(c);
+    if word.chars().all(plain) { Cow::Borrowed(word) } else { Cow::Owned(format!("'{}'", word.replace('\'', "'\\''"))) }
 }
 
 /// The port of gRPC is open, too. Not a word of the line before, which scripts look for.
@@ -106,7 +116,7 @@ fn protection(plan: &Plan) -> String {
         base => format!("queries are answered while one of the {base} that hold the base model is left"),
     };
     match &plan.code {
-        None => format!("none is decoded; {exact} ({all} {unit})"),
+        None => format!("no decoding; {exact} ({all} {unit})"),
         Some(code) => {
             let words = ["none", "any one", "any two", "any three"];
             let some = words
@@ -123,6 +133,12 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+
+    #[test]
+    fn a_word_is_quoted_if_a_shell_would_not_take_it_whole() {
+        assert_eq!(quoted("@weights/a-b/1/example.json"), "@weights/a-b/1/example.json");
+        assert_eq!(quoted("@w x/it's"), r"'@w x/it'\''s'");
+    }
 
     fn plan(edit: impl Fn(String) -> String) -> Plan {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -142,7 +158,7 @@ mod tests {
         });
         assert_eq!(
             protection(&none),
-            "none is decoded; queries are answered while one of the 3 that hold the base model is left (3 lanes)"
+            "no decoding; queries are answered while one of the 3 that hold the base model is left (3 lanes)"
         );
     }
 
@@ -151,7 +167,7 @@ mod tests {
         assert!(plan(|text| text).warnings.is_empty());
         let plan = plan(|text| text.replacen("threads = 1", "threads = 1\ncore = 1023", 1));
         let told: Vec<_> = plan.warnings.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["lane 0: core = 1023 is not there, or not this process's to use: the lane runs on any"]);
+        assert_eq!(told, ["lane 0: core = 1023 is not there or not for this process: the lane is not pinned"]);
     }
 
     #[test]

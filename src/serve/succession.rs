@@ -76,10 +76,10 @@ pub enum SuccessionError {
     #[error("the successor did not start: {0}")]
     Start(#[source] io::Error),
     /// It ended, or said nothing for too long.
-    #[error("the other process was not heard of: {0}; if it failed, its own lines say why")]
+    #[error("the other process said nothing: {0}; if it failed, its log lines say why")]
     Silent(#[source] io::Error),
     /// It said something else.
-    #[error("the other process does not keep to the order of a succession")]
+    #[error("the other process sent an unexpected word of the succession")]
     Words,
     /// This process was told to stop meanwhile.
     #[error("the daemon stops")]
@@ -128,7 +128,7 @@ impl Predecessor {
             // The ports' word is the next that comes; it is left where it is. Who took them may have been faster.
             let heard = rustix::net::recv(&socket, &mut [0], RecvFlags::PEEK).is_ok_and(|(_, read)| read > 0);
             if !heard && !taken.load(Ordering::Acquire) {
-                tracing::error!("the process before this one has ended");
+                tracing::error!("predecessor gone: this successor ends");
                 // The log writes behind a buffer, which this way to end does not wait for.
                 Clock::start().pause(LAST_LINES);
                 process::exit(NEW_PROCESS);

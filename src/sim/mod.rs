@@ -23,7 +23,7 @@ use crate::{
     dispatch::{LaneSettings, Settings},
     health::Rules,
     job::Role,
-    query::{Answer, Confidence, FaultDomain},
+    query::{Answer, Confidence},
 };
 
 /// What can go wrong with one job, as shares of all jobs.
@@ -114,7 +114,7 @@ impl Scenario {
     fn settings(&self, code: Option<Arc<dyn crate::code::Code>>) -> Settings {
         // Any temperature does: what is decoded is exact, so whatever is held back is held back for nothing.
         let calibration = Calibration { temperature: Temperature::UNIT, agreement: 1.0, rows: 1_000 };
-        let lane = |(role, domain): (&Role, u16)| LaneSettings { role: *role, domain: FaultDomain(domain) };
+        let lane = |(role, domain): (&Role, u16)| LaneSettings::alone(*role, domain);
         Settings {
             lanes: self.roles.iter().zip(0..).map(lane).collect(),
             batch_max: self.batch_max,

@@ -303,6 +303,12 @@ pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
+/// The same for a page that somebody names: what is a link, a pipe or a device is written to as it is, since a rename would put a file in its place.
+pub fn write_page(file: &Path, page: &[u8]) -> io::Result<()> {
+    let is_other = fs::symlink_metadata(file).is_ok_and(|found| !found.is_file());
+    if is_other { fs::write(file, page) } else { write_whole(file, page) }
+}
+
 /// Whether files can be written in a folder, which is made if it is not there: to be found out before anything is learned or measured.
 pub fn try_write(folder: &Path) -> io::Result<()> {
     let file = folder.join(".parityd-writes-here");

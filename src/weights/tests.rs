@@ -85,7 +85,7 @@ fn shipped_canaries_tell_rounding_from_garbage() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights").join(name).join("1");
         // Candle multiplies no matrices of bfloat16 on a CPU.
         let more = (!crate::model::test_device().is_cpu()).then_some(Precision::Bfloat);
-        for precision in [Precision::Single, Precision::Half].into_iter().chain(more) {
+        for precision in [Precision::Single, Precision::TensorFloat, Precision::Half].into_iter().chain(more) {
             let bundle = Bundle::load(&dir, None).unwrap().in_precision(precision);
             let canary = bundle.canary(None);
             let net = bundle.base.settled(&crate::model::test_device(), precision).unwrap();

@@ -142,7 +142,7 @@ impl Door {
             {
                 tracing::warn!(
                     left_out,
-                    "every connection is in use: one that was answered, or rests, is closed for each that comes"
+                    "every connection is in use: for each that comes, an idle or just answered one is closed"
                 );
             }
             let mut left = LOOK.saturating_sub(since.unwrap_or(LOOK));

@@ -12,6 +12,15 @@ use crate::{
     query::{Accepts, Confidence},
 };
 
+/// The longest `id` of a request, in bytes: it is kept until the client has taken the reply, and no budget counts it.
+pub(crate) const ID_BYTES_MAX: usize = 1024;
+
+/// Refuses an `id` that is too long to be kept.
+pub(crate) fn check_id(id: &str) -> Result<(), ClientError> {
+    let fits = id.len() <= ID_BYTES_MAX;
+    if fits { Ok(()) } else { Err(ClientError::field("id", format!("longer than {ID_BYTES_MAX} bytes"))) }
+}
+
 /// The value of a parameter.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Scalar {

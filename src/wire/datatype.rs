@@ -49,7 +49,7 @@ pub(crate) enum Misfit {
     Truth(bool, Datatype),
     #[error("is {0}, and BOOL takes true and false; 1 and 0 as binary data")]
     NoTruth(f64),
-    #[error("is JSON, and {word} comes as binary data", word = .0.as_str())]
+    #[error("is JSON; {word} must be binary data", word = .0.as_str())]
     BinaryOnly(Datatype),
 }
 

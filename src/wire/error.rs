@@ -109,7 +109,9 @@ pub enum ClientError {
         problem: String,
     },
     /// The picture would take too much memory; it was not decoded.
-    #[error("picture: {width} x {height} pixels are more than {bytes_max} bytes; send a smaller one")]
+    #[error(
+        "picture: {width} x {height} pixels are too many: at most {bytes_max} bytes as decoded, and {edge_max} pixels on an edge; send a smaller one"
+    )]
     PictureTooLarge {
         /// As its header says.
         width: u32,
@@ -117,6 +119,8 @@ pub enum ClientError {
         height: u32,
         /// The limit, of the picture as decoded.
         bytes_max: u64,
+        /// The limit of width and height.
+        edge_max: u32,
     },
     /// A part of Triton's protocol that has no place here.
     #[error("{what} not served here: docs/compat.md tells what is")]

@@ -148,7 +148,7 @@ class Checks:
                 close(self.infer(whole.astype(numpy_type), datatype, binary).as_numpy("logits"), wanted)
         half = ROWS.astype(np.float16)
         close(self.infer(half, "FP16").as_numpy("logits"), half.astype(np.float32))
-        refused(400, "FP16 comes as binary data", lambda: self.infer(half, "FP16", binary=False))
+        refused(400, "FP16 must be binary data", lambda: self.infer(half, "FP16", binary=False))
         double = ROWS.astype(np.float64)
         double[1, 0, 0, 2] = 1e39
         for binary in (True, False):

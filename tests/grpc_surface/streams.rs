@@ -31,17 +31,18 @@ fn a_streams_requests_are_answered_in_order_and_one_that_fails_ends_nothing() {
     let mut asked: Vec<_> = (0..60).map(numbered).collect();
     asked[3].model_name = "nobody".into();
     asked[5].raw_input_contents.clear();
+    asked[7].id = "x".repeat(1025);
     port.runtime.block_on(async {
         let mut replies = client.model_stream_infer(tokio_stream::iter(asked)).await.unwrap().into_inner();
         for number in 0..60 {
             let reply = replies.message().await.unwrap().expect("a reply each");
             let told = reply.infer_response.unwrap();
-            assert_eq!(told.id, number.to_string());
+            assert_eq!(told.id, if number == 7 { String::new() } else { number.to_string() });
             let text = |text: &str| parameter(ParameterChoice::StringParam(text.into()));
             let truth = |truth| parameter(ParameterChoice::BoolParam(truth));
             let failed = match number {
                 3 => Some(("unknown_model", "NOT_FOUND")),
-                5 => Some(("bad_field", "INVALID_ARGUMENT")),
+                5 | 7 => Some(("bad_field", "INVALID_ARGUMENT")),
                 _ => None,
             };
             if let Some((reason, code)) = failed {
@@ -56,7 +57,7 @@ fn a_streams_requests_are_answered_in_order_and_one_that_fails_ends_nothing() {
         }
         assert_eq!(replies.message().await.unwrap(), None);
     });
-    assert_eq!((port.refusals("unknown_model"), port.refusals("bad_field")), (1, 1));
+    assert_eq!((port.refusals("unknown_model"), port.refusals("bad_field")), (1, 2));
 }
 
 #[test]

@@ -159,11 +159,14 @@ fn a_bomb_is_refused_by_its_header() {
     let port = Port::open();
     let picture = DynamicImage::ImageRgb8(image::RgbImage::new(9, 9));
 
-    let mut png = written(&picture, ImageFormat::Png);
-    png[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
-    let mut crc = flate2::Crc::new();
-    crc.update(&png[12..29]);
-    png[29..33].copy_from_slice(&crc.sum().to_be_bytes());
+    let png = |sides: [u32; 2]| {
+        let mut png = written(&picture, ImageFormat::Png);
+        png[16..24].copy_from_slice(&sides.map(u32::to_be_bytes).concat());
+        let mut crc = flate2::Crc::new();
+        crc.update(&png[12..29]);
+        png[29..33].copy_from_slice(&crc.sum().to_be_bytes());
+        png
+    };
 
     let mut jpeg = written(&picture, ImageFormat::Jpeg);
     let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).expect("a frame");
@@ -174,7 +177,7 @@ fn a_bomb_is_refused_by_its_header() {
     webp[start..start + 3].copy_from_slice(&[0xfe, 0xbf, 0xff]);
     webp[start + 3] |= 0x0f;
 
-    for (name, bytes) in [("PNG", png), ("JPEG", jpeg), ("WebP", webp)] {
+    for (name, bytes) in [("PNG", png([65_536; 2])), ("a long PNG", png([16_385, 1])), ("JPEG", jpeg), ("WebP", webp)] {
         let reply = send(&port, "", "", &bytes);
         assert_eq!((name, reply.status), (name, 413), "{reply:?}");
         reply.refused(413, "picture_too_large");

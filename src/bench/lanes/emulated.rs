@@ -73,7 +73,7 @@ impl Stage<'_> {
         let mut worst = Trial { service_ms: millis(service), lanes_late_ms: 0.0, client_late_ms: 0.0 };
         for (done, weather) in weathers.iter().enumerate() {
             let mut runs = Vec::new();
-            for seed in options.seed..options.seed + options.runs {
+            for seed in (0..options.runs).map(|run| options.seed.wrapping_add(run)) {
                 let run = self.run(*weather, (service, options.span), seed)?;
                 worst.lanes_late_ms = worst.lanes_late_ms.max(run.trial.lanes_late_ms);
                 worst.client_late_ms = worst.client_late_ms.max(run.trial.client_late_ms);

@@ -112,7 +112,7 @@ pub(super) fn measure(
     for weather in weathers {
         for contender in &contenders {
             let (mut runs, mut jobs) = (Vec::new(), 0.0);
-            for seed in options.seed..options.seed + options.runs {
+            for seed in (0..options.runs).map(|run| options.seed.wrapping_add(run)) {
                 let (latencies, ran, client_late_ms) = bench.run(weather, contender, seed)?;
                 worst.client_late_ms = worst.client_late_ms.max(client_late_ms);
                 runs.push(latencies);

@@ -11,7 +11,7 @@ use crate::{
     health::Rules,
     job::{Completion, Role, Work},
     metrics::Metrics,
-    query::{Accepts, Confidence, FaultDomain, LaneId, Query, Row, Values},
+    query::{Accepts, Confidence, LaneId, Query, Row, Values},
     reply::Requests,
 };
 
@@ -73,7 +73,7 @@ fn residual(clock: Clock, classes: usize) -> Figure {
 
 /// Submit, pull and complete of one query, a third of it each.
 fn event(clock: Clock, lanes: u16) -> Figure {
-    let lane = |domain| LaneSettings { role: Role::Base, domain: FaultDomain(domain) };
+    let lane = |domain| LaneSettings::alone(Role::Base, domain);
     let settings = Settings {
         lanes: (0..lanes).map(lane).collect(),
         batch_max: 1,

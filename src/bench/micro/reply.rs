@@ -24,7 +24,7 @@ use crate::{
     health::Rules,
     job::{Completion, Feed, Role, Work},
     metrics::Metrics,
-    query::{Accepts, FaultDomain, LaneId, Rows, Values},
+    query::{Accepts, LaneId, Rows, Values},
 };
 
 /// Queries that are timed.
@@ -51,7 +51,7 @@ pub(super) fn figures(clock: Clock) -> Result<Vec<Figure>, BenchError> {
 /// Nanoseconds of each query.
 fn queries(clock: Clock, parks: bool) -> Result<Vec<f64>, BenchError> {
     let settings = Settings {
-        lanes: vec![LaneSettings { role: Role::Base, domain: FaultDomain(0) }],
+        lanes: vec![LaneSettings::alone(Role::Base, 0)],
         batch_max: 1,
         queue_max: 16,
         code: None,

@@ -9,6 +9,7 @@ use super::{VirtualReport, page::entry, targets};
 use crate::{
     bench::{BenchError, cell::Cell, figures, html::Html, weather::Weather},
     chart::{self, Chart, Dash},
+    weights::write_page,
 };
 
 /// The load whose tails and costs are drawn, if it was run.
@@ -74,7 +75,7 @@ impl VirtualReport {
             let file = dir.join(format!("{name}.svg"));
             let drawn =
                 chart::to_svg(&chart).map_err(|fault| BenchError::Figure { title: name, fault: fault.to_string() })?;
-            fs::write(&file, drawn).map_err(|error| unwritten(&file, error))?;
+            write_page(&file, drawn.as_bytes()).map_err(|error| unwritten(&file, error))?;
             files.push(file);
         }
         Ok(files)

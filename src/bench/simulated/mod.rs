@@ -207,7 +207,7 @@ pub(super) fn runs(options: &VirtualOptions, order: &Order, worth: &Worth) -> (V
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of queries")]
     let queries = (options.span.as_secs_f64() / gap.as_secs_f64()) as usize;
     let (mut runs, mut jobs) = (Vec::new(), 0.0);
-    for seed in options.seed..options.seed + options.seeds {
+    for seed in (0..options.seeds).map(|run| options.seed.wrapping_add(run)) {
         // Twice the span: queries that are late run beyond it.
         let courses = order.weather.courses(order.lanes, 2 * options.span, seed);
         let Some(contender) = &order.contender else {

@@ -1,7 +1,7 @@
 //! Which lanes there are, and what they must be fit for.
 
 use super::*;
-use crate::query::FaultDomain;
+use crate::query::{DeviceId, FaultDomain};
 
 #[test]
 fn gpus_are_split_between_base_and_parity() {
@@ -58,6 +58,7 @@ fn a_named_fault_domain_joins_devices_and_splits_one() {
     ];
     let config = parse(&text.concat()).unwrap();
     assert_eq!(fault_domains(config.lanes()), [0, 0, 1, 2, 0].map(FaultDomain));
+    assert_eq!(device_ids(config.lanes()), [0, 1, 2, 2, 3].map(DeviceId), "whatever they are named");
     assert_eq!(config.warnings(), [Warning::SplitGpu { first: 2, second: 3 }]);
     assert_eq!(parse(&config.to_string()).unwrap(), config);
 }
@@ -89,4 +90,31 @@ fn berrut_needs_as_many_pooled_lanes_as_it_has_workers() {
     let auto = text(0, "dedicated", "").replace(&lanes("base", 1), "");
     assert!(told(&format!("devices = \"auto\"\n{auto}")).contains("needs placement = \"pooled\""));
     assert!(told(&text(5, "pooled", "r = 2\nerrors = 1\n")).contains("needs r = 3 or more, not 2"));
+}
+
+#[test]
+fn a_machine_with_too_few_base_lanes_to_be_ready_is_refused_when_its_gpus_are_known() {
+    let rest = &LEAST[LEAST.find("[[deployment]]").unwrap()..];
+    let config = parse(&format!("devices = \"auto\"\n{rest}[health]\nready_lanes_min = 4\n")).unwrap();
+    let gpus = |count: usize| (0..count).map(|gpu| format!("GPU-{gpu}")).collect::<Vec<_>>();
+    let told = config.clone().on_gpus(&gpus(4)).unwrap_err().to_string();
+    assert!(told.contains("ready_lanes_min = 4: must be at most 3"), "one of four is for parity: {told}");
+    assert!(config.on_gpus(&gpus(6)).is_ok());
+}
+
+#[test]
+fn what_can_never_help_is_warned_of() {
+    let warnings = |more: &str| parse(&format!("{LEAST}{more}")).unwrap().warnings();
+    let (hang, deadline) = (Duration::from_millis(200), Duration::from_millis(200));
+    assert_eq!(warnings("deadline_ms = 200\n"), [Warning::LateHang { hang, deadline }]);
+    assert_eq!(warnings("deadline_ms = 201\n"), []);
+    assert_eq!(warnings("deadline_ms = 200\n[deployment.policy]\nhealth = \"none\"\n"), [], "nothing is found to hang");
+    let pooled = LEAST.replace("\"base\"", "\"both\"").replace("\"parity\"", "\"both\"");
+    let warnings = |more: &str| {
+        let policy = format!("[deployment.policy]\nplacement = \"pooled\"\n{more}");
+        parse(&format!("{pooled}{policy}")).unwrap().warnings()
+    };
+    assert_eq!(warnings("reserve = 2\n"), []);
+    assert_eq!(warnings("reserve = 3\n"), [Warning::NoLaneIdles { reserve: 3, base: 3 }]);
+    assert_eq!(warnings("reserve = 3\nparity = \"always\"\n"), []);
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    code::Berrut,
     config::{Hedge, ParityWhen},
     health::State,
     job::PARTS,
@@ -24,7 +25,7 @@ impl Pool {
     pub(super) fn with_code(lanes: u16, batch_max: usize, policy: Policy, code: Arc<dyn Code>) -> Self {
         let coded = policy.kind.is_coded();
         let settings = Settings {
-            lanes: (0..lanes).map(|lane| LaneSettings { role: Role::Both, domain: FaultDomain(lane) }).collect(),
+            lanes: (0..lanes).map(|lane| LaneSettings::alone(Role::Both, lane)).collect(),
             batch_max,
             queue_max: 8,
             code: coded.then_some(code),
@@ -265,4 +266,34 @@ fn a_parity_lane_that_hung_comes_back_without_a_trial() {
     hand.core.canary(BASE[0], Ok(()), hand.now, &mut hand.effects);
     assert!(matches!(hand.core.seat(BASE[0]).health().state(), State::Straggler { .. }), "a base lane is on trial");
     drop(queries);
+}
+
+/// Under a code that runs no query as it is, the jobs of its stripe are no redundancy that could wait for lanes that idle.
+#[test]
+fn mixtures_run_on_the_one_lane_that_is_left() {
+    let code = Arc::new(Berrut::new(2, 1, 0).unwrap());
+    let lane = |lane| LaneSettings::alone(Role::Both, lane);
+    let settings = Hand::settings(Rerun::AtOnce, 2, 1, None);
+    let mut hand = Hand::of(Settings {
+        lanes: (0..3).map(lane).collect(),
+        code: Some(code.clone()),
+        policy: pooled(PolicyKind::Coded),
+        ..settings
+    });
+    let (lost, _pending) = hand.submit(9.0, Accepts::DirectOnly);
+    for lane in [LaneId(0), LaneId(1)] {
+        assert!(hand.pull(lane).is_some());
+        hand.complete(lane, Err(Loss::Panic));
+    }
+    assert!(lost.answered().is_some(), "and two lanes are out of work");
+    let queries = [hand.submit(3.0, Accepts::Any), hand.submit(4.0, Accepts::Any)];
+    for _ in 0..2 {
+        let Some(Work::Batch(Batch::Parity(inputs))) = hand.pull(LaneId(2)) else { panic!("there is work") };
+        let (rows, mut mixture) = (&inputs[0].rows, [0.0]);
+        code.encode(inputs[0].row, &[&rows[0], &rows[1]], &mut mixture);
+        hand.complete_row(LaneId(2), &mixture);
+    }
+    for (query, _) in &queries {
+        assert_eq!(provenance(query), Some(Provenance::Reconstructed));
+    }
 }

@@ -47,3 +47,38 @@ fn nothing_is_lost_with_the_thread() {
     hand.complete(BASE[1], Ok(3.0));
     assert_eq!(provenance(&query), Some(Provenance::Direct));
 }
+
+/// A batch that was given up may come back and lose the same run once more.
+#[test]
+fn a_query_waits_for_one_rescue_however_often_its_run_is_given_up() {
+    let lanes = (0..3).map(|lane| LaneSettings::alone(Role::Base, lane)).collect();
+    let policy = Policy { hedge: Hedge::None, ..Policy::usual(PolicyKind::None, Placement::Dedicated) };
+    let settings = Settings { lanes, code: None, policy, ..Hand::settings(Rerun::AtOnce, 2, 1, None) };
+    let mut hand = Hand::of(settings);
+    let (query, _pending) = hand.submit(1.0, Accepts::Any);
+    assert!(hand.pull(LaneId(0)).is_some());
+    hand.tick_after(201);
+    assert!(hand.pull(LaneId(1)).is_some(), "lane 0 hangs: rescue");
+    hand.tick_after(201);
+    assert_eq!((hand.core.describe(LaneId(1)).0, hand.core.rescue.len()), ("hung", 1), "so does lane 1");
+    hand.complete(LaneId(1), Err(Loss::NonFinite));
+    assert_eq!(hand.core.rescue.len(), 1);
+    assert!(hand.pull(LaneId(2)).is_some());
+    hand.complete(LaneId(2), Ok(1.0));
+    assert_eq!(provenance(&query), Some(Provenance::Direct));
+}
+
+/// Whatever else fails together with it.
+#[test]
+fn a_broken_device_takes_the_lanes_on_it_out_of_work_and_no_others() {
+    let on = |device, domain| LaneSettings { role: Role::Base, domain: FaultDomain(domain), device: DeviceId(device) };
+    // Two devices on one riser, and a lane of the first that is said to fail by itself.
+    let lanes = vec![on(0, 0), on(1, 0), on(0, 1)];
+    let policy = Policy { hedge: Hedge::None, ..Policy::usual(PolicyKind::None, Placement::Dedicated) };
+    let mut hand = Hand::of(Settings { lanes, code: None, policy, ..Hand::settings(Rerun::AtOnce, 2, 1, None) });
+    let _query = hand.submit(1.0, Accepts::Any);
+    assert!(hand.pull(LaneId(0)).is_some());
+    hand.complete(LaneId(0), Err(Loss::Fatal));
+    let states = [0, 1, 2].map(|lane| hand.core.describe(LaneId(lane)).0);
+    assert_eq!(states, ["fenced", "healthy", "fenced"]);
+}

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{EvalError, Row};
-use crate::chart;
+use crate::{chart, weights::write_page};
 pub(super) use figure::Figure;
 
 /// The rows of one network, and the start of its files' names.
@@ -32,7 +32,7 @@ pub fn plot(rows: &[Row], dir: &Path) -> Result<Vec<PathBuf>, EvalError> {
             let bitmap = chart::to_png(&chart).map_err(fault)?;
             for (extension, bytes) in [("svg", svg), ("png", bitmap)] {
                 let file = dir.join(format!("{stem}-{}.{extension}", figure.name()));
-                fs::write(&file, bytes).map_err(|error| EvalError::File { file: file.clone(), error })?;
+                write_page(&file, &bytes).map_err(|error| EvalError::File { file: file.clone(), error })?;
                 files.push(file);
             }
         }

@@ -42,7 +42,7 @@ use wanted::{Outputs, ParametersSeed};
 use crate::{
     admission::Terms,
     query::{Accepts, Signature},
-    wire::{Call, ClientError, Datatype, Form, Wanted},
+    wire::{Call, ClientError, Datatype, Form, Wanted, check_id},
 };
 
 /// The header that tells how many bytes of the body are JSON.
@@ -157,7 +157,7 @@ impl<'a> Expected<'a> {
     fn raw(&self) -> Result<Call, ClientError> {
         let (sent, holds) = (self.tail.len(), self.signature.input.width() * Datatype::Fp32.bytes());
         if sent != holds {
-            let problem = format!("0, so that the body is one row, of {holds} bytes, and it has {sent}");
+            let problem = format!("0 means that the body is one row of {holds} bytes; it has {sent}");
             return Err(ClientError::field(JSON_LENGTH, problem));
         }
         let field = "inputs[0].data";
@@ -212,7 +212,11 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let (mut id, mut parameters, mut inputs, mut outputs) = (None, None, None, None);
         while let Some(key) = map.next_key()? {
             match key {
-                CallKey::Id => once(&mut id, "id", map.next_value::<Option<String>>())?,
+                CallKey::Id => {
+                    once(&mut id, "id", map.next_value::<Option<String>>())?;
+                    let checked = id.iter().flatten().try_for_each(|id| check_id(id));
+                    checked.map_err(|error| expected.refuse(error))?;
+                }
                 CallKey::Parameters => {
                     once(&mut parameters, "parameters", map.next_value_seed(ParametersSeed(expected)))?;
                 }

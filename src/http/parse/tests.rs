@@ -124,6 +124,7 @@ fn a_wrong_top_level_is_named() {
     refused(r#"{"inputs":{}}"#, 400, "inputs: invalid type");
     refused(r#"{"inputs":[3]}"#, 400, "a tensor");
     refused(&json!({"id": 5, "inputs": [tensor()]}).to_string(), 400, "id: invalid type");
+    refused(&json!({"id": "x".repeat(1025), "inputs": [tensor()]}).to_string(), 400, "id: longer than 1024 bytes");
     refused(&json!({"parameters": [], "inputs": [tensor()]}).to_string(), 400, "parameters: invalid type");
     let body = json!({"parameters": {"allow_reconstructed": "no"}, "inputs": [tensor()]}).to_string();
     refused(&body, 400, "parameters");
@@ -145,7 +146,7 @@ fn a_wrong_tensor_is_named() {
     refused(&with("name", json!("image")), 400, "inputs[0].name");
     refused(&with("name", json!(1)), 400, "inputs[0].name");
     refused(&with("datatype", json!("BYTES")), 400, "inputs[0].datatype: \"BYTES\" is none of BOOL, UINT8");
-    refused(&with("datatype", json!("FP16")), 400, "FP16 comes as binary data");
+    refused(&with("datatype", json!("FP16")), 400, "FP16 must be binary data");
     for shape in [json!([4]), json!([]), json!([1, 2, 2]), json!([1, 1, 2, 3]), json!([1, 1, 1, 2, 2])] {
         refused(&with("shape", shape), 400, "[n, 1, 2, 2] is expected");
     }

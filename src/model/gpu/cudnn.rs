@@ -31,7 +31,7 @@ pub(super) const WORKSPACE_MIN: usize = 4 << 20;
 /// All algorithms that there are, with tensor cores and without.
 const ALGORITHMS: usize = 2 * Algorithm::CUDNN_CONVOLUTION_FWD_ALGO_COUNT as usize;
 
-/// The one that does whatever follows a convolution; what is not rectified, cuDNN does by it alone.
+/// The algorithm that takes all that may follow a convolution, and the only one where no ReLU does.
 const TAKES_ALL: Algorithm = Algorithm::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
 
 /// What is said where there is no such library, and by cuDNN where it cannot start.
@@ -264,9 +264,14 @@ impl Convolution {
         values: Precision,
         (x, y): (&Pictures, &Pictures),
     ) -> Outcome<Vec<(Algorithm, Arithmetic, usize)>> {
-        // Without TensorFloat, which has a third of the digits: single precision is that.
+        let arithmetic = match values {
+            // Without TensorFloat, which multiplies eleven bits: single precision is that.
+            Precision::Single => Arithmetic::CUDNN_FMA_MATH,
+            // With it, where the GPU has it (cuDNN API, `cudnnMathType_t`).
+            Precision::TensorFloat => Arithmetic::CUDNN_DEFAULT_MATH,
+            Precision::Half | Precision::Bfloat => Arithmetic::CUDNN_TENSOR_OP_MATH,
+        };
         let exact = values == Precision::Single;
-        let arithmetic = if exact { Arithmetic::CUDNN_FMA_MATH } else { Arithmetic::CUDNN_TENSOR_OP_MATH };
         // SAFETY: it is ours.
         unsafe { result::set_convolution_math_type(self.way.0, arithmetic) }?;
         let unknown = sys::cudnnConvolutionFwdAlgoPerf_t {

@@ -33,7 +33,7 @@ fn alone(ordinal: usize) -> MutexGuard<'static, ()> {
     ALONE[ordinal % ALONE.len()].lock()
 }
 
-/// Calls CUDA once more where it fails: an error may be that of a tensor which was dropped before, which is told instead of doing what is asked, and once.
+/// Calls CUDA once more where it fails: an error may be that of a tensor dropped before; CUDA tells it once, instead of doing what is asked.
 fn twice<T>(call: impl Fn() -> std::result::Result<T, DriverError>) -> std::result::Result<T, DriverError> {
     call().or_else(|_| call())
 }

@@ -157,7 +157,7 @@ impl Program {
         match self.values {
             Precision::Half => outputs.extend(copied::<f16>(&stream, from, count)?.into_iter().map(f16::to_f32)),
             Precision::Bfloat => outputs.extend(copied::<bf16>(&stream, from, count)?.into_iter().map(bf16::to_f32)),
-            Precision::Single => *outputs = copied(&stream, from, count)?,
+            Precision::Single | Precision::TensorFloat => *outputs = copied(&stream, from, count)?,
         }
         Ok(())
     }
@@ -196,7 +196,7 @@ pub(super) fn address_of(tensor: &Tensor, values: Precision, stream: &Arc<CudaSt
     let start = match values {
         Precision::Half => storage.as_cuda_slice::<f16>()?.device_ptr(stream).0,
         Precision::Bfloat => storage.as_cuda_slice::<bf16>()?.device_ptr(stream).0,
-        Precision::Single => storage.as_cuda_slice::<f32>()?.device_ptr(stream).0,
+        Precision::Single | Precision::TensorFloat => storage.as_cuda_slice::<f32>()?.device_ptr(stream).0,
     };
     Ok(start + (first * values.dtype().size_in_bytes()) as CUdeviceptr)
 }

@@ -140,7 +140,7 @@ impl Activation {
 /// cuDNN's name of what tensors are made of.
 const fn kind_of(values: Precision) -> sys::cudnnDataType_t {
     match values {
-        Precision::Single => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+        Precision::Single | Precision::TensorFloat => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
         Precision::Half => sys::cudnnDataType_t::CUDNN_DATA_HALF,
         Precision::Bfloat => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
     }

@@ -43,6 +43,23 @@ fn assert_right(net: &Net, cpu: &Net, count: usize, tolerance: f32) {
     }
 }
 
+/// It is asked for, and nobody gets it otherwise.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn tensor_floats_multiply_less_than_they_hold() {
+    let network = network("lenet5", 32);
+    let outputs = |precision| {
+        let net = on_gpu(&network, precision);
+        net.run(&rows(&net, 2)).unwrap()
+    };
+    let cpu = Net::new(&network.0, PREPROCESSING, &network.1, &Device::Cpu).unwrap();
+    let right = cpu.run(&rows(&cpu, 2)).unwrap();
+    let off =
+        |found: Vec<f32>| found.iter().zip(&right).map(|(found, right)| (found - right).abs()).fold(0.0, f32::max);
+    let (single, tensor_float) = (off(outputs(Precision::Single)), off(outputs(Precision::TensorFloat)));
+    assert!(tensor_float > 10.0 * single, "off by {single} and by {tensor_float}");
+}
+
 /// Places of memory, and with them graphs, change when more rows come than there was room for; what was made for fewer is made again.
 #[test]
 #[ignore = "scripts/check-cuda runs it"]
@@ -50,7 +67,13 @@ fn batches_of_any_size_come_in_any_order() {
     for name in ["resnet18-w4", "lenet5"] {
         let network = network(name, 32);
         let cpu = Net::new(&network.0, PREPROCESSING, &network.1, &Device::Cpu).unwrap();
-        for (precision, tolerance) in [(Precision::Single, 1e-5), (Precision::Half, 1e-2), (Precision::Bfloat, 5e-2)] {
+        let precisions = [
+            (Precision::Single, 1e-5),
+            (Precision::TensorFloat, 1e-2),
+            (Precision::Half, 1e-2),
+            (Precision::Bfloat, 5e-2),
+        ];
+        for (precision, tolerance) in precisions {
             let net = on_gpu(&network, precision);
             for count in [2, 1, 5, 2, 1, 7, 3, 7, 1] {
                 assert_right(&net, &cpu, count, tolerance);

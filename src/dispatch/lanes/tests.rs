@@ -1,0 +1,31 @@
+//! A lane's batch in flight: when it is late, and who finds it so.
+
+use super::*;
+use crate::job::Role;
+
+#[test]
+fn a_batch_that_was_too_young_to_be_declared_late_is_still_watched() {
+    let seat = LaneSeat::new(LaneSettings::alone(Role::Base, 0), 1);
+    let occupancy = Occupancy::default();
+    let (limit, ms) = (Some(Duration::from_millis(200)), |ms: u64| Time::from_nanos(ms * 1_000_000));
+    seat.start(Vec::new(), false, &occupancy, ms(1));
+    assert!(seat.declare_overdue(limit, ms(100), |_| ()).is_none(), "the timer took it for an older one");
+    assert!(seat.declare_overdue(limit, ms(202), |_| ()).is_some(), "now it is late");
+    assert!(seat.declare_overdue(limit, ms(300), |_| ()).is_none(), "and is declared once");
+    assert!(matches!(seat.finish(), Finished::Overdue(_)));
+    seat.start(Vec::new(), false, &occupancy, ms(400));
+    assert!(seat.declare_overdue(limit, ms(401), |_| ()).is_none());
+    assert!(matches!(seat.finish(), Finished::InTime(_)), "it came back in time");
+}
+
+#[test]
+fn what_never_ran_on_a_lane_does_not_hang_before_what_did_would() {
+    let ms = Duration::from_millis;
+    let seat = LaneSeat::new(LaneSettings::alone(Role::Both, 0), 2);
+    seat.pace.expect(Pass { model: Model::Base, jobs: 1 }, ms(250));
+    seat.parity.store(true, Ordering::Relaxed);
+    seat.jobs.store(2, Ordering::Relaxed);
+    assert_eq!(seat.hang_limit(ms(200)), ms(2500));
+    seat.pace.expect(Pass { model: Model::Parity, jobs: 2 }, ms(100));
+    assert_eq!(seat.hang_limit(ms(200)), ms(500), "now it is known");
+}
