@@ -65,6 +65,56 @@ fn a_seed_gives_the_same_weights_however_often_it_is_interrupted() {
     }
 }
 
+/// What it would write is not what these flags make: `train all` could not make it again.
+#[test]
+fn a_run_that_would_have_ended_before_does_not_go_on() {
+    let dir = data();
+    let train = "train base --arch linear --out w --data . --seed 3";
+    run(&format!("{train} --epochs 20"), dir.path());
+    let manifest = || fs::read_to_string(dir.path().join("w/manifest.toml")).unwrap();
+    let whole = manifest();
+    refused(&format!("{train} --epochs 19 --resume"), dir.path(), 78, "longer run: 20 epochs are done");
+    refused(&format!("{train} --epochs 30 --patience 1 --resume"), dir.path(), 78, "longer run: it took a patience of");
+    assert_eq!(manifest(), whole);
+    // As long as it went on without a better epoch, or longer, changes nothing of what is done.
+    run(&format!("{train} --epochs 20 --patience 20 --resume"), dir.path());
+    assert!(manifest().contains("patience = 20"));
+    // What ended by its patience does so again, and goes on with more.
+    let epochs = |more: &str| {
+        let output = parityd(&format!("train base --arch linear --out p --data . --epochs 30 {more}"), dir.path());
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{log}");
+        log.matches("epoch done").count()
+    };
+    assert!(epochs("--patience 1") < 30);
+    assert_eq!(epochs("--patience 1 --resume"), 0);
+    assert_ne!(epochs("--patience 2 --resume"), 0);
+    let base = || fs::read(dir.path().join("p/base.safetensors")).unwrap();
+    let resumed = base();
+    epochs("--patience 2");
+    assert!(base() == resumed, "the same as if it had had that patience at once");
+}
+
+#[test]
+fn a_checkpoint_of_other_images_is_refused() {
+    let dir = data();
+    run("train base --arch linear --out w --data . --epochs 1", dir.path());
+    run("train parity --weights w -k 2 --data . --epochs 1", dir.path());
+    // As many, with the same labels, but darker.
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let name = "train-labels-idx1-ubyte.gz";
+    fs::copy(dir.path().join(name), other.join(name)).unwrap();
+    let mut images = [0x803_u32, 1_000, 28, 28].map(u32::to_be_bytes).concat();
+    images.resize(images.len() + 1_000 * 28 * 28, 7);
+    fs::write(other.join("train-images-idx3-ubyte"), images).unwrap();
+    for training in ["parity --weights w -k 2", "base --arch linear --out w"] {
+        let training = format!("train {training} --epochs 2 --resume");
+        refused(&format!("{training} --data other"), dir.path(), 78, "other settings or images");
+        run(&format!("{training} --data ."), dir.path());
+    }
+}
+
 /// Running averages are part of what is kept: of the weights, of their average and of a checkpoint.
 #[test]
 fn a_network_with_batch_norm_goes_on_as_if_it_had_never_stopped() {

@@ -93,11 +93,11 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
     super::writable(&options.out)?;
     let (train, validation) = data::train(&options.data)?;
     let plan = options.architecture.plan(&[1, train.size.0, train.size.1], data::LABELS.len())?;
-    let normalisation = normalisation(&train.pixels);
+    let normalisation = super::normalisation(&train.pixels);
     let preprocessing = Preprocessing { mean: normalisation.mean, std: normalisation.std, weight: 1.0 };
     let run = Run {
         settings: &options.settings,
-        identity: format!("base {} rows={} {normalisation:?}", options.architecture, train.count()),
+        identity: format!("base {} of {}", options.architecture, super::identity([&train, &validation])),
         checkpoint: options.out.join("base.checkpoint"),
     };
     let varied = options.settings.preset.augments() && options.architecture.is_convolutional();
@@ -149,15 +149,6 @@ fn manifest(options: &BaseOptions, plan: &Plan, preprocessing: Normalisation, sp
         calibrations: Vec::new(),
         measured: Vec::new(),
     }
-}
-
-/// Mean and standard deviation of a pixel, to six digits.
-fn normalisation(pixels: &[f32]) -> Normalisation {
-    let count = pixels.len() as f64;
-    let mean = pixels.iter().copied().map(f64::from).sum::<f64>() / count;
-    let variance = pixels.iter().map(|&pixel| (f64::from(pixel) - mean).powi(2)).sum::<f64>() / count;
-    let round = |value: f64| (value * 1e6).round() / 1e6;
-    Normalisation { mean: round(mean), std: round(variance.sqrt()) }
 }
 
 fn command(options: &BaseOptions) -> String {

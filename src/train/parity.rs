@@ -181,9 +181,10 @@ impl Teacher<'_> {
 
     fn run(&self, row: usize, network: &str) -> Run<'_> {
         let ParityOptions { weights, settings, code: Spec { kind, k, .. }, .. } = self.options;
+        let images = super::identity([self.train.images, self.validation.images]);
         Run {
             settings,
-            identity: format!("{kind} k={k} parity of {} row={row} {network}", self.bundle.base_sha256()),
+            identity: format!("{kind} k={k} parity of {} row={row} {network} of {images}", self.bundle.base_sha256()),
             checkpoint: weights.join(format!("{}/row{row}.checkpoint", self.folder())),
         }
     }
