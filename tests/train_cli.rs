@@ -284,6 +284,32 @@ fn the_last_row_of_a_code_has_it_calibrated() {
 }
 
 #[test]
+fn rows_trained_side_by_side_both_enter_the_manifest() {
+    let dir = data();
+    run("train base --arch linear --out w --data . --epochs 4", dir.path());
+    let manifest = || fs::read_to_string(dir.path().join("w/manifest.toml")).unwrap();
+    for epochs in 1..4 {
+        let train = |row: usize| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_parityd"));
+            command.current_dir(dir.path()).env("RAYON_NUM_THREADS", "1").env_remove("PARITYD_LOG");
+            command.args("train parity --weights w -k 2 -r 2 --data . --resume --log error".split(' '));
+            command.args(["--epochs", &epochs.to_string(), "--row", &row.to_string()]);
+            command.spawn().expect("cargo has built it")
+        };
+        for mut child in [train(0), train(1)] {
+            let ended = child.wait().expect("it was started");
+            // Whoever calibrated the one row while the other came leaves that to the one that came, and says so.
+            assert!(ended.success() || ended.code() == Some(78), "{ended}");
+        }
+        assert_eq!(manifest().matches("[[parity]]").count(), 2, "after {epochs} epochs");
+        assert_eq!(manifest().matches("[[calibration]]").count(), 1, "after {epochs} epochs");
+        let of_both =
+            manifest().lines().filter(|line| line.contains(&format!("--arch linear --epochs {epochs} "))).count();
+        assert_eq!(of_both, 2, "{}", manifest());
+    }
+}
+
+#[test]
 fn refusals_have_their_exit_codes() {
     let dir = data();
     let empty = TempDir::new().unwrap();

@@ -27,7 +27,7 @@ use crate::{
     code::{Calibration, Code, Kind, Reading, RunsOn, SlotSet, Spec},
     data::{self, DataError, Images},
     model::{Device, Net, TensorError},
-    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError, try_write},
+    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, Unchanged, WeightsError, try_write},
 };
 pub use change::{Change, changes, changes_table};
 pub use cost::Cost;
@@ -86,6 +86,15 @@ pub enum EvalError {
     /// Arithmetic failed.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+}
+
+impl From<Unchanged> for EvalError {
+    fn from(error: Unchanged) -> Self {
+        match error {
+            Unchanged::Weights(error) => EvalError::Weights(error),
+            Unchanged::Write { file, error } => EvalError::File { file, error },
+        }
+    }
 }
 
 /// Every folder of weights `<root>/<deployment>/<version>`, in order.
@@ -315,9 +324,8 @@ pub fn may_record(dir: &Path) -> Result<(), EvalError> {
 
 /// Writes measured rows of one folder of weights into its manifest.
 pub fn record(dir: &Path, rows: &[Row]) -> Result<(), EvalError> {
-    let mut manifest = Manifest::read(dir).map_err(WeightsError::from)?;
-    manifest.measured = rows.iter().map(Measured::from).collect();
-    manifest.write(dir).map_err(|error| EvalError::File { file: dir.join(MANIFEST_FILE), error })
+    let measured = rows.iter().map(Measured::from).collect();
+    Ok(Manifest::change(dir, |manifest| Ok(Manifest { measured, ..manifest? }))?)
 }
 
 /// The preset of a code that is not trained.

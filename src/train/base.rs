@@ -118,12 +118,13 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
         train.count(),
         validation.count()
     );
-    let file = options.out.join(MANIFEST_FILE);
-    if Manifest::read(&options.out).is_ok_and(|old| !old.parities.is_empty()) {
-        tracing::warn!(manifest = %file.display(), "parity models of the earlier base are left out; train them again");
-    }
-    let manifest = manifest(options, &plan, normalisation, split, base);
-    manifest.write(&options.out).map_err(|error| TrainError::Write { file, error })
+    Ok(Manifest::change(&options.out, |old| {
+        if old.is_ok_and(|old| !old.parities.is_empty()) {
+            let file = options.out.join(MANIFEST_FILE);
+            tracing::warn!(manifest = %file.display(), "parity models of the earlier base are left out; train them again");
+        }
+        Ok(manifest(options, &plan, normalisation, split, base))
+    })?)
 }
 
 fn manifest(options: &BaseOptions, plan: &Plan, preprocessing: Normalisation, split: String, base: Base) -> Manifest {

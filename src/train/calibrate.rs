@@ -97,15 +97,16 @@ fn fit(
 
 /// Puts a calibration into the manifest as it is *now*.
 fn enter(weights: &Path, calibrated: Calibrated) -> Result<(), TrainError> {
-    let file = weights.join(MANIFEST_FILE);
-    let mut manifest = Manifest::read(weights)?;
     let Calibrated { kind, k, r, .. } = calibrated;
-    if !calibrated.fits(&manifest) {
-        let rule = "names other weights than those that were calibrated".to_owned();
-        return Err(Fault { file, rule, next: "run `parityd train calibrate` again" }.into());
-    }
-    manifest.calibrations.retain(|old| !old.is_of(kind, k, r));
-    manifest.calibrations.push(calibrated);
-    manifest.calibrations.sort_by_key(|calibrated| (calibrated.kind, calibrated.k, calibrated.r));
-    manifest.write(weights).map_err(|error| TrainError::Write { file, error })
+    Ok(Manifest::change(weights, |manifest| {
+        let mut manifest = manifest?;
+        if !calibrated.fits(&manifest) {
+            let rule = "names other weights than those that were calibrated";
+            return Err(Fault::new(&weights.join(MANIFEST_FILE), rule, "run `parityd train calibrate` again"));
+        }
+        manifest.calibrations.retain(|old| !old.is_of(kind, k, r));
+        manifest.calibrations.push(calibrated);
+        manifest.calibrations.sort_by_key(|calibrated| (calibrated.kind, calibrated.k, calibrated.r));
+        Ok(manifest)
+    })?)
 }

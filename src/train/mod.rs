@@ -32,7 +32,7 @@ use crate::{
     data::{DataError, Images},
     eval::EvalError,
     model::{Device, Encoder, NoFit, Parameters, Tensor, TensorError},
-    weights::{Fault, Normalisation, Training, WeightsError, sha256, try_write, write_whole},
+    weights::{Fault, Normalisation, Training, Unchanged, WeightsError, sha256, try_write, write_whole},
 };
 pub use adam::Adam;
 pub use all::{AllOptions, Remade, all};
@@ -160,6 +160,15 @@ pub enum TrainError {
     /// Arithmetic failed.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+}
+
+impl From<Unchanged> for TrainError {
+    fn from(error: Unchanged) -> Self {
+        match error {
+            Unchanged::Weights(error) => TrainError::Weights(error),
+            Unchanged::Write { file, error } => TrainError::Write { file, error },
+        }
+    }
 }
 
 impl From<Fault> for TrainError {

@@ -229,19 +229,20 @@ fn halved(fitted: &mut Fitted) -> Result<Parameters, TrainError> {
 
 /// Puts a parity model into the manifest as it is *now*: another row may have been trained meanwhile.
 fn enter(weights: &Path, parity: Parity) -> Result<(), TrainError> {
-    let file = weights.join(MANIFEST_FILE);
-    let mut manifest = Manifest::read(weights)?;
-    if manifest.base.sha256 != parity.base_sha256 {
-        let rule = "names another base than the one that this parity model was trained on".to_owned();
-        return Err(Fault { file, rule, next: "train the parity model again" }.into());
-    }
     let (kind, k, r, row) = (parity.kind, parity.k, parity.r, parity.row);
-    manifest.measured.retain(|measured| (measured.code.as_str(), measured.k, measured.r) != (kind.as_str(), k, r));
-    manifest.calibrations.retain(|calibrated| !calibrated.is_of(kind, k, r));
-    manifest.parities.retain(|old| (old.kind, old.k, old.r, old.row) != (kind, k, r, row));
-    manifest.parities.push(parity);
-    manifest.parities.sort_by_key(|parity| (parity.kind, parity.k, parity.r, parity.row));
-    manifest.write(weights).map_err(|error| TrainError::Write { file, error })
+    Ok(Manifest::change(weights, |manifest| {
+        let mut manifest = manifest?;
+        if manifest.base.sha256 != parity.base_sha256 {
+            let rule = "names another base than the one that this parity model was trained on";
+            return Err(Fault::new(&weights.join(MANIFEST_FILE), rule, "train the parity model again"));
+        }
+        manifest.measured.retain(|measured| (measured.code.as_str(), measured.k, measured.r) != (kind.as_str(), k, r));
+        manifest.calibrations.retain(|calibrated| !calibrated.is_of(kind, k, r));
+        manifest.parities.retain(|old| (old.kind, old.k, old.r, old.row) != (kind, k, r, row));
+        manifest.parities.push(parity);
+        manifest.parities.sort_by_key(|parity| (parity.kind, parity.k, parity.r, parity.row));
+        Ok(manifest)
+    })?)
 }
 
 fn command(options: &ParityOptions, trained: &Trained<'_>) -> String {

@@ -32,7 +32,7 @@ pub use check::{ParityPlan, encoded_plan, parity_plan};
 pub use decoder::{decoder, decoder_of};
 pub use manifest::{
     Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Measured, Normalisation, Output, Parity,
-    Training, try_write, write_whole,
+    Training, Unchanged, try_write, write_whole,
 };
 
 /// One thing that is wrong with a folder of weights.

@@ -1,6 +1,6 @@
 //! Folders of weights that are right, and every way in which one is refused.
 
-use std::fs;
+use std::{fs, thread};
 
 use tempfile::TempDir;
 
@@ -52,11 +52,60 @@ fn what_could_not_be_written_leaves_no_part_behind() {
     let file = dir.path().join("base.checkpoint");
     fs::create_dir_all(file.join("in the way")).unwrap();
     assert!(write_whole(&file, b"bytes").is_err());
-    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["base.checkpoint"]);
+    assert_eq!(names(dir.path()), ["base.checkpoint"]);
     try_write(dir.path()).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     assert!(try_write(Path::new("/proc/nowhere")).is_err());
+}
+
+fn names(dir: &Path) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn changes_made_side_by_side_are_all_kept() {
+    let dir = folder();
+    let before = names(dir.path());
+    let add = |thread: usize| {
+        for k in 0..8 {
+            let add = |manifest: Result<Manifest, Fault>| {
+                let mut manifest = manifest?;
+                let of_thread = Calibrated { k, r: thread, ..calibrated(&manifest) };
+                manifest.calibrations.push(of_thread);
+                Ok(manifest)
+            };
+            Manifest::change(dir.path(), add).unwrap();
+            try_write(dir.path()).unwrap();
+        }
+    };
+    thread::scope(|scope| (0..4).for_each(|thread| drop(scope.spawn(move || add(thread)))));
+    assert_eq!(Manifest::read(dir.path()).unwrap().calibrations.len(), 32);
+    assert_eq!(names(dir.path()), before, "no lock and no part of a file is left behind");
+}
+
+#[test]
+fn a_file_that_two_write_is_that_of_one_of_them() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("base.checkpoint");
+    let write = |thread: u8| (0..20).for_each(|_| write_whole(&file, &vec![thread; 1 << 20]).unwrap());
+    thread::scope(|scope| (0..4).for_each(|thread| drop(scope.spawn(move || write(thread)))));
+    let written = fs::read(&file).unwrap();
+    assert!(written.len() == 1 << 20 && written.iter().all(|byte| *byte == written[0]));
+    assert_eq!(names(dir.path()), ["base.checkpoint"]);
+}
+
+#[test]
+fn a_manifest_that_cannot_be_changed_says_why() {
+    let dir = folder();
+    let before = fs::read(dir.path().join(MANIFEST_FILE)).unwrap();
+    let fault = Fault::new(dir.path(), "is of another base", "train it again");
+    let refused = Manifest::change(dir.path(), |_| Err(fault)).unwrap_err().to_string();
+    assert!(refused.contains("is of another base; train it again"), "{refused}");
+    assert_eq!(fs::read(dir.path().join(MANIFEST_FILE)).unwrap(), before);
+    let refused = Manifest::change(Path::new("/nowhere"), |manifest| manifest).unwrap_err().to_string();
+    assert!(refused.contains("/nowhere/manifest.toml: cannot be written: the folder cannot be locked"), "{refused}");
 }
 
 #[test]
