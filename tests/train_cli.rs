@@ -270,6 +270,11 @@ fn the_last_row_of_a_code_has_it_calibrated() {
     assert_eq!(train(0), whole, "the same model again, and so the same calibration");
     run("train calibrate --weights w --data .", dir.path());
     assert_eq!(manifest(), whole);
+    // The same base once more takes nothing away from what learned from it.
+    for more in ["--resume", ""] {
+        run(&format!("train base --arch mlp --out w --data . --epochs 2 {more}"), dir.path());
+        assert_eq!(manifest(), whole, "{more}");
+    }
     let rows: serde_json::Value =
         serde_json::from_str(&run("eval --weights w --data . --seeds 1 --json", dir.path())).unwrap();
     let at = rows[0]["coverage"].as_array().unwrap();
@@ -281,6 +286,29 @@ fn the_last_row_of_a_code_has_it_calibrated() {
     assert!(rows[0]["calibration_error"].as_f64().is_some_and(|error| error < 0.5));
     run("train base --arch mlp --out w --data . --epochs 1 --seed 9", dir.path());
     assert!(!manifest().contains("[[calibration]]"), "it was for another base");
+}
+
+/// A row that is to be trained yet is no fault; one that cannot be read is.
+#[test]
+fn a_code_that_is_whole_is_calibrated_or_it_is_told_why_not() {
+    let dir = data();
+    let row = |row: usize| dir.path().join(format!("w/sum-k2-r2/row{row}.safetensors"));
+    let calibrations =
+        || fs::read_to_string(dir.path().join("w/manifest.toml")).unwrap().matches("[[calibration]]").count();
+    let train = "train parity --weights w -k 2 -r 2 --data . --epochs 1 --resume --row 0";
+    run("train base --arch linear --out w --data . --epochs 1", dir.path());
+    run("train parity --weights w -k 2 -r 2 --data . --epochs 1", dir.path());
+    assert_eq!(calibrations(), 1);
+    // Something that is there, and that not even the administrator can read.
+    fs::remove_file(row(1)).unwrap();
+    fs::create_dir(row(1)).unwrap();
+    refused(train, dir.path(), 78, "row1.safetensors: cannot be read");
+    fs::remove_dir(row(1)).unwrap();
+    run(train, dir.path());
+    assert_eq!(calibrations(), 0, "row 1 is gone");
+    fs::write(row(1), "of another training").unwrap();
+    run(train, dir.path());
+    assert_eq!(calibrations(), 0, "row 1 is another");
 }
 
 #[test]

@@ -87,7 +87,7 @@ impl Lesson for Labels<'_> {
     }
 }
 
-/// Trains a base model and writes it with its manifest. Parity models of an earlier base in that folder leave the manifest: they would
+/// Trains a base model and writes it with its manifest. Parity models of another base in that folder leave the manifest: they would
 /// be refused.
 pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
     super::writable(&options.out)?;
@@ -119,12 +119,27 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
         validation.count()
     );
     Ok(Manifest::change(&options.out, |old| {
-        if old.is_ok_and(|old| !old.parities.is_empty()) {
-            let file = options.out.join(MANIFEST_FILE);
-            tracing::warn!(manifest = %file.display(), "parity models of the earlier base are left out; train them again");
-        }
-        Ok(manifest(options, &plan, normalisation, split, base))
+        let new = manifest(options, &plan, normalisation, split, base);
+        Ok(match old {
+            Ok(old) => succeed(&options.out, old, new),
+            Err(_) => new,
+        })
     })?)
+}
+
+/// What is written in the place of `old`. The very same base model, which a run that was done already gives, keeps the models that learned from it.
+fn succeed(dir: &Path, old: Manifest, new: Manifest) -> Manifest {
+    if (&old.base.sha256, old.base.architecture, old.preprocessing)
+        == (&new.base.sha256, new.base.architecture, new.preprocessing)
+    {
+        let Manifest { parities, calibrations, measured, .. } = old;
+        return Manifest { parities, calibrations, measured, ..new };
+    }
+    if !old.parities.is_empty() {
+        let file = dir.join(MANIFEST_FILE);
+        tracing::warn!(manifest = %file.display(), "parity models of the earlier base are left out; train them again");
+    }
+    new
 }
 
 fn manifest(options: &BaseOptions, plan: &Plan, preprocessing: Normalisation, split: String, base: Base) -> Manifest {

@@ -5,6 +5,7 @@
 //! The last row of a code to be trained has the code calibrated.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,6 +22,7 @@ use crate::{
     model::{Architecture, Device, Encoder, Net, Parameters, Preprocessing},
     weights::{
         Bundle, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, canary, decoder_of, encoded_plan, parity_plan,
+        sha256,
     },
 };
 
@@ -84,11 +86,30 @@ pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
         rows.iter().try_for_each(|&row| teacher.row(&*code, row))?;
         code
     };
-    // A code that still lacks a row, or has one that fits no more, is calibrated when that is trained.
-    if Bundle::load_uncalibrated(&options.weights, &*code).is_err() {
+    // It is calibrated when that is trained.
+    if lacks_a_row(&options.weights, &Manifest::read(&options.weights)?, &*code) {
         return Ok(());
     }
     calibrate::one_code(&options.weights, &*code, &validation, &validation_outputs, &options.settings.backend.device())
+}
+
+/// Whether a row of the code is yet to be trained: it is not in the manifest, is for other coefficients or another base, or its file is gone or another.
+fn lacks_a_row(weights: &Path, manifest: &Manifest, code: &dyn Code) -> bool {
+    let rows = manifest.rows_of(code.kind(), code.k(), code.r());
+    let is_there = |model: &Parity| match fs::read(weights.join(&model.file)) {
+        Ok(bytes) => sha256(&bytes) == model.sha256,
+        // What is there and cannot be read is a fault, which whoever calibrates tells.
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    };
+    let is_trained = |row: usize| {
+        rows.iter().any(|model| {
+            model.row == row
+                && model.coefficients == code.coefficients(row)
+                && model.base_sha256 == manifest.base.sha256
+                && is_there(model)
+        })
+    };
+    !(0..code.r()).all(is_trained)
 }
 
 /// The network of a parity model, if nobody says otherwise: one that costs about as much a job as the base model, if there is one.
