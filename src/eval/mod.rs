@@ -130,7 +130,7 @@ pub struct MeasureOptions<'a> {
 pub fn measure(dir: &Path, data: &Path, options: &MeasureOptions<'_>) -> Result<Vec<Row>, EvalError> {
     let images = data::test(data)?;
     let manifest = Manifest::read(dir).map_err(WeightsError::from)?;
-    let bundle = Bundle::load(dir, None)?;
+    let bundle = Bundle::of(dir, manifest.clone(), None)?;
     let width = bundle.signature().input.width();
     let label = images.labels.iter().copied().max().unwrap_or(0);
     if width != images.width() || usize::from(label) >= bundle.signature().output.width() {
@@ -144,7 +144,7 @@ pub fn measure(dir: &Path, data: &Path, options: &MeasureOptions<'_>) -> Result<
         UNTRAINED.into_iter().map(|spec| spec.build(input, None).expect("their sizes are within the limits"));
     let codes: Vec<Arc<dyn Code>> = trained.into_iter().chain(untrained).collect();
     let measure_code = |code: &Arc<dyn Code>| {
-        let bundle = Bundle::load(dir, Some(&**code))?;
+        let bundle = Bundle::of(dir, manifest.clone(), Some(&**code))?;
         Ok(direct.row(&bundle, Some((&**code, direct.reconstructed(&bundle, &**code)?)))?)
     };
     let alone = if manifest.parities.is_empty() { Some(direct.row(&bundle, None)) } else { None };

@@ -7,7 +7,6 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use super::{
@@ -21,8 +20,8 @@ use crate::{
     data,
     model::{Architecture, Device, Encoder, Net, Parameters, Preprocessing},
     weights::{
-        Bundle, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, canary, decoder_of, encoded_plan, parity_plan,
-        sha256,
+        Bundle, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, canary, decoder, decoder_of, encoded_plan,
+        parity_plan, sha256,
     },
 };
 
@@ -77,20 +76,22 @@ pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
         validation: Known { images: &validation, outputs: &validation_outputs },
     };
     let input = &bundle.manifest().input.shape;
-    let code = if kind == Kind::Learned {
-        teacher.encoder(k)?
+    if kind == Kind::Learned {
+        teacher.encoder(k)?;
     } else {
         let code = options.code.build(input, None)?;
         let all: Vec<usize> = (0..r).collect();
         let rows = if options.rows.is_empty() { &all } else { &options.rows };
         rows.iter().try_for_each(|&row| teacher.row(&*code, row))?;
-        code
-    };
+    }
+    let manifest = Manifest::read(&options.weights)?;
+    let code = options.code.build(input, decoder(&options.weights, &manifest, &options.code)?)?;
     // It is calibrated when that is trained.
-    if lacks_a_row(&options.weights, &Manifest::read(&options.weights)?, &*code) {
+    if lacks_a_row(&options.weights, &manifest, &*code) {
         return Ok(());
     }
-    calibrate::one_code(&options.weights, &*code, &validation, &validation_outputs, &options.settings.backend.device())
+    let weights = (options.weights.as_path(), &manifest);
+    calibrate::one_code(weights, &*code, &validation, &validation_outputs, &options.settings.backend.device())
 }
 
 /// Whether a row of the code is yet to be trained: it is not in the manifest, is for other coefficients or another base, or its file is gone or another.
@@ -170,7 +171,7 @@ impl Teacher<'_> {
     }
 
     /// Trains encoder and decoder of a learned code of k rows.
-    fn encoder(&self, k: usize) -> Result<Arc<dyn Code>, TrainError> {
+    fn encoder(&self, k: usize) -> Result<(), TrainError> {
         let ParityOptions { settings, encoder, .. } = self.options;
         let (encoder, base) = (encoder.unwrap_or(Encoder::Conv), self.bundle.base_plan());
         let plan = encoded_plan(encoder, k, base).ok_or(TrainError::NoPicture { encoder })?;
@@ -191,8 +192,7 @@ impl Teacher<'_> {
         let net = lesson.net(&fitted.parameters, &Backend::Programs)?;
         let architecture = self.bundle.manifest().base.architecture;
         let network = (architecture, Some(encoder));
-        self.enter(&Trained { code: &code, row: 0, network, fitted: &fitted, stored: &stored, net: &net })?;
-        Ok(Arc::new(code))
+        self.enter(&Trained { code: &code, row: 0, network, fitted: &fitted, stored: &stored, net: &net })
     }
 
     fn preprocessing(&self, weight: f64) -> Preprocessing {

@@ -301,6 +301,55 @@ fn codes_are_whole_or_refused() {
     assert!(manifest.codes(dir.path()).unwrap_err().to_string().contains("concat"));
 }
 
+/// A learned code that was trained, and its folder.
+fn learned() -> (TempDir, Spec) {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/fashion-mnist-mlp-learned-mlp/1");
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("learned-k2-r1")).unwrap();
+    for file in [MANIFEST_FILE, "base.safetensors", "learned-k2-r1/row0.safetensors"] {
+        fs::copy(shipped.join(file), dir.path().join(file)).unwrap();
+    }
+    (dir, Spec::of(Kind::Learned, 2, 1))
+}
+
+/// Trains the encoder and its decoder anew, as far as a reader can tell.
+fn train_again(dir: &Path, manifest: &mut Manifest) {
+    let file = dir.join(&manifest.parities[0].file);
+    let mut bytes = fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    manifest.parities[0].sha256 = sha256(&bytes);
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_decoder_is_of_the_bytes_that_the_manifest_names() {
+    let (dir, spec) = learned();
+    let mut manifest = Manifest::read(dir.path()).unwrap();
+    let read = |manifest: &Manifest| decoder(dir.path(), manifest, &spec);
+    assert!(read(&manifest).unwrap().is_some());
+    let old = manifest.clone();
+    train_again(dir.path(), &mut manifest);
+    assert!(read(&manifest).unwrap().is_some());
+    assert_faults(&[read(&old).unwrap_err().to_string()], &["row0.safetensors: has SHA-256"]);
+    manifest.parities[0].file = format!("../{}", manifest.parities[0].file);
+    assert_faults(&[read(&manifest).unwrap_err().to_string()], &["is not within the folder"]);
+}
+
+/// Between the reading of the decoder and that of the encoder both are trained anew.
+#[test]
+fn an_encoder_that_was_trained_meanwhile_is_not_read_with_the_old_decoder() {
+    let (dir, spec) = learned();
+    let old = Manifest::read(dir.path()).unwrap();
+    let code = spec.build(&old.input.shape, decoder(dir.path(), &old, &spec).unwrap()).unwrap();
+    Bundle::of(dir.path(), old.clone(), Some(&*code)).unwrap();
+    let mut new = old.clone();
+    train_again(dir.path(), &mut new);
+    new.calibrations.clear();
+    new.write(dir.path()).unwrap();
+    let refused = Bundle::of(dir.path(), old, Some(&*code)).unwrap_err().to_string();
+    assert_faults(&[refused], &["row0.safetensors: has SHA-256"]);
+}
+
 #[test]
 fn an_absent_folder_says_what_to_do() {
     let error = Bundle::load(Path::new("/nowhere"), None).unwrap_err().to_string();
