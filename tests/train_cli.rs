@@ -65,6 +65,56 @@ fn a_seed_gives_the_same_weights_however_often_it_is_interrupted() {
     }
 }
 
+/// What it would write is not what these flags make: `train all` could not make it again.
+#[test]
+fn a_run_that_would_have_ended_before_does_not_go_on() {
+    let dir = data();
+    let train = "train base --arch linear --out w --data . --seed 3";
+    run(&format!("{train} --epochs 20"), dir.path());
+    let manifest = || fs::read_to_string(dir.path().join("w/manifest.toml")).unwrap();
+    let whole = manifest();
+    refused(&format!("{train} --epochs 19 --resume"), dir.path(), 78, "longer run: 20 epochs are done");
+    refused(&format!("{train} --epochs 30 --patience 1 --resume"), dir.path(), 78, "longer run: it took a patience of");
+    assert_eq!(manifest(), whole);
+    // As long as it went on without a better epoch, or longer, changes nothing of what is done.
+    run(&format!("{train} --epochs 20 --patience 20 --resume"), dir.path());
+    assert!(manifest().contains("patience = 20"));
+    // What ended by its patience does so again, and goes on with more.
+    let epochs = |more: &str| {
+        let output = parityd(&format!("train base --arch linear --out p --data . --epochs 30 {more}"), dir.path());
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{log}");
+        log.matches("epoch done").count()
+    };
+    assert!(epochs("--patience 1") < 30);
+    assert_eq!(epochs("--patience 1 --resume"), 0);
+    assert_ne!(epochs("--patience 2 --resume"), 0);
+    let base = || fs::read(dir.path().join("p/base.safetensors")).unwrap();
+    let resumed = base();
+    epochs("--patience 2");
+    assert!(base() == resumed, "the same as if it had had that patience at once");
+}
+
+#[test]
+fn a_checkpoint_of_other_images_is_refused() {
+    let dir = data();
+    run("train base --arch linear --out w --data . --epochs 1", dir.path());
+    run("train parity --weights w -k 2 --data . --epochs 1", dir.path());
+    // As many, with the same labels, but darker.
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let name = "train-labels-idx1-ubyte.gz";
+    fs::copy(dir.path().join(name), other.join(name)).unwrap();
+    let mut images = [0x803_u32, 1_000, 28, 28].map(u32::to_be_bytes).concat();
+    images.resize(images.len() + 1_000 * 28 * 28, 7);
+    fs::write(other.join("train-images-idx3-ubyte"), images).unwrap();
+    for training in ["parity --weights w -k 2", "base --arch linear --out w"] {
+        let training = format!("train {training} --epochs 2 --resume");
+        refused(&format!("{training} --data other"), dir.path(), 78, "other settings or images");
+        run(&format!("{training} --data ."), dir.path());
+    }
+}
+
 /// Running averages are part of what is kept: of the weights, of their average and of a checkpoint.
 #[test]
 fn a_network_with_batch_norm_goes_on_as_if_it_had_never_stopped() {
@@ -220,6 +270,11 @@ fn the_last_row_of_a_code_has_it_calibrated() {
     assert_eq!(train(0), whole, "the same model again, and so the same calibration");
     run("train calibrate --weights w --data .", dir.path());
     assert_eq!(manifest(), whole);
+    // The same base once more takes nothing away from what learned from it.
+    for more in ["--resume", ""] {
+        run(&format!("train base --arch mlp --out w --data . --epochs 2 {more}"), dir.path());
+        assert_eq!(manifest(), whole, "{more}");
+    }
     let rows: serde_json::Value =
         serde_json::from_str(&run("eval --weights w --data . --seeds 1 --json", dir.path())).unwrap();
     let at = rows[0]["coverage"].as_array().unwrap();
@@ -231,6 +286,55 @@ fn the_last_row_of_a_code_has_it_calibrated() {
     assert!(rows[0]["calibration_error"].as_f64().is_some_and(|error| error < 0.5));
     run("train base --arch mlp --out w --data . --epochs 1 --seed 9", dir.path());
     assert!(!manifest().contains("[[calibration]]"), "it was for another base");
+}
+
+/// A row that is to be trained yet is no fault; one that cannot be read is.
+#[test]
+fn a_code_that_is_whole_is_calibrated_or_it_is_told_why_not() {
+    let dir = data();
+    let row = |row: usize| dir.path().join(format!("w/sum-k2-r2/row{row}.safetensors"));
+    let calibrations =
+        || fs::read_to_string(dir.path().join("w/manifest.toml")).unwrap().matches("[[calibration]]").count();
+    let train = "train parity --weights w -k 2 -r 2 --data . --epochs 1 --resume --row 0";
+    run("train base --arch linear --out w --data . --epochs 1", dir.path());
+    run("train parity --weights w -k 2 -r 2 --data . --epochs 1", dir.path());
+    assert_eq!(calibrations(), 1);
+    // Something that is there, and that not even the administrator can read.
+    fs::remove_file(row(1)).unwrap();
+    fs::create_dir(row(1)).unwrap();
+    refused(train, dir.path(), 78, "row1.safetensors: cannot be read");
+    fs::remove_dir(row(1)).unwrap();
+    run(train, dir.path());
+    assert_eq!(calibrations(), 0, "row 1 is gone");
+    fs::write(row(1), "of another training").unwrap();
+    run(train, dir.path());
+    assert_eq!(calibrations(), 0, "row 1 is another");
+}
+
+#[test]
+fn rows_trained_side_by_side_both_enter_the_manifest() {
+    let dir = data();
+    run("train base --arch linear --out w --data . --epochs 4", dir.path());
+    let manifest = || fs::read_to_string(dir.path().join("w/manifest.toml")).unwrap();
+    for epochs in 1..4 {
+        let train = |row: usize| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_parityd"));
+            command.current_dir(dir.path()).env("RAYON_NUM_THREADS", "1").env_remove("PARITYD_LOG");
+            command.args("train parity --weights w -k 2 -r 2 --data . --resume --log error".split(' '));
+            command.args(["--epochs", &epochs.to_string(), "--row", &row.to_string()]);
+            command.spawn().expect("cargo has built it")
+        };
+        for mut child in [train(0), train(1)] {
+            let ended = child.wait().expect("it was started");
+            // Whoever calibrated the one row while the other came leaves that to the one that came, and says so.
+            assert!(ended.success() || ended.code() == Some(78), "{ended}");
+        }
+        assert_eq!(manifest().matches("[[parity]]").count(), 2, "after {epochs} epochs");
+        assert_eq!(manifest().matches("[[calibration]]").count(), 1, "after {epochs} epochs");
+        let of_both =
+            manifest().lines().filter(|line| line.contains(&format!("--arch linear --epochs {epochs} "))).count();
+        assert_eq!(of_both, 2, "{}", manifest());
+    }
 }
 
 #[test]

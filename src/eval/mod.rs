@@ -27,7 +27,7 @@ use crate::{
     code::{Calibration, Code, Kind, Reading, RunsOn, SlotSet, Spec},
     data::{self, DataError, Images},
     model::{Device, Net, TensorError},
-    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError, try_write},
+    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, Unchanged, WeightsError, try_write},
 };
 pub use change::{Change, changes, changes_table};
 pub use cost::Cost;
@@ -88,6 +88,15 @@ pub enum EvalError {
     Tensor(#[from] TensorError),
 }
 
+impl From<Unchanged> for EvalError {
+    fn from(error: Unchanged) -> Self {
+        match error {
+            Unchanged::Weights(error) => EvalError::Weights(error),
+            Unchanged::Write { file, error } => EvalError::File { file, error },
+        }
+    }
+}
+
 /// Every folder of weights `<root>/<deployment>/<version>`, in order.
 pub fn shipped(root: &Path) -> Result<Vec<PathBuf>, EvalError> {
     let mut found = Vec::new();
@@ -121,7 +130,7 @@ pub struct MeasureOptions<'a> {
 pub fn measure(dir: &Path, data: &Path, options: &MeasureOptions<'_>) -> Result<Vec<Row>, EvalError> {
     let images = data::test(data)?;
     let manifest = Manifest::read(dir).map_err(WeightsError::from)?;
-    let bundle = Bundle::load(dir, None)?;
+    let bundle = Bundle::of(dir, manifest.clone(), None)?;
     let width = bundle.signature().input.width();
     let label = images.labels.iter().copied().max().unwrap_or(0);
     if width != images.width() || usize::from(label) >= bundle.signature().output.width() {
@@ -135,7 +144,7 @@ pub fn measure(dir: &Path, data: &Path, options: &MeasureOptions<'_>) -> Result<
         UNTRAINED.into_iter().map(|spec| spec.build(input, None).expect("their sizes are within the limits"));
     let codes: Vec<Arc<dyn Code>> = trained.into_iter().chain(untrained).collect();
     let measure_code = |code: &Arc<dyn Code>| {
-        let bundle = Bundle::load(dir, Some(&**code))?;
+        let bundle = Bundle::of(dir, manifest.clone(), Some(&**code))?;
         Ok(direct.row(&bundle, Some((&**code, direct.reconstructed(&bundle, &**code)?)))?)
     };
     let alone = if manifest.parities.is_empty() { Some(direct.row(&bundle, None)) } else { None };
@@ -315,9 +324,8 @@ pub fn may_record(dir: &Path) -> Result<(), EvalError> {
 
 /// Writes measured rows of one folder of weights into its manifest.
 pub fn record(dir: &Path, rows: &[Row]) -> Result<(), EvalError> {
-    let mut manifest = Manifest::read(dir).map_err(WeightsError::from)?;
-    manifest.measured = rows.iter().map(Measured::from).collect();
-    manifest.write(dir).map_err(|error| EvalError::File { file: dir.join(MANIFEST_FILE), error })
+    let measured = rows.iter().map(Measured::from).collect();
+    Ok(Manifest::change(dir, |manifest| Ok(Manifest { measured, ..manifest? }))?)
 }
 
 /// The preset of a code that is not trained.

@@ -70,8 +70,8 @@ impl Plan {
         warnings.extend(fewer);
         warnings.extend(absent_cores(config.lanes()));
         let deployment = &config.deployment;
+        let manifest = Manifest::read(&deployment.weights).map_err(|fault| StartFaults::Weights(fault.into()))?;
         let code = if deployment.policy.kind.is_coded() {
-            let manifest = Manifest::read(&deployment.weights).map_err(|fault| StartFaults::Weights(fault.into()))?;
             let spec = deployment.code.spec();
             let decoder = weights::decoder(&deployment.weights, &manifest, &spec)
                 .map_err(|fault| StartFaults::Weights(fault.into()))?;
@@ -79,7 +79,7 @@ impl Plan {
         } else {
             None
         };
-        let bundle = Bundle::load(&deployment.weights, code.as_deref()).map_err(StartFaults::Weights)?;
+        let bundle = Bundle::of(&deployment.weights, manifest, code.as_deref()).map_err(StartFaults::Weights)?;
         let bundle = bundle.in_precision(lane::precision(deployment.precision));
         let code = code.map(|code| deployment.policy.striped(code));
         let outputs = bundle.signature().output.width();

@@ -87,17 +87,17 @@ impl Lesson for Labels<'_> {
     }
 }
 
-/// Trains a base model and writes it with its manifest. Parity models of an earlier base in that folder leave the manifest: they would
+/// Trains a base model and writes it with its manifest. Parity models of another base in that folder leave the manifest: they would
 /// be refused.
 pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
     super::writable(&options.out)?;
     let (train, validation) = data::train(&options.data)?;
     let plan = options.architecture.plan(&[1, train.size.0, train.size.1], data::LABELS.len())?;
-    let normalisation = normalisation(&train.pixels);
+    let normalisation = super::normalisation(&train.pixels);
     let preprocessing = Preprocessing { mean: normalisation.mean, std: normalisation.std, weight: 1.0 };
     let run = Run {
         settings: &options.settings,
-        identity: format!("base {} rows={} {normalisation:?}", options.architecture, train.count()),
+        identity: format!("base {} of {}", options.architecture, super::identity([&train, &validation])),
         checkpoint: options.out.join("base.checkpoint"),
     };
     let varied = options.settings.preset.augments() && options.architecture.is_convolutional();
@@ -118,12 +118,28 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
         train.count(),
         validation.count()
     );
-    let file = options.out.join(MANIFEST_FILE);
-    if Manifest::read(&options.out).is_ok_and(|old| !old.parities.is_empty()) {
+    Ok(Manifest::change(&options.out, |old| {
+        let new = manifest(options, &plan, normalisation, split, base);
+        Ok(match old {
+            Ok(old) => succeed(&options.out, old, new),
+            Err(_) => new,
+        })
+    })?)
+}
+
+/// What is written in the place of `old`. The very same base model, which a run that was done already gives, keeps the models that learned from it.
+fn succeed(dir: &Path, old: Manifest, new: Manifest) -> Manifest {
+    if (&old.base.sha256, old.base.architecture, old.preprocessing)
+        == (&new.base.sha256, new.base.architecture, new.preprocessing)
+    {
+        let Manifest { parities, calibrations, measured, .. } = old;
+        return Manifest { parities, calibrations, measured, ..new };
+    }
+    if !old.parities.is_empty() {
+        let file = dir.join(MANIFEST_FILE);
         tracing::warn!(manifest = %file.display(), "parity models of the earlier base are left out; train them again");
     }
-    let manifest = manifest(options, &plan, normalisation, split, base);
-    manifest.write(&options.out).map_err(|error| TrainError::Write { file, error })
+    new
 }
 
 fn manifest(options: &BaseOptions, plan: &Plan, preprocessing: Normalisation, split: String, base: Base) -> Manifest {
@@ -149,15 +165,6 @@ fn manifest(options: &BaseOptions, plan: &Plan, preprocessing: Normalisation, sp
         calibrations: Vec::new(),
         measured: Vec::new(),
     }
-}
-
-/// Mean and standard deviation of a pixel, to six digits.
-fn normalisation(pixels: &[f32]) -> Normalisation {
-    let count = pixels.len() as f64;
-    let mean = pixels.iter().copied().map(f64::from).sum::<f64>() / count;
-    let variance = pixels.iter().map(|&pixel| (f64::from(pixel) - mean).powi(2)).sum::<f64>() / count;
-    let round = |value: f64| (value * 1e6).round() / 1e6;
-    Normalisation { mean: round(mean), std: round(variance.sqrt()) }
 }
 
 fn command(options: &BaseOptions) -> String {

@@ -35,25 +35,27 @@ pub struct CalibrateOptions {
 pub fn calibrate(options: &CalibrateOptions) -> Result<(), TrainError> {
     let CalibrateOptions { weights, data, device } = options;
     let bundle = Bundle::load(weights, None)?;
-    let codes = bundle.manifest().codes(weights)?;
+    let manifest = bundle.manifest();
+    let codes = manifest.codes(weights)?;
     if codes.is_empty() {
         return Err(TrainError::NothingToCalibrate { dir: weights.clone() });
     }
     let (_, validation) = data::train(data)?;
     let outputs = bundle.base(device)?.predict(&validation.pixels)?;
-    codes.iter().try_for_each(|code| one_code(weights, &**code, &validation, &outputs, device))
+    codes.iter().try_for_each(|code| one_code((weights, manifest), &**code, &validation, &outputs, device))
 }
 
-/// Calibrates one code whose parity models are all there, given the base model's `outputs` for the validation images.
+/// Calibrates one code of a manifest, whose parity models are all there, given the base model's `outputs` for the validation images.
 pub(super) fn one_code(
-    weights: &Path,
+    (weights, manifest): (&Path, &Manifest),
     code: &dyn Code,
     validation: &Images,
     outputs: &[f32],
     device: &Device,
 ) -> Result<(), TrainError> {
     // What it replaces may be for other weights, which would be refused.
-    let bundle = Bundle::load_uncalibrated(weights, code)?;
+    let manifest = Manifest { calibrations: Vec::new(), ..manifest.clone() };
+    let bundle = Bundle::of(weights, manifest, Some(code))?;
     let nets = (0..code.r()).map(|row| bundle.parity(row, device)).collect::<Result<Vec<Net>, _>>()?;
     let calibrated = fit(&bundle, code, validation, outputs, &nets)?;
     let Calibrated { kind, k, r, temperature, agreement, rows, .. } = calibrated;
@@ -97,15 +99,16 @@ fn fit(
 
 /// Puts a calibration into the manifest as it is *now*.
 fn enter(weights: &Path, calibrated: Calibrated) -> Result<(), TrainError> {
-    let file = weights.join(MANIFEST_FILE);
-    let mut manifest = Manifest::read(weights)?;
     let Calibrated { kind, k, r, .. } = calibrated;
-    if !calibrated.fits(&manifest) {
-        let rule = "names other weights than those that were calibrated".to_owned();
-        return Err(Fault { file, rule, next: "run `parityd train calibrate` again" }.into());
-    }
-    manifest.calibrations.retain(|old| !old.is_of(kind, k, r));
-    manifest.calibrations.push(calibrated);
-    manifest.calibrations.sort_by_key(|calibrated| (calibrated.kind, calibrated.k, calibrated.r));
-    manifest.write(weights).map_err(|error| TrainError::Write { file, error })
+    Ok(Manifest::change(weights, |manifest| {
+        let mut manifest = manifest?;
+        if !calibrated.fits(&manifest) {
+            let rule = "names other weights than those that were calibrated";
+            return Err(Fault::new(&weights.join(MANIFEST_FILE), rule, "run `parityd train calibrate` again"));
+        }
+        manifest.calibrations.retain(|old| !old.is_of(kind, k, r));
+        manifest.calibrations.push(calibrated);
+        manifest.calibrations.sort_by_key(|calibrated| (calibrated.kind, calibrated.k, calibrated.r));
+        Ok(manifest)
+    })?)
 }

@@ -1,7 +1,7 @@
 //! Checkpoints: all of a run's state after a whole epoch, in one file that is replaced whole.
 //!
 //! Shuffles come from (seed, epoch), so variables, moments and counts are everything: a resumed run goes on to the bit as if it had
-//! never stopped. A checkpoint of other settings is refused rather than mixed in.
+//! never stopped. A checkpoint of other settings or images is refused rather than mixed in.
 
 use std::{collections::HashMap, fs, io, path::Path};
 
@@ -25,6 +25,15 @@ pub(super) struct Progress {
     pub(super) best_epoch: usize,
     /// That score.
     pub(super) best_score: f64,
+    /// The least `--patience` with which a run comes this far.
+    pub(super) patience: usize,
+}
+
+impl Progress {
+    /// The least `--patience` with which a run goes on from here.
+    pub(super) const fn patience_to_go_on(&self) -> usize {
+        if self.epochs == 0 { 0 } else { self.epochs.saturating_sub(self.best_epoch) + 1 }
+    }
 }
 
 /// Writes a checkpoint: the optimiser's state and the best parameters so far.
@@ -44,6 +53,7 @@ pub(super) fn write(
         entry("steps", progress.steps.to_string()),
         entry("best_epoch", progress.best_epoch.to_string()),
         entry("best_score", progress.best_score.to_string()),
+        entry("patience", progress.patience.to_string()),
     ]);
     let bytes = safetensors::serialize(&tensors, Some(about)).map_err(Error::wrap)?;
     write_whole(file, &bytes).map_err(|error| TrainError::Write { file: file.to_path_buf(), error })
@@ -67,13 +77,18 @@ impl Checkpoint {
         let about = header.metadata().clone().unwrap_or_default();
         let text = |name: &str| about.get(name).ok_or_else(|| broken(format!("lacks `{name}`")));
         if *text("settings")? != sha256(settings.as_bytes()) {
-            return Err(broken(format!("is of a run with other settings than {settings}")));
+            return Err(broken(format!("is of a run with other settings or images than {settings}")));
         }
         let number = |name: &str| text(name)?.parse().map_err(|_| broken(format!("`{name}` is no count")));
         let steps = text("steps")?.parse().map_err(|_| broken("`steps` is no count".to_owned()))?;
         let score = text("best_score")?.parse().map_err(|_| broken("`best_score` is no number".to_owned()))?;
-        let progress =
-            Progress { epochs: number("epochs")?, steps, best_epoch: number("best_epoch")?, best_score: score };
+        let progress = Progress {
+            epochs: number("epochs")?,
+            steps,
+            best_epoch: number("best_epoch")?,
+            best_score: score,
+            patience: number("patience")?,
+        };
         Ok(Some(Checkpoint { progress, tensors: Parameters::from_safetensors(&bytes)? }))
     }
 

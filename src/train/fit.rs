@@ -128,6 +128,7 @@ impl Run<'_> {
         let mut state = self.start(lesson, &identity)?;
         let bar = self.bar(lesson, state.progress.epochs);
         while state.progress.epochs < self.settings.epochs && !self.gives_up(&state.progress) {
+            state.progress.patience = state.progress.patience.max(state.progress.patience_to_go_on());
             let loss = self.epoch(lesson, &mut state, &bar)?;
             let score = lesson.score(&parameters(state.kept()))?;
             state.progress.epochs += 1;
@@ -151,8 +152,18 @@ impl Run<'_> {
 
     /// Whether it has been no better for so long that it ends early.
     fn gives_up(&self, progress: &Progress) -> bool {
-        progress.epochs > 0
-            && self.settings.patience.is_some_and(|patience| progress.epochs >= progress.best_epoch + patience)
+        self.settings.patience.is_some_and(|patience| patience < progress.patience_to_go_on())
+    }
+
+    /// What is wrong with going on from there, if this run would have ended before: its manifest would not tell how the weights were made.
+    fn outrun_by(&self, progress: &Progress) -> Option<String> {
+        let Settings { epochs, patience, .. } = *self.settings;
+        let Progress { epochs: done, patience: had, .. } = *progress;
+        if done > epochs {
+            return Some(format!("is of a longer run: {done} epochs are done, and --epochs is {epochs}"));
+        }
+        let patience = patience.filter(|&patience| patience < had)?;
+        Some(format!("is of a longer run: it took a patience of {had}, and --patience is {patience}"))
     }
 
     /// Initial weights, or those of the last checkpoint.
@@ -160,12 +171,15 @@ impl Run<'_> {
         let variables = init::variables(&lesson.shapes(), lesson.dense(), self.settings.seed, &self.device())?;
         let model = lesson.model(&parameters(&variables))?;
         let mut adam = Adam::new(variables.clone(), WEIGHT_DECAY)?;
-        let mut progress = Progress { epochs: 0, steps: 0, best_epoch: 0, best_score: -1.0 };
+        let mut progress = Progress { epochs: 0, steps: 0, best_epoch: 0, best_score: -1.0, patience: 0 };
         let mut best = Parameters::default();
         let average = self.settings.preset.averages().then(|| Self::average(&variables)).transpose()?;
         if self.settings.resume
             && let Some(checkpoint) = Checkpoint::read(&self.checkpoint, identity)?
         {
+            if let Some(rule) = self.outrun_by(&checkpoint.progress) {
+                return Err(TrainError::Checkpoint { file: self.checkpoint.clone(), rule });
+            }
             adam.restore(checkpoint.progress.steps, |name| checkpoint.tensor(name))?;
             for (name, variable) in average.iter().flat_map(|average| &average.variables) {
                 variable.set(&checkpoint.tensor(&format!("average/{name}"))?.to_device(&self.device())?)?;

@@ -32,7 +32,7 @@ use crate::{
     data::{DataError, Images},
     eval::EvalError,
     model::{Device, Encoder, NoFit, Parameters, Tensor, TensorError},
-    weights::{Fault, Training, WeightsError, sha256, try_write, write_whole},
+    weights::{Fault, Normalisation, Training, Unchanged, WeightsError, sha256, try_write, write_whole},
 };
 pub use adam::Adam;
 pub use all::{AllOptions, Remade, all};
@@ -162,6 +162,15 @@ pub enum TrainError {
     Tensor(#[from] TensorError),
 }
 
+impl From<Unchanged> for TrainError {
+    fn from(error: Unchanged) -> Self {
+        match error {
+            Unchanged::Weights(error) => TrainError::Weights(error),
+            Unchanged::Write { file, error } => TrainError::Write { file, error },
+        }
+    }
+}
+
 impl From<Fault> for TrainError {
     fn from(fault: Fault) -> Self {
         TrainError::Weights(fault.into())
@@ -185,6 +194,23 @@ fn gather(images: &Images, picked: &[usize], varied: bool, rng: &mut ChaCha8Rng)
 fn labels(images: &Images, picked: &[usize], device: &Device) -> candle_core::Result<Tensor> {
     let labels: Vec<u32> = picked.iter().map(|&row| u32::from(images.labels[row])).collect();
     Tensor::from_vec(labels, picked.len(), device)
+}
+
+/// What tells these images from others in a checkpoint: how many, in which order, and how dark.
+fn identity(images: [&Images; 2]) -> String {
+    let of = |images: &Images| {
+        format!("rows={} labels={} {:?}", images.count(), sha256(&images.labels), normalisation(&images.pixels))
+    };
+    images.map(of).join(" and ")
+}
+
+/// Mean and standard deviation of a pixel, to six digits.
+fn normalisation(pixels: &[f32]) -> Normalisation {
+    let count = pixels.len() as f64;
+    let mean = pixels.iter().copied().map(f64::from).sum::<f64>() / count;
+    let variance = pixels.iter().map(|&pixel| (f64::from(pixel) - mean).powi(2)).sum::<f64>() / count;
+    let round = |value: f64| (value * 1e6).round() / 1e6;
+    Normalisation { mean: round(mean), std: round(variance.sqrt()) }
 }
 
 /// Whether files can be written in a folder, which is made if it is not there: found out before anything is learned.

@@ -5,8 +5,8 @@
 //! The last row of a code to be trained has the code calibrated.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use super::{
@@ -20,7 +20,8 @@ use crate::{
     data,
     model::{Architecture, Device, Encoder, Net, Parameters, Preprocessing},
     weights::{
-        Bundle, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, canary, decoder_of, encoded_plan, parity_plan,
+        Bundle, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, canary, decoder, decoder_of, encoded_plan,
+        parity_plan, sha256,
     },
 };
 
@@ -75,20 +76,41 @@ pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
         validation: Known { images: &validation, outputs: &validation_outputs },
     };
     let input = &bundle.manifest().input.shape;
-    let code = if kind == Kind::Learned {
-        teacher.encoder(k)?
+    if kind == Kind::Learned {
+        teacher.encoder(k)?;
     } else {
         let code = options.code.build(input, None)?;
         let all: Vec<usize> = (0..r).collect();
         let rows = if options.rows.is_empty() { &all } else { &options.rows };
         rows.iter().try_for_each(|&row| teacher.row(&*code, row))?;
-        code
-    };
-    // A code that still lacks a row, or has one that fits no more, is calibrated when that is trained.
-    if Bundle::load_uncalibrated(&options.weights, &*code).is_err() {
+    }
+    let manifest = Manifest::read(&options.weights)?;
+    let code = options.code.build(input, decoder(&options.weights, &manifest, &options.code)?)?;
+    // It is calibrated when that is trained.
+    if lacks_a_row(&options.weights, &manifest, &*code) {
         return Ok(());
     }
-    calibrate::one_code(&options.weights, &*code, &validation, &validation_outputs, &options.settings.backend.device())
+    let weights = (options.weights.as_path(), &manifest);
+    calibrate::one_code(weights, &*code, &validation, &validation_outputs, &options.settings.backend.device())
+}
+
+/// Whether a row of the code is yet to be trained: it is not in the manifest, is for other coefficients or another base, or its file is gone or another.
+fn lacks_a_row(weights: &Path, manifest: &Manifest, code: &dyn Code) -> bool {
+    let rows = manifest.rows_of(code.kind(), code.k(), code.r());
+    let is_there = |model: &Parity| match fs::read(weights.join(&model.file)) {
+        Ok(bytes) => sha256(&bytes) == model.sha256,
+        // What is there and cannot be read is a fault, which whoever calibrates tells.
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    };
+    let is_trained = |row: usize| {
+        rows.iter().any(|model| {
+            model.row == row
+                && model.coefficients == code.coefficients(row)
+                && model.base_sha256 == manifest.base.sha256
+                && is_there(model)
+        })
+    };
+    !(0..code.r()).all(is_trained)
 }
 
 /// The network of a parity model, if nobody says otherwise: one that costs about as much a job as the base model, if there is one.
@@ -149,7 +171,7 @@ impl Teacher<'_> {
     }
 
     /// Trains encoder and decoder of a learned code of k rows.
-    fn encoder(&self, k: usize) -> Result<Arc<dyn Code>, TrainError> {
+    fn encoder(&self, k: usize) -> Result<(), TrainError> {
         let ParityOptions { settings, encoder, .. } = self.options;
         let (encoder, base) = (encoder.unwrap_or(Encoder::Conv), self.bundle.base_plan());
         let plan = encoded_plan(encoder, k, base).ok_or(TrainError::NoPicture { encoder })?;
@@ -170,8 +192,7 @@ impl Teacher<'_> {
         let net = lesson.net(&fitted.parameters, &Backend::Programs)?;
         let architecture = self.bundle.manifest().base.architecture;
         let network = (architecture, Some(encoder));
-        self.enter(&Trained { code: &code, row: 0, network, fitted: &fitted, stored: &stored, net: &net })?;
-        Ok(Arc::new(code))
+        self.enter(&Trained { code: &code, row: 0, network, fitted: &fitted, stored: &stored, net: &net })
     }
 
     fn preprocessing(&self, weight: f64) -> Preprocessing {
@@ -181,9 +202,10 @@ impl Teacher<'_> {
 
     fn run(&self, row: usize, network: &str) -> Run<'_> {
         let ParityOptions { weights, settings, code: Spec { kind, k, .. }, .. } = self.options;
+        let images = super::identity([self.train.images, self.validation.images]);
         Run {
             settings,
-            identity: format!("{kind} k={k} parity of {} row={row} {network}", self.bundle.base_sha256()),
+            identity: format!("{kind} k={k} parity of {} row={row} {network} of {images}", self.bundle.base_sha256()),
             checkpoint: weights.join(format!("{}/row{row}.checkpoint", self.folder())),
         }
     }
@@ -228,19 +250,20 @@ fn halved(fitted: &mut Fitted) -> Result<Parameters, TrainError> {
 
 /// Puts a parity model into the manifest as it is *now*: another row may have been trained meanwhile.
 fn enter(weights: &Path, parity: Parity) -> Result<(), TrainError> {
-    let file = weights.join(MANIFEST_FILE);
-    let mut manifest = Manifest::read(weights)?;
-    if manifest.base.sha256 != parity.base_sha256 {
-        let rule = "names another base than the one that this parity model was trained on".to_owned();
-        return Err(Fault { file, rule, next: "train the parity model again" }.into());
-    }
     let (kind, k, r, row) = (parity.kind, parity.k, parity.r, parity.row);
-    manifest.measured.retain(|measured| (measured.code.as_str(), measured.k, measured.r) != (kind.as_str(), k, r));
-    manifest.calibrations.retain(|calibrated| !calibrated.is_of(kind, k, r));
-    manifest.parities.retain(|old| (old.kind, old.k, old.r, old.row) != (kind, k, r, row));
-    manifest.parities.push(parity);
-    manifest.parities.sort_by_key(|parity| (parity.kind, parity.k, parity.r, parity.row));
-    manifest.write(weights).map_err(|error| TrainError::Write { file, error })
+    Ok(Manifest::change(weights, |manifest| {
+        let mut manifest = manifest?;
+        if manifest.base.sha256 != parity.base_sha256 {
+            let rule = "names another base than the one that this parity model was trained on";
+            return Err(Fault::new(&weights.join(MANIFEST_FILE), rule, "train the parity model again"));
+        }
+        manifest.measured.retain(|measured| (measured.code.as_str(), measured.k, measured.r) != (kind.as_str(), k, r));
+        manifest.calibrations.retain(|calibrated| !calibrated.is_of(kind, k, r));
+        manifest.parities.retain(|old| (old.kind, old.k, old.r, old.row) != (kind, k, r, row));
+        manifest.parities.push(parity);
+        manifest.parities.sort_by_key(|parity| (parity.kind, parity.k, parity.r, parity.row));
+        Ok(manifest)
+    })?)
 }
 
 fn command(options: &ParityOptions, trained: &Trained<'_>) -> String {

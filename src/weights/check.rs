@@ -13,7 +13,7 @@ use crate::{
 };
 
 const RETRAIN: &str = "train it again with `parityd train parity`";
-const RESTORE: &str = "restore the file, or train it again";
+pub(super) const RESTORE: &str = "restore the file, or train it again";
 const EDITED: &str = "let `parityd train` write the manifest";
 
 /// Checks the base model. `None` when it cannot be used; the reasons are in `faults`.
@@ -187,7 +187,7 @@ impl Model<'_> {
             let rule = format!("`canary` of {} needs {outputs} finite values", self.file);
             faults.push(Fault::new(&dir.join(MANIFEST_FILE), rule, EDITED));
         }
-        let parameters = self.parameters(dir, faults)?;
+        let parameters = parameters(dir, self.file, self.sha256).map_err(|fault| faults.push(fault)).ok()?;
         let misfits = parameters.faults_against(&stored);
         let fits = misfits.is_empty();
         faults.extend(misfits.into_iter().map(|misfit| Fault::new(&file, misfit, RESTORE)));
@@ -199,37 +199,23 @@ impl Model<'_> {
         };
         fits.then(|| Checked { plan, parameters, preprocessing, canary: self.canary.to_vec(), on_cpu: Arc::default() })
     }
+}
 
-    /// Reads the file once, checks its hash, and parses those very bytes.
-    fn parameters(&self, dir: &Path, faults: &mut Vec<Fault>) -> Option<Parameters> {
-        let file = dir.join(self.file);
-        let stays_inside = Path::new(self.file).components().all(|part| matches!(part, Component::Normal(_)));
-        if !stays_inside || self.file.is_empty() {
-            let rule = format!("`file` is \"{}\", which is not within the folder", self.file);
-            faults.push(Fault::new(&dir.join(MANIFEST_FILE), rule, EDITED));
-            return None;
-        }
-        let bytes = match fs::read(&file) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                faults.push(unread(&file, &error, RESTORE));
-                return None;
-            }
-        };
-        let found = sha256(&bytes);
-        if found != self.sha256 {
-            let rule = format!("has SHA-256 {found}, and the manifest says {}", self.sha256);
-            faults.push(Fault::new(&file, rule, RESTORE));
-            return None;
-        }
-        match Parameters::from_safetensors(&bytes) {
-            Ok(parameters) => Some(parameters),
-            Err(error) => {
-                faults.push(Fault::new(&file, format!("is no safetensors file: {error}"), RESTORE));
-                None
-            }
-        }
+/// Reads the file once, checks its hash, and parses those very bytes.
+pub(super) fn parameters(dir: &Path, file: &str, hash: &str) -> Result<Parameters, Fault> {
+    let stays_inside = Path::new(file).components().all(|part| matches!(part, Component::Normal(_)));
+    if !stays_inside || file.is_empty() {
+        let rule = format!("`file` is \"{file}\", which is not within the folder");
+        return Err(Fault::new(&dir.join(MANIFEST_FILE), rule, EDITED));
     }
+    let file = dir.join(file);
+    let bytes = fs::read(&file).map_err(|error| unread(&file, &error, RESTORE))?;
+    let found = sha256(&bytes);
+    if found != hash {
+        return Err(Fault::new(&file, format!("has SHA-256 {found}, and the manifest says {hash}"), RESTORE));
+    }
+    Parameters::from_safetensors(&bytes)
+        .map_err(|error| Fault::new(&file, format!("is no safetensors file: {error}"), RESTORE))
 }
 
 fn normalises(normalisation: Normalisation) -> bool {

@@ -1,14 +1,15 @@
 //! The decoder of a learned code, out of the file that holds its encoder.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use super::{Fault, MANIFEST_FILE, Manifest, unread};
+use super::{Fault, MANIFEST_FILE, Manifest, check};
 use crate::{
     code::{Decoder, Kind, Matrix, Spec},
     model::{Parameters, TensorError},
 };
 
-/// The decoder that the code `spec` was trained with; `None` for kinds that need none. The file's hash is checked where its encoder is.
+/// The decoder that the code `spec` was trained with; `None` for kinds that need none. It is of the bytes that `manifest` has
+/// the hash of, and so is the encoder of a bundle of this manifest.
 pub fn decoder(dir: &Path, manifest: &Manifest, spec: &Spec) -> Result<Option<Decoder>, Fault> {
     let Spec { kind, k, r, .. } = *spec;
     if kind != Kind::Learned {
@@ -19,12 +20,9 @@ pub fn decoder(dir: &Path, manifest: &Manifest, spec: &Spec) -> Result<Option<De
         let rule = format!("has no parity model for kind = \"{kind}\", k = {k}, r = {r}");
         Fault::new(&dir.join(MANIFEST_FILE), rule, "configure a code that it has, or run `parityd train parity`")
     })?;
-    let file = dir.join(&row.file);
-    let fault = |rule: String| Fault::new(&file, rule, "restore the file, or train it again");
-    let bytes = fs::read(&file).map_err(|error| unread(&file, &error, "restore the file, or train it again"))?;
-    let parameters =
-        Parameters::from_safetensors(&bytes).map_err(|error| fault(format!("is no safetensors file: {error}")))?;
-    decoder_of(&parameters).map(Some).map_err(|error| fault(format!("holds no decoder: {error}")))
+    let parameters = check::parameters(dir, &row.file, &row.sha256)?;
+    let fault = |error| Fault::new(&dir.join(&row.file), format!("holds no decoder: {error}"), check::RESTORE);
+    decoder_of(&parameters).map(Some).map_err(fault)
 }
 
 /// The decoder among some parameters.

@@ -1,19 +1,21 @@
 //! `manifest.toml`: what a folder of weights says about itself.
 //!
 //! Plain data with unknown keys refused. The trainer and `eval --record` write it, nobody types a hash or an accuracy; what was measured
-//! is kept apart from what was trained, and goes when the model it was measured on goes.
+//! is kept apart from what was trained, and goes when the model it was measured on goes. Several may write it side by side: whoever
+//! changes it has its folder locked from the reading to the writing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    hash::{BuildHasher, Hasher, RandomState},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Calibrated, Fault, decoder, unread};
+use super::{Calibrated, Fault, WeightsError, decoder, unread};
 use crate::{
     code::{Code, Coefficients, Kind, Spec},
     model::{Architecture, Encoder},
@@ -218,6 +220,22 @@ pub struct Measured {
     pub weights_sha256: Vec<String>,
 }
 
+/// Why a manifest stays as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Unchanged {
+    /// It cannot be read, or not be changed like that.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// It cannot be written, or its folder not be locked.
+    #[error("{}: cannot be written: {error}", file.display())]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
 impl Manifest {
     /// Reads `manifest.toml` of `dir`.
     pub fn read(dir: &Path) -> Result<Self, Fault> {
@@ -238,6 +256,16 @@ impl Manifest {
             return Err(Fault::new(&file, rule, "use the parityd that made it, or make it again"));
         }
         Ok(manifest)
+    }
+
+    /// Makes a new `manifest.toml` of `dir` out of what is there, which nobody else changes meanwhile.
+    pub fn change(
+        dir: &Path,
+        change: impl FnOnce(Result<Self, Fault>) -> Result<Self, Fault>,
+    ) -> Result<(), Unchanged> {
+        let unwritten = |error| Unchanged::Write { file: dir.join(MANIFEST_FILE), error };
+        let _locked = lock(dir).map_err(unwritten)?;
+        change(Manifest::read(dir)).map_err(WeightsError::from)?.write(dir).map_err(unwritten)
     }
 
     /// Writes `manifest.toml` of `dir`, whole or not at all.
@@ -284,12 +312,21 @@ impl Manifest {
     }
 }
 
+/// Locks a folder for as long as what this gives lives; waits for whoever has it locked. The folder itself is locked: no file is left
+/// behind.
+fn lock(folder: &Path) -> io::Result<fs::File> {
+    let locked = fs::File::open(folder).and_then(|open| open.lock().map(|()| open));
+    locked.map_err(|error| io::Error::new(error.kind(), format!("the folder cannot be locked: {error}")))
+}
+
 /// Writes a file by way of a temporary one beside it, so that a reader (or a crash) sees the old bytes or the new ones.
 pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
+    // One that nobody else has, on another machine, in another container or thread: a file that two write is neither's.
+    let random = RandomState::new().build_hasher().finish();
     let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
+    name.push(format!(".{random:016x}.new"));
     let temporary = folder.join(name);
     let written = fs::File::create(&temporary).and_then(|mut open| {
         open.write_all(bytes)?;
@@ -309,8 +346,10 @@ pub fn write_page(file: &Path, page: &[u8]) -> io::Result<()> {
     if is_other { fs::write(file, page) } else { write_whole(file, page) }
 }
 
-/// Whether files can be written in a folder, which is made if it is not there: to be found out before anything is learned or measured.
+/// Whether a folder, which is made if it is not there, can be locked and written: to be found out before anything is learned or measured.
 pub fn try_write(folder: &Path) -> io::Result<()> {
     let file = folder.join(".parityd-writes-here");
-    fs::create_dir_all(folder).and_then(|()| fs::write(&file, [])).and_then(|()| fs::remove_file(&file))
+    fs::create_dir_all(folder)?;
+    let _locked = lock(folder)?;
+    fs::write(&file, []).and_then(|()| fs::remove_file(&file))
 }

@@ -3,7 +3,7 @@
 //! A [`Bundle`] exists only if every file that it uses has the hash that the manifest gives, the parity models were trained on outputs
 //! of *this* base with *this* code and *this* normalisation, and every tensor fits its architecture. Anything else is refused before a
 //! query is served, with all faults at once: a parity model of another base answers plausibly and wrongly, and nothing would notice.
-//! Each file is read once; the bytes that were hashed are the bytes that are used.
+//! The bytes that were hashed are the bytes that are used, and all hashes of a bundle are of one reading of the manifest.
 
 mod calibration;
 pub mod canary;
@@ -32,7 +32,7 @@ pub use check::{ParityPlan, encoded_plan, parity_plan};
 pub use decoder::{decoder, decoder_of};
 pub use manifest::{
     Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Measured, Normalisation, Output, Parity,
-    Training, try_write, write_page, write_whole,
+    Training, Unchanged, try_write, write_page, write_whole,
 };
 
 /// One thing that is wrong with a folder of weights.
@@ -148,16 +148,12 @@ impl Bundle {
     ///
     /// Refuses with every fault found; see the module.
     pub fn load(dir: &Path, code: Option<&dyn Code>) -> Result<Self, WeightsError> {
-        Bundle::check(dir, Manifest::read(dir)?, code)
+        Bundle::of(dir, Manifest::read(dir)?, code)
     }
 
-    /// As [`Bundle::load`], whatever the manifest says of the code's calibration: for whoever is about to replace it.
-    pub fn load_uncalibrated(dir: &Path, code: &dyn Code) -> Result<Self, WeightsError> {
-        let manifest = Manifest { calibrations: Vec::new(), ..Manifest::read(dir)? };
-        Bundle::check(dir, manifest, Some(code))
-    }
-
-    fn check(dir: &Path, manifest: Manifest, code: Option<&dyn Code>) -> Result<Self, WeightsError> {
+    /// As [`Bundle::load`], of a manifest that was read before. A code with a [`decoder`] of its own is of that manifest, too: another reading may
+    /// be that of an encoder that was trained meanwhile.
+    pub fn of(dir: &Path, manifest: Manifest, code: Option<&dyn Code>) -> Result<Self, WeightsError> {
         let mut faults = Vec::new();
         let base = check::base(dir, &manifest, &mut faults);
         let parities =

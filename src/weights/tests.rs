@@ -1,6 +1,6 @@
 //! Folders of weights that are right, and every way in which one is refused.
 
-use std::fs;
+use std::{fs, thread};
 
 use tempfile::TempDir;
 
@@ -52,11 +52,60 @@ fn what_could_not_be_written_leaves_no_part_behind() {
     let file = dir.path().join("base.checkpoint");
     fs::create_dir_all(file.join("in the way")).unwrap();
     assert!(write_whole(&file, b"bytes").is_err());
-    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["base.checkpoint"]);
+    assert_eq!(names(dir.path()), ["base.checkpoint"]);
     try_write(dir.path()).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     assert!(try_write(Path::new("/proc/nowhere")).is_err());
+}
+
+fn names(dir: &Path) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn changes_made_side_by_side_are_all_kept() {
+    let dir = folder();
+    let before = names(dir.path());
+    let add = |thread: usize| {
+        for k in 0..8 {
+            let add = |manifest: Result<Manifest, Fault>| {
+                let mut manifest = manifest?;
+                let of_thread = Calibrated { k, r: thread, ..calibrated(&manifest) };
+                manifest.calibrations.push(of_thread);
+                Ok(manifest)
+            };
+            Manifest::change(dir.path(), add).unwrap();
+            try_write(dir.path()).unwrap();
+        }
+    };
+    thread::scope(|scope| (0..4).for_each(|thread| drop(scope.spawn(move || add(thread)))));
+    assert_eq!(Manifest::read(dir.path()).unwrap().calibrations.len(), 32);
+    assert_eq!(names(dir.path()), before, "no lock and no part of a file is left behind");
+}
+
+#[test]
+fn a_file_that_two_write_is_that_of_one_of_them() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("base.checkpoint");
+    let write = |thread: u8| (0..20).for_each(|_| write_whole(&file, &vec![thread; 1 << 20]).unwrap());
+    thread::scope(|scope| (0..4).for_each(|thread| drop(scope.spawn(move || write(thread)))));
+    let written = fs::read(&file).unwrap();
+    assert!(written.len() == 1 << 20 && written.iter().all(|byte| *byte == written[0]));
+    assert_eq!(names(dir.path()), ["base.checkpoint"]);
+}
+
+#[test]
+fn a_manifest_that_cannot_be_changed_says_why() {
+    let dir = folder();
+    let before = fs::read(dir.path().join(MANIFEST_FILE)).unwrap();
+    let fault = Fault::new(dir.path(), "is of another base", "train it again");
+    let refused = Manifest::change(dir.path(), |_| Err(fault)).unwrap_err().to_string();
+    assert!(refused.contains("is of another base; train it again"), "{refused}");
+    assert_eq!(fs::read(dir.path().join(MANIFEST_FILE)).unwrap(), before);
+    let refused = Manifest::change(Path::new("/nowhere"), |manifest| manifest).unwrap_err().to_string();
+    assert!(refused.contains("/nowhere/manifest.toml: cannot be written: the folder cannot be locked"), "{refused}");
 }
 
 #[test]
@@ -250,6 +299,55 @@ fn codes_are_whole_or_refused() {
     assert!(manifest.codes(dir.path()).unwrap_err().to_string().contains("each parity row"));
     manifest.parities[0].kind = Kind::Concat;
     assert!(manifest.codes(dir.path()).unwrap_err().to_string().contains("concat"));
+}
+
+/// A learned code that was trained, and its folder.
+fn learned() -> (TempDir, Spec) {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/fashion-mnist-mlp-learned-mlp/1");
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("learned-k2-r1")).unwrap();
+    for file in [MANIFEST_FILE, "base.safetensors", "learned-k2-r1/row0.safetensors"] {
+        fs::copy(shipped.join(file), dir.path().join(file)).unwrap();
+    }
+    (dir, Spec::of(Kind::Learned, 2, 1))
+}
+
+/// Trains the encoder and its decoder anew, as far as a reader can tell.
+fn train_again(dir: &Path, manifest: &mut Manifest) {
+    let file = dir.join(&manifest.parities[0].file);
+    let mut bytes = fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    manifest.parities[0].sha256 = sha256(&bytes);
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_decoder_is_of_the_bytes_that_the_manifest_names() {
+    let (dir, spec) = learned();
+    let mut manifest = Manifest::read(dir.path()).unwrap();
+    let read = |manifest: &Manifest| decoder(dir.path(), manifest, &spec);
+    assert!(read(&manifest).unwrap().is_some());
+    let old = manifest.clone();
+    train_again(dir.path(), &mut manifest);
+    assert!(read(&manifest).unwrap().is_some());
+    assert_faults(&[read(&old).unwrap_err().to_string()], &["row0.safetensors: has SHA-256"]);
+    manifest.parities[0].file = format!("../{}", manifest.parities[0].file);
+    assert_faults(&[read(&manifest).unwrap_err().to_string()], &["is not within the folder"]);
+}
+
+/// Between the reading of the decoder and that of the encoder both are trained anew.
+#[test]
+fn an_encoder_that_was_trained_meanwhile_is_not_read_with_the_old_decoder() {
+    let (dir, spec) = learned();
+    let old = Manifest::read(dir.path()).unwrap();
+    let code = spec.build(&old.input.shape, decoder(dir.path(), &old, &spec).unwrap()).unwrap();
+    Bundle::of(dir.path(), old.clone(), Some(&*code)).unwrap();
+    let mut new = old.clone();
+    train_again(dir.path(), &mut new);
+    new.calibrations.clear();
+    new.write(dir.path()).unwrap();
+    let refused = Bundle::of(dir.path(), old, Some(&*code)).unwrap_err().to_string();
+    assert_faults(&[refused], &["row0.safetensors: has SHA-256"]);
 }
 
 #[test]
