@@ -76,10 +76,8 @@ pub struct Engine {
     broken: (Mutex<()>, Condvar),
     /// Lanes whose threads are to be replaced, each once; and who waits for one.
     stuck: (Mutex<VecDeque<LaneId>>, Condvar),
-    /// Per lane: which of its moves are logged.
+    /// Per lane: which of its moves, and of the doubts about it, are logged.
     moves: Box<[Mutex<Repeats>]>,
-    /// The same for lanes whose answers do not fit, of all of them together.
-    doubts: Mutex<Repeats>,
     /// The last moves of all lanes, the latest last.
     events: Mutex<VecDeque<(Time, LaneId, Move)>>,
 }
@@ -100,7 +98,6 @@ impl Engine {
             broken: Default::default(),
             stuck: Default::default(),
             moves,
-            doubts: Mutex::default(),
             events: Mutex::default(),
         }
     }
@@ -274,7 +271,8 @@ impl Engine {
     }
 
     fn tell_doubt(&self, lane: LaneId) {
-        if let Line::Told { left_out } = self.doubts.lock().next(self.clock.now()) {
+        let next = self.moves[usize::from(lane.0)].lock().next(self.clock.now());
+        if let Line::Told { left_out } = next {
             tracing::warn!(%lane, left_out, "answers do not fit together with parity: a canary decides");
         }
     }

@@ -56,9 +56,9 @@ impl Config {
         let pooled = placement == Placement::Pooled && parity != ParityWhen::Always;
         match kind {
             PolicyKind::None | PolicyKind::Replicated | PolicyKind::Hedged => false,
-            PolicyKind::IdleCopy => true,
+            PolicyKind::IdleCopy | PolicyKind::Adaptive => true,
             PolicyKind::Coded => pooled && self.deployment.code.kind != Kind::Berrut,
-            PolicyKind::Approximate | PolicyKind::Adaptive => pooled,
+            PolicyKind::Approximate => pooled,
         }
     }
 }
@@ -89,7 +89,8 @@ pub(super) fn check(config: &Config, root: &mut Section<'_, '_>) {
 pub(super) fn ports(config: &Config, root: &mut Section<'_, '_>, variables: &[(&str, &str, Option<String>)]) {
     let Some(Grpc { listen: grpc }) = config.grpc else { return };
     let http = config.http.listen;
-    if http.port() != grpc.port() || http.port() == 0 || !overlap(http.ip(), grpc.ip()) {
+    let are_read = root.is_sound("http.listen") && root.is_sound("grpc.listen");
+    if !are_read || http.port() != grpc.port() || http.port() == 0 || !overlap(http.ip(), grpc.ip()) {
         return;
     }
     let why = format!("[http] and [grpc] cannot listen on {http} and {grpc}: each needs an address of its own");

@@ -260,10 +260,8 @@ impl Dispatch {
         // Redundancy that may not run now is looked at again by the timer.
         let copies_wait = || !self.idle_copy.is_empty() && self.redundancy_may_run();
         let base_waits = !self.data.is_empty() || !self.rescue.is_empty() || !self.hedge.is_empty() || copies_wait();
-        let redundancy_waits =
-            || !self.parity.is_empty() && (!self.parity_is_reserved(role) || self.redundancy_may_run());
-        let parity_waits =
-            (!self.backup.is_empty() || redundancy_waits()) && !seat.parity_blocked.load(Ordering::Relaxed);
+        let some_waits = || !self.backup.is_empty() || !self.parity.is_empty() && self.parity_may_run(role);
+        let parity_waits = some_waits() && !seat.parity_blocked.load(Ordering::Relaxed);
         !(role.runs_base() && base_waits || role.runs_parity() && parity_waits)
     }
 
@@ -344,6 +342,11 @@ impl Dispatch {
     /// Whether parity jobs run only on lanes that would be idle, on lanes of this role. Under a code that is not systematic they are all there is.
     fn parity_is_reserved(&self, role: Role) -> bool {
         role.runs_base() && self.is_systematic() && self.settings.policy.parity != ParityWhen::Always
+    }
+
+    /// Whether a parity job could start now on an idle lane of this role.
+    fn parity_may_run(&self, role: Role) -> bool {
+        !self.parity_is_reserved(role) || self.redundancy_may_run()
     }
 
     /// How many lanes redundancy may take at once.

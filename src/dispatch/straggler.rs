@@ -4,8 +4,8 @@
 //! saturation a slow lane is worth more than none. And it runs a copy of a recent query now and then (a *probe*), on which nothing depends,
 //! to show whether it is still slow. Where a query has a backup of its own ([`super::backup`]), a straggler takes one as soon as no lane is free.
 //!
-//! At most a third of the lanes (under a code: r of k + r, what it can spare) are stragglers at once, but one always may be, and never all are; when
-//! more are slow, slow is normal.
+//! At most a third of the lanes (under a code: r of k + r, what it can spare), but one of two, become stragglers for being slow; when more are slow, slow is
+//! normal. Lanes that are on trial come on top.
 
 use std::{sync::atomic::Ordering, time::Duration};
 

@@ -42,15 +42,14 @@ impl Dispatch {
         self.reap(effects);
         // Reaping hides jobs for a moment, and a parity job may wait for a stripe-mate to leave a fault domain: either could send a lane
         // to rest although there is work, and neither calls it back.
-        let may = self.redundancy_may_run();
-        if !self.parity.is_empty() && (may || !self.parity_is_reserved(self.parity_role())) {
+        if !self.parity.is_empty() && self.parity_may_run(self.parity_role()) {
             self.call(Call::Parity, effects);
         }
         if !self.backup.is_empty() {
             self.call(Call::Parity, effects);
         }
         let waits = !self.rescue.is_empty() || !self.data.is_empty() || !self.hedge.is_empty();
-        if waits || (may && !self.idle_copy.is_empty()) {
+        if waits || !self.idle_copy.is_empty() && self.redundancy_may_run() {
             self.call(Call::Base, effects);
         }
         self.metrics.queue_jobs.set(self.waiting_jobs());

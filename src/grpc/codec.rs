@@ -2,7 +2,7 @@
 //!
 //! Two bytes of a message can become a tensor of two hundred, or a string of thirty: a list of empty ones that fits every limit on its length would take
 //! gigabytes. No request has more than a few fields, so whoever sends [`FIELDS_MAX`] is refused before anything is made of them. Numbers may be many, and are at most
-//! eight times as long in memory.
+//! sixteen times as long in memory.
 
 use std::{any::TypeId, marker::PhantomData};
 

@@ -31,10 +31,7 @@ use super::{
     service::Protocol,
     status::{of_tonic, status},
 };
-use crate::{
-    query::Failure,
-    wire::{ClientError, Error, REQUEST_ID, TRACE_PARENT, cut},
-};
+use crate::wire::{ClientError, Error, REQUEST_ID, TRACE_PARENT, cut};
 
 /// Methods of Triton's that have no place here, and what they are for.
 const NOT_SERVED: &[(&str, &str)] = &[
@@ -145,7 +142,7 @@ where
                         reply?
                     } else {
                         // The client knows; an answer of the engine's would have come before.
-                        let error = Error::Failed { row: 0, failure: Failure::Deadline };
+                        let error = ClientError::CallDeadline.into();
                         shared.unanswered(&caller, &error);
                         status(&error).into_http()
                     }

@@ -37,7 +37,7 @@ const fn code_of_client(error: &ClientError) -> Code {
         ClientError::UnknownRoute { .. } | ClientError::NotServed { .. } | ClientError::WrongVerb { .. } => {
             Code::Unimplemented
         }
-        ClientError::Timeout(_) => Code::DeadlineExceeded,
+        ClientError::Timeout(_) | ClientError::CallDeadline => Code::DeadlineExceeded,
         ClientError::Json(_)
         | ClientError::Field { .. }
         | ClientError::BrokenBody

@@ -141,7 +141,7 @@ impl LaneHealth {
         count >= STARVED
     }
 
-    /// The lane is slower than its peers: `percent` of its expected time, twice in a row.
+    /// The lane is slower than its peers; its last job took `percent` of its expected time.
     pub fn slow(&mut self, percent: u32, now: Time) -> Option<Move> {
         // At once: two jobs that stalled by chance cost a lane no more than two probes.
         (self.state == State::Healthy).then(|| self.go(State::Straggler { probe_at: now }, Reason::Slow(percent)))

@@ -189,6 +189,7 @@ mod tests {
             ClientError::BrokenBody,
             ClientError::ForeignOrigin,
             ClientError::Timeout(Duration::ZERO),
+            ClientError::CallDeadline,
             ClientError::NoLength,
             ClientError::BodyTooLong { bytes_max: 0 },
             ClientError::TooManyRows { queue_max: 0 },

@@ -29,6 +29,7 @@ impl Status for ClientError {
             | ClientError::Picture { .. } => StatusCode::BAD_REQUEST,
             ClientError::ForeignOrigin => StatusCode::FORBIDDEN,
             ClientError::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
+            ClientError::CallDeadline => StatusCode::GATEWAY_TIMEOUT,
             ClientError::NoLength => StatusCode::LENGTH_REQUIRED,
             ClientError::BodyTooLong { .. } | ClientError::TooManyRows { .. } | ClientError::PictureTooLarge { .. } => {
                 StatusCode::PAYLOAD_TOO_LARGE

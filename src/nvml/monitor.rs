@@ -70,8 +70,8 @@ struct Shared {
     /// The call that is being made, and since when.
     call: Mutex<Option<(&'static str, Time)>>,
     readings: Mutex<Vec<Option<Reading>>>,
-    /// What is said of each GPU: a hot one is limited and unlimited every second.
-    lines: Vec<Mutex<Repeats>>,
+    /// What is said of each GPU: of its limits, which a hot one reaches and leaves every second, and of all else.
+    lines: Vec<[Mutex<Repeats>; 2]>,
     stopped: AtomicBool,
 }
 
@@ -100,7 +100,7 @@ impl Monitor {
         metrics: GpuMetrics,
     ) -> std::io::Result<Self> {
         let readings = Mutex::new(vec![None; gpus.len()]);
-        let lines = gpus.iter().map(|_| Mutex::default()).collect();
+        let lines = gpus.iter().map(|_| Default::default()).collect();
         let (call, stopped) = (Mutex::new(None), AtomicBool::new(false));
         let shared = Arc::new(Shared { clock, gpus, listener, metrics, call, readings, lines, stopped });
         let (polls, watches) = (Arc::clone(&shared), Arc::clone(&shared));
@@ -262,9 +262,11 @@ impl Shared {
             self.tell(place, Told::Begins(*sign));
         }
         *lasting = signs;
-        let left_out = self.lines[place].lock().left_out(self.clock.now());
-        if let Some(left_out) = left_out {
-            tracing::warn!(gpu = self.gpus[place].uuid, left_out, "GPU trouble again and again");
+        for lines in &self.lines[place] {
+            let left_out = lines.lock().left_out(self.clock.now());
+            if let Some(left_out) = left_out {
+                tracing::warn!(gpu = self.gpus[place].uuid, left_out, "GPU trouble again and again");
+            }
         }
     }
 
@@ -272,12 +274,14 @@ impl Shared {
     fn tell(&self, place: usize, told: Told) {
         let gpu = &self.gpus[place];
         self.listener.told(&gpu.lanes, told);
-        let Line::Told { left_out } = self.lines[place].lock().next(self.clock.now()) else { return };
+        let (Told::Happened(sign) | Told::Begins(sign) | Told::Ends(sign)) = told;
+        let lines = &self.lines[place][usize::from(matches!(sign, Sign::Limited(_)))];
+        let Line::Told { left_out } = lines.lock().next(self.clock.now()) else { return };
         match told {
-            Told::Happened(sign) | Told::Begins(sign) => {
+            Told::Happened(_) | Told::Begins(_) => {
                 tracing::warn!(gpu = gpu.uuid, %sign, left_out, "GPU trouble");
             }
-            Told::Ends(sign) => tracing::info!(gpu = gpu.uuid, %sign, left_out, "GPU trouble over"),
+            Told::Ends(_) => tracing::info!(gpu = gpu.uuid, %sign, left_out, "GPU trouble over"),
         }
     }
 

@@ -36,7 +36,7 @@ use crate::{
     metrics::Metrics,
     nvml::{self, Monitor},
     query::{Confidence, LaneId, Provenance, Signature},
-    weights::{self, Bundle, Manifest},
+    weights::{self, Bundle, Manifest, WeightsError},
 };
 
 /// A configuration whose weights have been checked too: what `check` vouches for and `serve` starts.
@@ -73,8 +73,13 @@ impl Plan {
         let manifest = Manifest::read(&deployment.weights).map_err(|fault| StartFaults::Weights(fault.into()))?;
         let code = if deployment.policy.kind.is_coded() {
             let spec = deployment.code.spec();
-            let decoder = weights::decoder(&deployment.weights, &manifest, &spec)
-                .map_err(|fault| StartFaults::Weights(fault.into()))?;
+            let decoder = weights::decoder(&deployment.weights, &manifest, &spec).map_err(|fault| {
+                // With all else that is wrong.
+                let mut faults = vec![fault];
+                let others = Bundle::of(&deployment.weights, manifest.clone(), None).err();
+                faults.extend(others.into_iter().flat_map(|others| others.faults));
+                StartFaults::Weights(WeightsError { faults })
+            })?;
             Some(spec.build(&manifest.input.shape, decoder)?)
         } else {
             None

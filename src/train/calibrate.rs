@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::TrainError;
+use super::{TrainError, writable};
 use crate::{
     code::{Code, SlotSet, Temperature},
     data::{self, Images},
@@ -40,6 +40,7 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<(), TrainError> {
     if codes.is_empty() {
         return Err(TrainError::NothingToCalibrate { dir: weights.clone() });
     }
+    writable(weights)?;
     let (_, validation) = data::train(data)?;
     let outputs = bundle.base(device)?.predict(&validation.pixels)?;
     codes.iter().try_for_each(|code| one_code((weights, manifest), &**code, &validation, &outputs, device))

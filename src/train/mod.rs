@@ -150,7 +150,7 @@ pub enum TrainError {
         step: usize,
     },
     /// A file could not be written.
-    #[error("{}: cannot be written: {error}; make room there or make it writable, and `--resume`, or name another folder", file.display())]
+    #[error("{}: cannot be written: {error}; make room there or make it writable, and run this again (a training goes on with `--resume`)", file.display())]
     Write {
         /// The file.
         file: PathBuf,

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Checked, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, sha256, unread};
+use super::{Checked, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, manifest::has_an_end, sha256, unread};
 use crate::{
     code::{Code, Reading, RunsOn},
     model::{Architecture, Encoder, NoFit, Parameters, Plan, Preprocessing, decoder_plan},
@@ -209,7 +209,8 @@ pub(super) fn parameters(dir: &Path, file: &str, hash: &str) -> Result<Parameter
         return Err(Fault::new(&dir.join(MANIFEST_FILE), rule, EDITED));
     }
     let file = dir.join(file);
-    let bytes = fs::read(&file).map_err(|error| unread(&file, &error, RESTORE))?;
+    let read = has_an_end(&file).and_then(|()| fs::read(&file));
+    let bytes = read.map_err(|error| unread(&file, &error, RESTORE))?;
     let found = sha256(&bytes);
     if found != hash {
         return Err(Fault::new(&file, format!("has SHA-256 {found}, and the manifest says {hash}"), RESTORE));

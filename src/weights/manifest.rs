@@ -240,7 +240,7 @@ impl Manifest {
     /// Reads `manifest.toml` of `dir`.
     pub fn read(dir: &Path) -> Result<Self, Fault> {
         let file = dir.join(MANIFEST_FILE);
-        let text = fs::read_to_string(&file).map_err(|error| {
+        let text = has_an_end(&file).and_then(|()| fs::read_to_string(&file)).map_err(|error| {
             unread(&file, &error, "name a folder of weights, or make one with `parityd train base`")
         })?;
         let manifest: Manifest = toml::from_str(&text).map_err(|error| {
@@ -312,10 +312,30 @@ impl Manifest {
     }
 }
 
+/// Whether reading it ends: a pipe waits for who writes, and a device may go on for ever.
+pub(super) fn has_an_end(file: &Path) -> io::Result<()> {
+    let kind = fs::metadata(file)?.file_type();
+    if kind.is_file() || kind.is_dir() {
+        Ok(())
+    } else {
+        Err(io::Error::other("it is a pipe or a device, and no file"))
+    }
+}
+
 /// Locks a folder for as long as what this gives lives; waits for whoever has it locked. The folder itself is locked: no file is left
 /// behind.
 fn lock(folder: &Path) -> io::Result<fs::File> {
-    let locked = fs::File::open(folder).and_then(|open| open.lock().map(|()| open));
+    let locked = fs::File::open(folder).and_then(|open| {
+        match open.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                tracing::info!(folder = %folder.display(), "waits for whoever has locked the folder");
+                open.lock()?;
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+        Ok(open)
+    });
     locked.map_err(|error| io::Error::new(error.kind(), format!("the folder cannot be locked: {error}")))
 }
 
@@ -340,10 +360,22 @@ pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// The same for a page that somebody names: what is a link, a pipe or a device is written to as it is, since a rename would put a file in its place.
+/// The same for a page that somebody names, in a folder that is there. What is a link, a pipe or a device is written to as it is, since a rename would put a
+/// file in its place; and so is a file that may be written in a folder that may not.
 pub fn write_page(file: &Path, page: &[u8]) -> io::Result<()> {
     let is_other = fs::symlink_metadata(file).is_ok_and(|found| !found.is_file());
-    if is_other { fs::write(file, page) } else { write_whole(file, page) }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if is_other || !folder.is_dir() {
+        return fs::write(file, page);
+    }
+    let is_shut = |error: &io::Error| {
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
+        matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | ResourceBusy)
+    };
+    match write_whole(file, page) {
+        Err(error) if is_shut(&error) => fs::write(file, page),
+        written => written,
+    }
 }
 
 /// Whether a folder, which is made if it is not there, can be locked and written: to be found out before anything is learned or measured.

@@ -151,6 +151,20 @@ fn shipped_canaries_tell_rounding_from_garbage() {
     }
 }
 
+/// Reading a pipe waits for who writes, and a device may go on for ever.
+#[test]
+fn what_is_no_file_is_not_read() {
+    let dir = folder();
+    let base = Manifest::read(dir.path()).unwrap().base.file;
+    for name in [&*base, MANIFEST_FILE] {
+        let file = dir.path().join(name);
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &file).unwrap();
+        let told = Bundle::load(dir.path(), None).unwrap_err().to_string();
+        assert!(told.contains(name) && told.contains("a pipe or a device"), "{told}");
+    }
+}
+
 #[test]
 fn the_manifest_round_trips_and_refuses_unknown_keys() {
     let dir = folder();

@@ -73,6 +73,9 @@ pub enum ClientError {
     /// The body did not come in time.
     #[error("the body did not arrive within {} s", .0.as_secs_f32())]
     Timeout(Duration),
+    /// The call's own deadline, which only gRPC has, came before its message did.
+    #[error("the call's own deadline is over")]
+    CallDeadline,
     /// Neither `Content-Length` nor chunks.
     #[error("a length is required: send Content-Length or Transfer-Encoding: chunked")]
     NoLength,
@@ -159,6 +162,7 @@ impl ClientError {
             ClientError::BrokenBody => "broken_body",
             ClientError::ForeignOrigin => "foreign_origin",
             ClientError::Timeout(_) => "body_timeout",
+            ClientError::CallDeadline => "deadline",
             ClientError::NoLength => "no_length",
             ClientError::BodyTooLong { .. } => "body_too_long",
             ClientError::TooManyRows { .. } => "too_many_rows",
@@ -220,7 +224,7 @@ impl Error {
     /// Whether the same request may succeed later.
     pub const fn retryable(&self) -> bool {
         match self {
-            Error::Client(ClientError::Timeout(_)) | Error::Busy => true,
+            Error::Client(ClientError::Timeout(_) | ClientError::CallDeadline) | Error::Busy => true,
             Error::Client(_) => false,
             Error::Refused(refusal) => refusal.retry_after().is_some(),
             Error::Failed { failure, .. } => match failure {

@@ -252,6 +252,10 @@ fn a_deadline_that_passes_is_told_and_frees_the_places() {
     let error = port.runtime.block_on(client.model_infer(call)).unwrap_err();
     assert!(matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled), "{error:?}");
     wait_until("the client's leaving", || port.engine.held().iter().all(|admitted| !admitted.is_open()));
+    // One that waits for a message, too, and is told by somebody else than its own client.
+    let mut slow = Raw::within(&port, "50m");
+    assert!(slow.is_told("deadline"));
+    assert!(port.refusals("deadline") > 0);
 }
 
 #[test]

@@ -20,9 +20,18 @@ impl Raw {
         Raw::taking(port, "ModelInfer", 65_535)
     }
 
+    /// The same, with so much time as `grpc-timeout` says.
+    pub(crate) fn within(port: &Port, timeout: &str) -> Raw {
+        Raw::with(port, ("ModelInfer", 65_535), &[("grpc-timeout", timeout)])
+    }
+
     /// The preface, with a window of so many bytes for each reply, and the head of the call. Field names and values stand as they are, so that no
     /// table is needed.
     pub(crate) fn taking(port: &Port, method: &str, window: u32) -> Raw {
+        Raw::with(port, (method, window), &[])
+    }
+
+    fn with(port: &Port, (method, window): (&str, u32), more: &[(&str, &str)]) -> Raw {
         let mut stream = TcpStream::connect(port.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
@@ -30,14 +39,15 @@ impl Raw {
         raw.frame(4, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat());
         let mut head = Vec::new();
         let path = format!("/inference.GRPCInferenceService/{method}");
-        for (name, value) in [
+        let usual = [
             (":method", "POST"),
             (":scheme", "http"),
             (":path", path.as_str()),
             (":authority", "localhost"),
             ("content-type", "application/grpc"),
             ("te", "trailers"),
-        ] {
+        ];
+        for (name, value) in usual.iter().chain(more) {
             head.push(0);
             for text in [name, value] {
                 head.push(u8::try_from(text.len()).unwrap());

@@ -162,7 +162,7 @@ fn faults_that_jobs_show_are_found_and_healed() {
     let daemon = driver.daemon();
     let second = Duration::from_secs(1);
     for (what, fault, state, reason, limit) in [
-        ("slow x3", r#"{"kind": "slow", "factor": 3}"#, "straggler", "of their expected time", second),
+        ("slow x3", r#"{"kind": "slow", "factor": 3}"#, "straggler", "of its expected time", second),
         ("hang", r#"{"kind": "hang"}"#, "hung", "in flight", second),
         ("panic", r#"{"kind": "panic"}"#, "failed", "panic", second),
         ("error", r#"{"kind": "error"}"#, "failed", "error", second),
@@ -254,7 +254,7 @@ fn a_clock_that_is_held_down_sharpens_the_eye_and_takes_nothing_away() {
     assert_eq!(daemon.lane_states(), ["healthy"; LANES], "heat alone is no fault");
     let slow = || daemon.fault(LANE, r#"{"kind": "slow", "factor": 3}"#);
     let outcome = break_for(&daemon, Duration::from_secs(2), slow, || daemon.clear(LANE));
-    check(&daemon, &outcome, "throttle, slow x3", ("straggler", "of their expected time"), Duration::from_secs(1));
+    check(&daemon, &outcome, "throttle, slow x3", ("straggler", "of its expected time"), Duration::from_secs(1));
     driver.says("");
     daemon.wait_until("cool", |_| limited() < 0.5);
 }
@@ -287,7 +287,7 @@ fn without_nvml_lanes_are_judged_by_their_jobs() {
     let daemon = Daemon::start_with(&lanes_of_gpus(), &nowhere);
     let slow = || daemon.fault(LANE, r#"{"kind": "slow", "factor": 3}"#);
     let outcome = break_for(&daemon, Duration::from_secs(2), slow, || daemon.clear(LANE));
-    check(&daemon, &outcome, "no NVML, slow x3", ("straggler", "of their expected time"), Duration::from_secs(1));
+    check(&daemon, &outcome, "no NVML, slow x3", ("straggler", "of its expected time"), Duration::from_secs(1));
     let lines: Vec<_> = daemon.log().into_iter().filter(|line| line.contains("NVML cannot be opened")).collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
 }
