@@ -84,7 +84,7 @@ impl fmt::Display for ConfigFaults {
 pub enum Warning {
     /// Not every member of a stripe has a fault domain of its own.
     #[error(
-        "{domains} fault domains for stripes of {slots} slots: stripes may stay short, and parity wait or be \
+        "fewer fault domains ({domains}) than a stripe has slots ({slots}): stripes may stay short, and parity wait or be \
          dropped (see parityd_stripes_total)"
     )]
     Unprotected {
