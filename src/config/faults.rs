@@ -140,7 +140,7 @@ pub enum Warning {
     },
     /// Redundancy never runs.
     #[error(
-        "reserve = {reserve} with {base} lanes that hold the base model: parity and copies that wait for more than that to idle never run"
+        "reserve = {reserve} with {base} lanes that hold the base model: redundancy that runs only while more than {reserve} of them idle never runs"
     )]
     NoLaneIdles {
         /// `reserve`

@@ -67,9 +67,9 @@ impl Dispatch {
             return;
         }
         match verdict {
-            Verdict::Slow(percent) if !was_straggler => {
+            Verdict::Slow(percent) if !was_straggler && self.may_be_straggler() => {
                 {
-                    // Lanes that are found slow at once take the last place one after the other.
+                    // Lanes that are found slow at once take the last place one after the other; where there is none, nobody locks.
                     let _one_by_one = self.slowing.lock();
                     if !self.may_be_straggler() {
                         return;

@@ -270,19 +270,22 @@ impl Shared {
         }
     }
 
-    /// Tells whoever acts on it, and the log.
+    /// Tells the log, and then whoever acts on it, whose own lines follow.
     fn tell(&self, place: usize, told: Told) {
         let gpu = &self.gpus[place];
-        self.listener.told(&gpu.lanes, told);
         let (Told::Happened(sign) | Told::Begins(sign) | Told::Ends(sign)) = told;
         let lines = &self.lines[place][usize::from(matches!(sign, Sign::Limited(_)))];
-        let Line::Told { left_out } = lines.lock().next(self.clock.now()) else { return };
-        match told {
-            Told::Happened(_) | Told::Begins(_) => {
+        let line = lines.lock().next(self.clock.now());
+        match (line, told) {
+            (Line::LeftOut, _) => {}
+            (Line::Told { left_out }, Told::Happened(_) | Told::Begins(_)) => {
                 tracing::warn!(gpu = gpu.uuid, %sign, left_out, "GPU trouble");
             }
-            Told::Ends(_) => tracing::info!(gpu = gpu.uuid, %sign, left_out, "GPU trouble over"),
+            (Line::Told { left_out }, Told::Ends(_)) => {
+                tracing::info!(gpu = gpu.uuid, %sign, left_out, "GPU trouble over");
+            }
         }
+        self.listener.told(&gpu.lanes, told);
     }
 
     /// The thread of one GPU's events: a set of its own, because registering consumes a set, and frees it on an error. Ends when the handle is
