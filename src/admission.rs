@@ -51,7 +51,7 @@ impl Refusal {
     }
 }
 
-/// What the HTTP layer asks of the engine. A trait, so that `http` names nothing below admission.
+/// What both protocols ask of the engine. A trait, so that neither names anything below admission.
 pub trait Admission: Send + Sync {
     /// Whether a request may be admitted at all, whatever its rows; if not, why. To be asked before they are read: where there is no room, parsing would be
     /// most of the work.

@@ -38,9 +38,13 @@ impl Add<Duration> for Time {
     type Output = Time;
 
     fn add(self, duration: Duration) -> Time {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Time(self.0.saturating_add(nanos))
+        Time(self.0.saturating_add(nanos(duration)))
     }
+}
+
+/// A duration in nanoseconds, for an atomic; 584 years are the longest.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for Time {

@@ -26,7 +26,7 @@ use parityd::{
     data,
     eval::{self, EvalError, MeasureOptions},
     lane::{self, OpenError},
-    serve::{self, Plan, ServeError},
+    serve::{self, NEW_PROCESS, Plan, ServeError},
     train::{self, AllOptions, Backend, BaseOptions, CalibrateOptions, ParityOptions, Remade, Settings, TrainError},
 };
 
@@ -41,9 +41,6 @@ const INTERRUPTED: u8 = 130;
 
 /// A bug: a panic, or arithmetic that failed although everything was checked.
 const BUG: u8 = 70;
-
-/// A device did not open, or is not what it was: a later process may find it well again.
-const NEW_PROCESS: u8 = 75;
 
 /// Configuration, weights, port or data do not allow it.
 const CANNOT_START: u8 = 78;

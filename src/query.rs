@@ -212,7 +212,7 @@ impl Failure {
 /// What an admitted query ends with, exactly once.
 pub type Answer = Result<Prediction, Failure>;
 
-/// Name, element count per row and allowed values of one tensor of a deployment.
+/// Name and row shape of one tensor of a deployment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
     /// Tensor name on the wire.

@@ -24,7 +24,7 @@ const LAYERS: &Layers = &[
     ("descriptors", &[]),
     ("repeat", &["clock"]),
     ("query", &["clock"]),
-    ("metrics", &["query"]),
+    ("metrics", &["query", "clock"]),
     ("code", &["query"]),
     ("job", &["query"]),
     ("queue", &["query"]),

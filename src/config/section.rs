@@ -113,7 +113,7 @@ impl Document<'_> {
     /// Turns unknown keys into faults; after reading, because the best suggestion may be in another table.
     fn name_unknown_keys(&mut self) {
         for unknown in std::mem::take(&mut self.unknown) {
-            let hint = self.hint(&without_indices(&unknown.section), &unknown.key);
+            let hint = self.did_you_mean(&without_indices(&unknown.section), &unknown.key);
             let key = join(&unknown.section, &unknown.key);
             let rule = format!("unknown key; {hint}");
             let source = self.file.to_owned();
@@ -121,7 +121,7 @@ impl Document<'_> {
         }
     }
 
-    fn hint(&self, section: &str, key: &str) -> String {
+    fn did_you_mean(&self, section: &str, key: &str) -> String {
         let here = self.known.iter().filter(|(home, _)| home == section).map(|&(_, known)| known);
         let alike = |known: &str| strsim::jaro_winkler(known, key);
         let nearest = here.clone().max_by(|a, b| alike(a).total_cmp(&alike(b)));

@@ -85,13 +85,18 @@ impl Dispatch {
         }
     }
 
-    /// Decodes a slot and answers its query, or holds back what it decoded.
+    /// Decodes a slot and answers its query, or holds back what it decoded: it is too unsure, or not finite, as sums of finite outputs may be.
     pub(super) fn reconstruct(&self, stripe: &Shared<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
         let Some(query) = stripe.waiting(slot) else { return };
         let Some(values) = stripe.decode(slot) else { return };
-        let confidence = self.settings.calibration.map(|calibration| calibration.temperature.confidence(&values));
-        if confidence.is_some_and(|confidence| confidence < query.query.min_confidence) {
+        let is_finite = values.iter().all(|value| value.is_finite());
+        let calibration = self.settings.calibration.filter(|_| is_finite);
+        let confidence = calibration.map(|calibration| calibration.temperature.confidence(&values));
+        let is_unsure = confidence.is_some_and(|confidence| confidence < query.query.min_confidence);
+        if is_unsure {
             self.metrics.gated.inc();
+        }
+        if is_unsure || !is_finite {
             if stripe.hold_back(slot, values) {
                 let place = Place { stripe: stripe.clone(), slot };
                 self.rescue(query.clone(), Some(place), effects);

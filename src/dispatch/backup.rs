@@ -20,7 +20,7 @@
 
 use std::sync::Arc;
 
-use super::{Dispatch, Effect, ParityJob, Seat, lanes::Run};
+use super::{Dispatch, Effect, ParityJob, RunningJob, lanes::Run};
 use crate::{
     code::{Code, SlotSet},
     config::PolicyKind,
@@ -65,9 +65,9 @@ impl Dispatch {
 
     /// A straggler starts queries that its peers would have answered sooner: they are late from the start. Their backups are free: they run instead of
     /// the queries themselves.
-    pub(super) fn late_from_the_start(&self, seats: &[Seat], effects: &mut Vec<Effect>) {
-        for seat in seats {
-            if let Seat::Query(Run { kind: JobKind::Data, query, place, .. }) = seat
+    pub(super) fn late_from_the_start(&self, jobs: &[RunningJob], effects: &mut Vec<Effect>) {
+        for job in jobs {
+            if let RunningJob::Query(Run { kind: JobKind::Data, query, place, .. }) = job
                 && !self.back_up_at(place.as_ref(), effects)
                 && self.credit.spend()
             {

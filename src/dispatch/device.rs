@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Dispatch, Effect, Seat, lane_id,
-    lanes::{Finished, LaneSeat},
-};
+use super::{Dispatch, Effect, RunningJob, lane_id, lanes::LaneSeat};
 use crate::{
     clock::Time,
     config::Hedge,
@@ -135,7 +132,7 @@ impl Dispatch {
         if seat.in_flight(now).is_some() {
             // Given up when the lane was declared hung or fenced; or now.
             self.give_up_batch(lane, (None, now), |_| None, effects);
-            let (Finished::InTime(running) | Finished::Overdue(running)) = seat.finish();
+            let (running, _) = seat.finish();
             seat.end(&running, self.occupancy_of(seat));
             seat.take_marks();
         }
@@ -152,7 +149,7 @@ impl Dispatch {
 
     /// Gives up the batch in flight on a lane, if it is older than `limit`, and moves the lane's state; `false` if there is none.
     ///
-    /// The state moves before the lane can find its batch overdue, so that its return is seen as one.
+    /// The state moves before the lane can find its batch given up, so that its return is seen as one.
     pub(super) fn give_up_batch(
         &self,
         lane: LaneId,
@@ -160,18 +157,18 @@ impl Dispatch {
         rule: impl FnOnce(&mut LaneHealth) -> Option<Move>,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        let jobs = self.seat(lane).declare_overdue(limit, now, |running| {
+        let jobs = self.seat(lane).give_up_older(limit, now, |running| {
             self.change(lane, rule, effects);
             if std::mem::take(&mut running.reserved) {
                 self.occupancy.end_reserved();
             }
-            running.seats.clone()
+            running.jobs.clone()
         });
         let given_up = jobs.is_some();
         for job in jobs.into_iter().flatten() {
             match job {
-                Seat::Query(run) => self.give_up_run(run, now, effects),
-                Seat::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
+                RunningJob::Query(run) => self.give_up_run(run, now, effects),
+                RunningJob::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
             }
         }
         given_up

@@ -30,7 +30,9 @@ impl Doubts {
         let Doubts { residuals, decoded } = self;
         let doubtful = stripe.checked(|code, outputs| {
             let Some(residual) = residual(code, outputs, decoded) else { return Vec::new() };
-            let part = (0..outputs.len()).filter_map(|slot| stripe.domain(slot));
+            // A device that filled several slots, one after the other, is one witness.
+            let is_first = |&slot: &usize| (0..slot).all(|before| stripe.domain(before) != stripe.domain(slot));
+            let part = (0..outputs.len()).filter(is_first).filter_map(|slot| stripe.domain(slot));
             residuals.seen(residual, part, || stripe.domain(odd(code, outputs, residual, decoded)?))
         });
         doubtful.unwrap_or_default()

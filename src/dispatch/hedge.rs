@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::{Dispatch, Effect, Exact, Seat, lane_id, lanes::Run};
+use super::{Dispatch, Effect, Exact, RunningJob, lane_id, lanes::Run};
 use crate::{
     clock::Time,
     code::SlotSet,
@@ -85,15 +85,15 @@ impl Dispatch {
 
     /// What is in flight on a lane is late, or will be.
     pub(super) fn treat_as_late(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
-        let seats = self.seat(lane).look_late(now, |running| running.seats.clone());
-        for seat in seats.into_iter().flatten() {
-            match seat {
-                Seat::Query(run) => self.run_is_late(run, now, effects),
+        let jobs = self.seat(lane).look_late(now, |running| running.jobs.clone());
+        for job in jobs.into_iter().flatten() {
+            match job {
+                RunningJob::Query(run) => self.run_is_late(run, now, effects),
                 // Whoever is late himself and hoped for this backup is run again.
-                Seat::Parity { stripe, row } if self.has_backups() => {
+                RunningJob::Parity { stripe, row } if self.has_backups() => {
                     self.erase(&stripe, stripe.k() + row, now, effects);
                 }
-                Seat::Parity { .. } => {}
+                RunningJob::Parity { .. } => {}
             }
         }
     }

@@ -13,7 +13,7 @@ use super::{
     occupancy::{BUSY, Flags, HEALTHY, Occupancy, STRAGGLER},
 };
 use crate::{
-    clock::Time,
+    clock::{Time, nanos},
     config::Hedge,
     health::{
         LaneHealth, Move, State,
@@ -31,7 +31,7 @@ const CANARY_JOBS: u32 = 8;
 
 /// One job of a running batch, as dispatch sees it.
 #[derive(Clone, Debug)]
-pub(super) enum Seat {
+pub(super) enum RunningJob {
     /// A run of a query on the base model.
     Query(Run),
     /// A parity job.
@@ -43,12 +43,12 @@ pub(super) enum Seat {
     },
 }
 
-impl Seat {
+impl RunningJob {
     /// The query that it is a run of.
     pub(super) const fn query(&self) -> Option<&Shared<Admitted>> {
         match self {
-            Seat::Query(run) => Some(&run.query),
-            Seat::Parity { .. } => None,
+            RunningJob::Query(run) => Some(&run.query),
+            RunningJob::Parity { .. } => None,
         }
     }
 
@@ -84,7 +84,7 @@ impl Run {
 #[derive(Debug, Default)]
 pub(super) struct Running {
     /// Its jobs, in the order the lane knows them.
-    pub(super) seats: Vec<Seat>,
+    pub(super) jobs: Vec<RunningJob>,
     /// When it started.
     started: Time,
     /// Whether it runs on a lane that was reserved for redundancy.
@@ -94,11 +94,11 @@ pub(super) struct Running {
 impl Running {
     /// On which model, and how many jobs.
     pub(super) fn pass(&self) -> Pass {
-        let model = match self.seats.first() {
-            Some(Seat::Parity { .. }) => Model::Parity,
-            Some(Seat::Query(_)) | None => Model::Base,
+        let model = match self.jobs.first() {
+            Some(RunningJob::Parity { .. }) => Model::Parity,
+            Some(RunningJob::Query(_)) | None => Model::Base,
         };
-        Pass { model, jobs: self.seats.len() }
+        Pass { model, jobs: self.jobs.len() }
     }
 }
 
@@ -125,7 +125,7 @@ pub(super) struct LaneSeat {
     /// The batch in flight was found to be late, and what follows from that was done.
     late: AtomicBool,
     /// A batch that the timer took out, for the lane to find when it returns. Locked only around hangs and late jobs.
-    overdue: Mutex<Option<Finished>>,
+    taken_out: Mutex<Option<TakenOut>>,
     /// What its batches usually take.
     pub(super) pace: Pace,
     /// What it has run since it last proved itself.
@@ -138,13 +138,13 @@ pub(super) struct LaneSeat {
     health: Mutex<LaneHealth>,
 }
 
-/// What a lane finds of its batch when it is done.
+/// What the timer has left of a batch that it took out.
 #[derive(Debug)]
-pub(super) enum Finished {
-    /// It was in time.
+enum TakenOut {
+    /// It was looked at, and is not given up.
     InTime(Box<Running>),
-    /// The timer had declared it late.
-    Overdue(Box<Running>),
+    /// It hung, or its device was fenced.
+    GivenUp(Box<Running>),
 }
 
 impl LaneSeat {
@@ -160,7 +160,7 @@ impl LaneSeat {
             parts: AtomicU8::new(0),
             marks: std::array::from_fn(|_| AtomicU64::new(0)),
             late: AtomicBool::new(false),
-            overdue: Mutex::new(None),
+            taken_out: Mutex::new(None),
             pace: Pace::new(batch_max),
             unchecked: Unchecked::default(),
             parity_blocked: AtomicBool::new(false),
@@ -208,9 +208,9 @@ impl LaneSeat {
     }
 
     /// The lane starts a batch; on a lane that was reserved for it, if it is redundancy.
-    pub(super) fn start(&self, seats: Vec<Seat>, reserved: bool, occupancy: &Occupancy, now: Time) {
-        self.canary.store(seats.is_empty(), Ordering::Relaxed);
-        self.jobs.store(seats.len().max(1), Ordering::Relaxed);
+    pub(super) fn start(&self, jobs: Vec<RunningJob>, reserved: bool, occupancy: &Occupancy, now: Time) {
+        self.canary.store(jobs.is_empty(), Ordering::Relaxed);
+        self.jobs.store(jobs.len().max(1), Ordering::Relaxed);
         self.parts.store(0, Ordering::Relaxed);
         self.late.store(false, Ordering::Relaxed);
         if reserved {
@@ -219,7 +219,7 @@ impl LaneSeat {
             occupancy.set(&self.flags, BUSY, true);
         }
         let mut running = self.spare.take().unwrap_or_default();
-        *running = Running { seats, started: now, reserved };
+        *running = Running { jobs, started: now, reserved };
         self.parity.store(running.pass().model == Model::Parity, Ordering::Relaxed);
         let before = self.running.put(running);
         assert!(before.is_none(), "a lane runs one batch at a time");
@@ -244,7 +244,7 @@ impl LaneSeat {
         let started = Time::from_nanos(self.started.load(Ordering::Relaxed));
         let parts = parts.min(PARTS);
         if let Some(mark) = parts.checked_sub(1).and_then(|last| self.marks.get(last)) {
-            mark.store(super::nanos(now.since(started)).max(1), Ordering::Relaxed);
+            mark.store(nanos(now.since(started)).max(1), Ordering::Relaxed);
         }
         self.parts.store(u8::try_from(parts).unwrap_or(u8::MAX), Ordering::Release);
     }
@@ -310,35 +310,47 @@ impl LaneSeat {
         limit.is_some_and(|limit| age > limit.mul_f64(patience))
     }
 
+    /// The batch in flight, out of the lane's reach: the one that was left here as too young, or the lane's. None if there is none but one given up.
+    fn take_out(&self, taken_out: &mut Option<TakenOut>) -> Option<Box<Running>> {
+        match taken_out.take() {
+            Some(TakenOut::InTime(running)) => Some(running),
+            given_up @ (Some(TakenOut::GivenUp(_)) | None) => {
+                *taken_out = given_up;
+                self.running.take()
+            }
+        }
+    }
+
     /// Looks at the batch in flight, which was found to be late, once; `None` if it is over or was looked at. The lane finds it untouched.
     pub(super) fn look_late<T>(&self, now: Time, look: impl FnOnce(&Running) -> T) -> Option<T> {
         if self.late.load(Ordering::Relaxed) {
             return None;
         }
-        let mut overdue = self.overdue.lock();
-        let running = match overdue.take() {
-            Some(Finished::InTime(running)) => running,
-            declared @ (Some(Finished::Overdue(_)) | None) => {
-                *overdue = declared;
-                self.running.take()?
-            }
-        };
+        let mut taken_out = self.taken_out.lock();
+        let running = self.take_out(&mut taken_out)?;
         // The one that was found late may be over, and this one has just begun.
         let seen = (running.started < now).then(|| look(&running));
         self.late.store(seen.is_some(), Ordering::Relaxed);
-        *overdue = Some(Finished::InTime(running));
+        *taken_out = Some(TakenOut::InTime(running));
         seen
     }
 
-    /// The lane's batch is done.
-    pub(super) fn finish(&self) -> Finished {
+    /// The lane's batch is done; gives it, and whether it was given up.
+    pub(super) fn finish(&self) -> (Box<Running>, bool) {
         self.started.store(0, Ordering::Release);
         if let Some(running) = self.running.take() {
-            return Finished::InTime(running);
+            return (running, false);
         }
         // The timer holds the lock from taking the batch to leaving it here.
-        let taken = self.overdue.lock().take();
-        taken.expect("only the timer takes a batch out before it is finished, and leaves it here")
+        match self
+            .taken_out
+            .lock()
+            .take()
+            .expect("only the timer takes a batch out before it is finished, and leaves it")
+        {
+            TakenOut::InTime(running) => (running, false),
+            TakenOut::GivenUp(running) => (running, true),
+        }
     }
 
     /// How long the batch in flight has been in flight.
@@ -363,29 +375,22 @@ impl LaneSeat {
         hang.max((expected * 5).mul_f64(slower))
     }
 
-    /// Declares the batch in flight late, if it is older than `limit` or there is none, and looks at it before the lane can find that out.
+    /// Gives up the batch in flight, if it is older than `limit` or there is none, and looks at it before the lane can find that out.
     /// `None` if the lane was faster; it may have started a younger batch meanwhile, which is left for it as if it had not been touched.
-    pub(super) fn declare_overdue<T>(
+    pub(super) fn give_up_older<T>(
         &self,
         limit: Option<Duration>,
         now: Time,
         look: impl FnOnce(&mut Running) -> T,
     ) -> Option<T> {
-        let mut overdue = self.overdue.lock();
-        // A batch that was left here as too young may have hung since.
-        let mut running = match overdue.take() {
-            Some(Finished::InTime(running)) => running,
-            declared @ (Some(Finished::Overdue(_)) | None) => {
-                *overdue = declared;
-                self.running.take()?
-            }
-        };
+        let mut taken_out = self.taken_out.lock();
+        let mut running = self.take_out(&mut taken_out)?;
         if limit.is_some_and(|limit| now.since(running.started) <= limit) {
-            *overdue = Some(Finished::InTime(running));
+            *taken_out = Some(TakenOut::InTime(running));
             return None;
         }
         let seen = look(&mut running);
-        *overdue = Some(Finished::Overdue(running));
+        *taken_out = Some(TakenOut::GivenUp(running));
         Some(seen)
     }
 }

@@ -38,7 +38,7 @@ use std::{
 use doubt::Doubts;
 use hedge::Credit;
 use ladder::{Ladder, Step};
-use lanes::{LaneSeat, Seat};
+use lanes::{LaneSeat, RunningJob};
 use occupancy::Occupancy;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
@@ -311,6 +311,9 @@ impl Dispatch {
         let moved = seat.change(self.occupancy_of(seat), |health| {
             let moved = rule(health)?;
             self.metrics.lane_moved(lane, moved.from.as_str(), moved.to.as_str());
+            if matches!(moved.to, State::Straggler { .. }) {
+                seat.pace.begin_rows();
+            }
             self.count_stragglers(moved.from, moved.to);
             Some(moved)
         });
@@ -370,11 +373,6 @@ impl Dispatch {
     fn default_prediction(&self) -> Option<Values> {
         self.settings.policy.default_prediction.as_ref().map(|values| values.as_slice().into())
     }
-}
-
-/// A duration in nanoseconds, for an atomic.
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The id of the lane at `index`.

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    Dispatch, Effect, Exact, LaneSeat, LaneSettings, ParityJob, Seat, ladder::Step, lanes::Run, occupancy::Occupancy,
+    Dispatch, Effect, Exact, LaneSeat, LaneSettings, ParityJob, RunningJob, ladder::Step, lanes::Run,
+    occupancy::Occupancy,
 };
 use crate::{
     clock::Time,
@@ -20,7 +21,7 @@ use crate::{
 /// What a lane takes.
 struct Taken {
     batch: Batch,
-    seats: Vec<Seat>,
+    jobs: Vec<RunningJob>,
     /// Whether the lane was reserved for it.
     reserved: bool,
 }
@@ -40,12 +41,12 @@ impl Dispatch {
             }
             taken
         } else if seat.is_straggler() {
-            self.take_slow(lane, now, effects).map(|(batch, seats)| Taken { batch, seats, reserved: false })
+            self.take_slow(lane, now, effects).map(|(batch, jobs)| Taken { batch, jobs, reserved: false })
         } else {
             return self.change(lane, |health| health.canary_starts(now), effects).map(|_| Work::Canary);
         };
-        let Taken { batch, seats, reserved } = taken?;
-        seat.start(seats, reserved, self.occupancy_of(seat), now);
+        let Taken { batch, jobs, reserved } = taken?;
+        seat.start(jobs, reserved, self.occupancy_of(seat), now);
         self.give_up_if_fenced(lane, now, effects);
         Some(Work::Batch(batch))
     }
@@ -63,20 +64,20 @@ impl Dispatch {
         let backup = if is_urgent { self.take_backup(lane, effects) } else { None };
         let base = || role.runs_base().then(|| self.take_base(domain, now, effects)).flatten();
         let first = backup.or_else(base).or_else(|| self.take_backup(lane, effects));
-        if let Some((batch, seats)) = first {
-            return Some(Taken { batch, seats, reserved: false });
+        if let Some((batch, jobs)) = first {
+            return Some(Taken { batch, jobs, reserved: false });
         }
         if role.runs_parity() && !self.parity_is_reserved(role) {
             let parity = self.take_parity(&self.parity, lane, effects);
-            if let Some((batch, seats)) = parity {
-                return Some(Taken { batch, seats, reserved: false });
+            if let Some((batch, jobs)) = parity {
+                return Some(Taken { batch, jobs, reserved: false });
             }
         }
         if role.runs_base() { self.take_redundancy(lane, effects) } else { None }
     }
 
     /// The backup of a late query.
-    fn take_backup(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
+    fn take_backup(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<RunningJob>)> {
         let waits = self.seat(lane).settings.role.runs_parity() && !self.backup.is_empty();
         if waits { self.take_parity(&self.backup, lane, effects) } else { None }
     }
@@ -87,7 +88,7 @@ impl Dispatch {
         domain: FaultDomain,
         now: Time,
         effects: &mut Vec<Effect>,
-    ) -> Option<(Batch, Vec<Seat>)> {
+    ) -> Option<(Batch, Vec<RunningJob>)> {
         let rescue = self.take_exact(&self.rescue, JobKind::Rescue, domain);
         if rescue.is_some() {
             return rescue;
@@ -115,23 +116,28 @@ impl Dispatch {
         if taken.is_none() {
             self.occupancy.give_back();
         }
-        taken.map(|(batch, seats)| Taken { batch, seats, reserved: true })
+        taken.map(|(batch, jobs)| Taken { batch, jobs, reserved: true })
     }
 
     /// One exact second run. Alone in its batch: if the row itself is the cause of the loss, it takes nobody with it again.
-    fn take_exact(&self, from: &Bounded<Exact>, kind: JobKind, domain: FaultDomain) -> Option<(Batch, Vec<Seat>)> {
+    fn take_exact(
+        &self,
+        from: &Bounded<Exact>,
+        kind: JobKind,
+        domain: FaultDomain,
+    ) -> Option<(Batch, Vec<RunningJob>)> {
         // A rescue may have taken the place of a hedge that waited.
         let may_start =
             |exact: &Exact| kind != JobKind::Hedge || exact.claim.is_some_and(|claim| exact.query.start_hedge(claim));
         let is_next = |exact: &Exact| is_wanted(&exact.query) && may_start(exact);
         let Exact { query, place, claim } = std::iter::from_fn(|| from.pop()).find(is_next)?;
-        // Its output may fill its place in the stripe, unless a stripe-mate is in flight here or could start here meanwhile (promise 3).
+        // Its output may fill its place in the stripe, unless a stripe-mate is in flight here or could start here meanwhile.
         let alone = self.lanes.iter().filter(|lane| lane.settings.domain == domain).count() == 1;
         let place = place.filter(|place| alone && !place.stripe.in_flight_in(domain));
-        let (mut inputs, mut seats) = (self.spare.base.take(), self.spare.seats.take());
+        let (mut inputs, mut jobs) = (self.spare.base.take(), self.spare.jobs.take());
         inputs.push(input(&query));
-        seats.push(Seat::Query(Run { kind, query, place, claim }));
-        Some((Batch::Base(inputs), seats))
+        jobs.push(RunningJob::Query(Run { kind, query, place, claim }));
+        Some((Batch::Base(inputs), jobs))
     }
 
     pub(super) fn take_data(
@@ -139,12 +145,12 @@ impl Dispatch {
         domain: FaultDomain,
         now: Time,
         effects: &mut Vec<Effect>,
-    ) -> Option<(Batch, Vec<Seat>)> {
+    ) -> Option<(Batch, Vec<RunningJob>)> {
         if self.data.is_empty() {
             return None;
         }
-        let (mut inputs, mut seats, mut copies) = (self.spare.base.take(), self.spare.seats.take(), Vec::new());
-        while seats.len() < self.settings.batch_max {
+        let (mut inputs, mut jobs, mut copies) = (self.spare.base.take(), self.spare.jobs.take(), Vec::new());
+        while jobs.len() < self.settings.batch_max {
             let Some(query) = self.data.pop() else { break };
             let is_first = query.start();
             if !is_wanted(&query) {
@@ -152,12 +158,12 @@ impl Dispatch {
             }
             if !is_first {
                 // The copy of a replicated query. If its first run is in this very batch, it is for another lane.
-                if seats.iter().any(|seat| seat.runs(&query)) {
+                if jobs.iter().any(|job| job.runs(&query)) {
                     copies.push(query);
                     continue;
                 }
                 inputs.push(input(&query));
-                seats.push(Seat::Query(Run { kind: JobKind::Replica, query, place: None, claim: None }));
+                jobs.push(RunningJob::Query(Run { kind: JobKind::Replica, query, place: None, claim: None }));
                 continue;
             }
             self.credit.earn();
@@ -167,22 +173,22 @@ impl Dispatch {
             if self.step() == Step::Copies {
                 self.queue_copy(&query, place.as_ref(), effects);
             }
-            seats.push(Seat::Query(Run { kind: JobKind::Data, query, place, claim: None }));
+            jobs.push(RunningJob::Query(Run { kind: JobKind::Data, query, place, claim: None }));
         }
         for query in copies {
             self.push_data(query);
             self.call(Call::Base, effects);
         }
-        self.unless_empty(Batch::Base(inputs), seats)
+        self.unless_empty(Batch::Base(inputs), jobs)
     }
 
     /// What was taken, if anything was.
-    fn unless_empty(&self, batch: Batch, seats: Vec<Seat>) -> Option<(Batch, Vec<Seat>)> {
-        if !seats.is_empty() {
-            return Some((batch, seats));
+    fn unless_empty(&self, batch: Batch, jobs: Vec<RunningJob>) -> Option<(Batch, Vec<RunningJob>)> {
+        if !jobs.is_empty() {
+            return Some((batch, jobs));
         }
         self.spare.give(batch);
-        self.spare.seats.give(seats);
+        self.spare.jobs.give(jobs);
         None
     }
 
@@ -277,14 +283,14 @@ impl Dispatch {
         from: &Bounded<ParityJob>,
         lane: LaneId,
         effects: &mut Vec<Effect>,
-    ) -> Option<(Batch, Vec<Seat>)> {
+    ) -> Option<(Batch, Vec<RunningJob>)> {
         let domain = self.seat(lane).settings.domain;
         let one_model = self.settings.code.as_ref().is_some_and(|code| code.runs_on() == RunsOn::Base);
         if from.is_empty() {
             self.seat(lane).parity_blocked.store(false, Ordering::Relaxed);
             return None;
         }
-        let (mut inputs, mut seats, mut blocked) = (self.spare.parity.take(), self.spare.seats.take(), false);
+        let (mut inputs, mut jobs, mut blocked) = (self.spare.parity.take(), self.spare.jobs.take(), false);
         for _ in 0..from.len() {
             let Some(job) = from.pop() else { break };
             if !job.stripe.wants_parity() || job.stripe.parity_has_started(job.row) {
@@ -310,13 +316,13 @@ impl Dispatch {
             let mut rows = self.spare.rows.take();
             rows.extend(job.stripe.rows().cloned());
             inputs.push(ParityInput { row: job.row, rows });
-            seats.push(Seat::Parity { stripe: job.stripe, row: job.row });
-            if seats.len() == self.settings.batch_max {
+            jobs.push(RunningJob::Parity { stripe: job.stripe, row: job.row });
+            if jobs.len() == self.settings.batch_max {
                 break;
             }
         }
-        self.seat(lane).parity_blocked.store(blocked && seats.is_empty(), Ordering::Relaxed);
-        self.unless_empty(Batch::Parity(inputs), seats)
+        self.seat(lane).parity_blocked.store(blocked && jobs.is_empty(), Ordering::Relaxed);
+        self.unless_empty(Batch::Parity(inputs), jobs)
     }
 
     fn put_parity_back(&self, to: &Bounded<ParityJob>, job: ParityJob, effects: &mut Vec<Effect>) {
@@ -337,11 +343,11 @@ impl Dispatch {
     }
 
     /// Counts the jobs of a batch that a lane has run.
-    pub(super) fn count_jobs(&self, seats: &[Seat]) {
-        for seat in seats {
-            let kind = match seat {
-                Seat::Query(run) => run.kind,
-                Seat::Parity { .. } => JobKind::Parity,
+    pub(super) fn count_jobs(&self, jobs: &[RunningJob]) {
+        for job in jobs {
+            let kind = match job {
+                RunningJob::Query(run) => run.kind,
+                RunningJob::Parity { .. } => JobKind::Parity,
             };
             self.count_job(kind);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Dispatch, Effect, Exact, LaneSeat,
-    lanes::{Finished, Run, Seat},
+    lanes::{Run, RunningJob},
     pull::is_wanted,
     straggler::Sample,
     timers::Due,
@@ -41,16 +41,13 @@ impl Dispatch {
         let Completed { lane, batch, completions, service } = completed;
         self.spare.give(batch);
         let seat = self.seat(lane);
-        let (mut running, was_hung) = match seat.finish() {
-            Finished::InTime(running) => (running, false),
-            Finished::Overdue(running) => (running, true),
-        };
-        assert_eq!(running.seats.len(), completions.len(), "a lane reports each job of its batch");
+        let (mut running, was_given_up) = seat.finish();
+        assert_eq!(running.jobs.len(), completions.len(), "a lane reports each job of its batch");
         self.metrics.served(lane, service);
-        self.count_jobs(&running.seats);
+        self.count_jobs(&running.jobs);
         let (pass, marks) = (running.pass(), seat.take_marks());
-        let query = running.seats.iter().find_map(Seat::query);
-        if was_hung {
+        let query = running.jobs.iter().find_map(RunningJob::query);
+        if was_given_up {
             self.change(lane, |health| health.returned(&self.settings.health, now), effects);
         } else if completions.iter().any(|completion| matches!(completion, Completion::Output(_))) {
             // Losses come quickly and would teach a lane to expect too little.
@@ -59,10 +56,10 @@ impl Dispatch {
         seat.end(&running, self.occupancy_of(seat));
         seat.unchecked.ran(completions.len());
         // What a fenced device gives is believed no more than the device; its jobs were given up when it was fenced.
-        let is_fenced = was_hung && seat.health().state().is_fenced();
-        let mut seats = std::mem::take(&mut running.seats);
+        let is_fenced = was_given_up && seat.health().state().is_fenced();
+        let mut jobs = std::mem::take(&mut running.jobs);
         seat.keep(running);
-        for (job, completion) in seats.drain(..).zip(completions.drain(..)) {
+        for (job, completion) in jobs.drain(..).zip(completions.drain(..)) {
             match completion {
                 Completion::Output(_) if is_fenced => {}
                 Completion::Output(output) => self.output(job, output, now, effects),
@@ -75,7 +72,7 @@ impl Dispatch {
                 }
             }
         }
-        self.spare.seats.give(seats);
+        self.spare.jobs.give(jobs);
     }
 
     /// A canary came back.
@@ -92,16 +89,13 @@ impl Dispatch {
         let seat = self.seat(lane);
         if seat.in_flight(now).is_some() {
             // It seemed well, and was to prove it.
-            let (running, was_hung) = match seat.finish() {
-                Finished::InTime(running) => (running, false),
-                Finished::Overdue(running) => (running, true),
-            };
+            let (running, was_given_up) = seat.finish();
             seat.end(&running, self.occupancy_of(seat));
             seat.keep(running);
             let rules = &self.settings.health;
             // One that hung is to pass a canary anyway, whatever came of this one.
             match outcome {
-                _ if was_hung => self.change(lane, |health| health.returned(rules, now), effects),
+                _ if was_given_up => self.change(lane, |health| health.returned(rules, now), effects),
                 Ok(()) => None,
                 Err(loss) => self.change(lane, |health| health.lost(loss, rules, now), effects),
             };
@@ -113,9 +107,9 @@ impl Dispatch {
         self.change(lane, |health| health.canary(outcome, &rules, now), effects);
     }
 
-    fn output(&self, job: Seat, output: Values, now: Time, effects: &mut Vec<Effect>) {
+    fn output(&self, job: RunningJob, output: Values, now: Time, effects: &mut Vec<Effect>) {
         match job {
-            Seat::Query(Run { kind, query, place, .. }) => {
+            RunningJob::Query(Run { kind, query, place, .. }) => {
                 self.answer_direct(&query, &output, now);
                 // The first run alone, so that each query counts once.
                 if kind == JobKind::Data {
@@ -128,7 +122,7 @@ impl Dispatch {
                     self.settle(&stripe, (slot, output), now, effects);
                 }
             }
-            Seat::Parity { stripe, row } => {
+            RunningJob::Parity { stripe, row } => {
                 self.settle(&stripe, (stripe.k() + row, output), now, effects);
             }
         }
@@ -142,9 +136,9 @@ impl Dispatch {
         }
     }
 
-    fn lost(&self, (lane, loss): (LaneId, Loss), job: Seat, now: Time, effects: &mut Vec<Effect>) {
+    fn lost(&self, (lane, loss): (LaneId, Loss), job: RunningJob, now: Time, effects: &mut Vec<Effect>) {
         match job {
-            Seat::Query(run) => {
+            RunningJob::Query(run) => {
                 let query = &run.query;
                 // Whoever takes a device's memory, it is not the query.
                 let suspect = if loss == Loss::Memory { None } else { query.lose(lane) };
@@ -157,7 +151,7 @@ impl Dispatch {
                 }
                 self.give_up_run(run, now, effects);
             }
-            Seat::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
+            RunningJob::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
         }
     }
 

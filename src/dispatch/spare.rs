@@ -1,6 +1,6 @@
 //! Lists that batches were written in: kept when a batch is over, for one to come.
 
-use super::Seat;
+use super::RunningJob;
 use crate::{
     job::{BaseInput, Batch, ParityInput},
     pool::Lists,
@@ -14,7 +14,7 @@ pub(super) struct Spare {
     pub(super) parity: Lists<ParityInput>,
     /// The rows of a parity job.
     pub(super) rows: Lists<Row>,
-    pub(super) seats: Lists<Seat>,
+    pub(super) jobs: Lists<RunningJob>,
     /// What lanes take over what was expected, of which a median is taken.
     pub(super) ratios: Lists<f64>,
 }
@@ -26,7 +26,7 @@ impl Spare {
             base: Lists::new(lanes),
             parity: Lists::new(lanes),
             rows: Lists::new(in_flight_max),
-            seats: Lists::new(lanes),
+            jobs: Lists::new(lanes),
             ratios: Lists::new(2 * lanes),
         }
     }

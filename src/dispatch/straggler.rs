@@ -9,7 +9,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{Dispatch, Effect, LaneSeat, Seat, lanes::Run};
+use super::{Dispatch, Effect, LaneSeat, RunningJob, lanes::Run};
 use crate::{
     clock::Time,
     health::{
@@ -144,14 +144,19 @@ impl Dispatch {
     }
 
     /// What a straggler takes: its probe if it is due, data if that waits for long enough.
-    pub(super) fn take_slow(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<Seat>)> {
+    pub(super) fn take_slow(
+        &self,
+        lane: LaneId,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(Batch, Vec<RunningJob>)> {
         let seat = self.seat(lane);
         match self.help_of(seat) {
             Help::Alone => return self.take_base(seat.settings.domain, now, effects),
             Help::BackedUp => {
-                if let Some((batch, seats)) = self.take_data(seat.settings.domain, now, effects) {
-                    self.late_from_the_start(&seats, effects);
-                    return Some((batch, seats));
+                if let Some((batch, jobs)) = self.take_data(seat.settings.domain, now, effects) {
+                    self.late_from_the_start(&jobs, effects);
+                    return Some((batch, jobs));
                 }
             }
             Help::None => {}
@@ -167,7 +172,7 @@ impl Dispatch {
         // Set anew when it comes back.
         seat.with_health(|health| health.probe_again(now + self.settings.health.probe));
         let batch = Batch::Base(vec![super::pull::input(&query)]);
-        Some((batch, vec![Seat::Query(Run { kind: JobKind::Probe, query, place: None, claim: None })]))
+        Some((batch, vec![RunningJob::Query(Run { kind: JobKind::Probe, query, place: None, claim: None })]))
     }
 
     /// Whether what waits would wait for longer than this lane is slower: with q jobs for h healthy lanes, the last one is served after about

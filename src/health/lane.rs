@@ -12,7 +12,7 @@ const FENCES_MAX: u32 = 10;
 /// A fence that was so many waits ago or more does not count any more.
 const FENCES_FORGOTTEN: u32 = 4 * FENCES_MAX;
 
-/// Batches in a row without memory that take a lane out of work, and how far apart two of them are in a row.
+/// So many batches without memory, each so soon after the one before, take a lane out of work; batches between them that go well do not help.
 const STARVED: u8 = 3;
 const STARVED_FORGOTTEN: Duration = Duration::from_secs(1);
 

@@ -5,11 +5,12 @@
 //! its ratio is, and those of the others are not. When all slow down together (heat, a neighbour on the host) nobody is slow.
 //!
 //! *Formulas.* With E the expected time, s the sample and m the median of the other lanes' latest ratios, a sample is slow if
-//! s > 1.3 · m · E and s exceeds m · E by more than four mean deviations and by half a millisecond. A lane becomes a straggler by two slow samples in a row, and
-//! healthy again by two samples in a row below 1.25 · m · E. One slow sample proves nothing of the lane: jobs stall one by one, too. E is
-//! smoothed as TCP smooths its round trip (weight 1/16, RFC 6298 has 1/8); samples count for at most 1.3 E, so that a stalled job does not teach a
-//! lane to expect stalls, while a change of all lanes is learned in a few dozen jobs; its mean deviation is learned from samples below that alone. A
-//! straggler learns nothing: it would become its own excuse.
+//! s > 1.3 · m · E and s exceeds m · E by more than four mean deviations and by half a millisecond. A lane becomes a straggler by two slow samples in a
+//! row (by one while its device's driver says why), and healthy again by two in a row that are below 1.25 · m · E or exceed m · E by no more than such an
+//! accident. One slow sample proves nothing of the lane: jobs stall one by one, too. E is smoothed as TCP smooths its round trip (weight 1/16, RFC 6298
+//! has 1/8; 1/4 below 0.75 E, which shows that too much was expected); samples count for at most 1.3 E, so that a stalled job does not teach a lane to
+//! expect stalls, while a change of all lanes is learned in a few dozen jobs; its mean deviation is learned from samples below that alone. A straggler
+//! learns nothing: it would become its own excuse.
 //!
 //! *In-job progress.* While a batch runs it reports each [`PARTS`]th of its work. When each part is usually over is learned as a share of the
 //! batch's time. A job is late as soon as a report is later than that by more than the largest of 0.1 E, four mean deviations and 2 ms. The idea is
@@ -26,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use crate::job::PARTS;
+use crate::{clock::nanos, job::PARTS};
 
 /// A sample beyond this ratio (over that of the others) is slow; samples teach at most this.
 const SLOW: f64 = 1.3;
@@ -177,8 +178,10 @@ impl Pace {
         let excess = service.saturating_sub(usual);
         let accident = usual.mul_f64(DEVIATIONS * self.deviation()).max(SLOW_MIN);
         let is_slow = service > usual.mul_f64(SLOW) && excess > accident;
+        let is_fast = !is_slow && (service < usual.mul_f64(FAST) || excess <= accident);
+        let (slow, fast) = (count(&self.slow, is_slow), count(&self.fast, is_fast));
         let enough = if self.suspected.load(Ordering::Relaxed) { 1 } else { IN_A_ROW };
-        if count(&self.slow, is_slow) >= enough {
+        if slow >= enough {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -186,10 +189,13 @@ impl Pace {
             )]
             return Verdict::Slow((ratio * 100.0) as u32);
         }
-        if count(&self.fast, !is_slow && (service < usual.mul_f64(FAST) || excess <= accident)) >= IN_A_ROW {
-            return Verdict::Fast;
-        }
-        Verdict::Unchanged
+        if fast >= IN_A_ROW { Verdict::Fast } else { Verdict::Unchanged }
+    }
+
+    /// What came before counts for no row any more: the lane is on trial.
+    pub fn begin_rows(&self) {
+        self.slow.store(0, Ordering::Relaxed);
+        self.fast.store(0, Ordering::Relaxed);
     }
 
     fn learn(&self, cell: &AtomicU64, expected: Duration, ratio: f64) {
@@ -264,10 +270,6 @@ fn bits(value: f64) -> u32 {
     (value as f32).to_bits()
 }
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// The median of ratios; 1 if there are none. Reorders them.
 pub fn median(ratios: &mut [f64]) -> f64 {
     if ratios.is_empty() {
@@ -318,6 +320,13 @@ mod tests {
     fn one_slow_job_is_enough_where_the_driver_says_why() {
         let pace = steady();
         pace.suspect(true);
+        assert_eq!((served(&pace, 25.0), served(&pace, 25.0)), (Verdict::Unchanged, Verdict::Fast));
+        assert!(matches!(served(&pace, 75.0), Verdict::Slow(_)));
+        assert_eq!(
+            (served(&pace, 25.0), served(&pace, 25.0)),
+            (Verdict::Unchanged, Verdict::Fast),
+            "two in a row again"
+        );
         assert!(matches!(served(&pace, 75.0), Verdict::Slow(_)));
         pace.suspect(false);
         served(&pace, 25.0);

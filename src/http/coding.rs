@@ -71,22 +71,20 @@ impl Coding {
         Ok(found)
     }
 
-    /// What the client likes best for the reply, gzip before deflate. It need not say that it takes a reply that is not compressed.
+    /// What the client likes best for the reply, gzip before deflate; `*` is what it does not name (RFC 9110, section 12.5.3). It need not say that it
+    /// takes a reply that is not compressed.
     pub(super) fn of_reply(headers: &HeaderMap) -> Self {
-        let mut best = (0.0, Coding::Identity);
-        for word in words(headers, ACCEPT_ENCODING) {
-            let mut parts = word.split(';').map(str::trim);
-            let name = parts.next().unwrap_or_default();
-            let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-            let quality = quality.map_or(1.0, |text| text.parse().unwrap_or(0.0_f32));
-            let coding = if name == "*" { Some(Coding::Gzip) } else { Coding::named(name) };
-            if let Some(coding) = coding.filter(|&coding| coding != Coding::Identity)
-                && (quality > best.0 || quality >= best.0 && quality > 0.0 && coding == Coding::Gzip)
-            {
-                best = (quality, coding);
-            }
-        }
-        best.1
+        let told = words(headers, ACCEPT_ENCODING);
+        let told: Vec<(&str, f32)> = told.iter().map(|word| weighed(word)).collect();
+        let quality = |wanted: Coding| {
+            let named = told.iter().find(|(name, _)| Coding::named(name) == Some(wanted));
+            let any = || told.iter().find(|(name, _)| *name == "*").filter(|_| wanted != Coding::Identity);
+            named.or_else(any).map_or(0.0, |(_, quality)| *quality)
+        };
+        // Of two that are liked equally, the later one.
+        let liked =
+            [Coding::Identity, Coding::Deflate, Coding::Gzip].into_iter().filter(|coding| quality(*coding) > 0.0);
+        liked.max_by(|a, b| quality(*a).total_cmp(&quality(*b))).unwrap_or(Coding::Identity)
     }
 
     /// `body` in this coding, and the coding that it has now.
@@ -106,6 +104,14 @@ impl Coding {
 fn deflated<W: Write>(mut encoder: W, body: &[u8], finish: impl FnOnce(W) -> io::Result<Vec<u8>>) -> Vec<u8> {
     let written = encoder.write_all(body).and_then(|()| finish(encoder));
     written.expect("writing to memory cannot fail")
+}
+
+/// An entry of `Accept-Encoding`: what it names, and how much it is liked.
+fn weighed(word: &str) -> (&str, f32) {
+    let mut parts = word.split(';').map(str::trim);
+    let name = parts.next().unwrap_or_default();
+    let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    (name, quality.map_or(1.0, |text| text.parse().unwrap_or(0.0)))
 }
 
 /// The entries of a header that is a list.
@@ -278,10 +284,11 @@ mod tests {
         {
             assert_eq!(of(value), Coding::Gzip, "{value}");
         }
-        for value in ["deflate", "gzip;q=0, deflate", "gzip;q=0.1, deflate;q=0.9"] {
+        for value in ["deflate", "gzip;q=0, deflate", "gzip;q=0.1, deflate;q=0.9", "gzip;q=0, *", "gzip;q=0.1, *;q=0.9"]
+        {
             assert_eq!(of(value), Coding::Deflate, "{value}");
         }
-        for value in ["identity", "br", "gzip;q=0", "gzip;q=x", "", "*;q=0"] {
+        for value in ["identity", "br", "gzip;q=0", "gzip;q=x", "", "*;q=0", "identity, gzip;q=0.5", "gzip;q=nan"] {
             assert_eq!(of(value), Coding::Identity, "{value}");
         }
     }

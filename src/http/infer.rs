@@ -65,7 +65,11 @@ pub(super) fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
 
 /// How much of the body is JSON, if the client says.
 fn json_bytes(headers: &HeaderMap) -> Result<Option<usize>, ClientError> {
-    let Some(value) = headers.get(JSON_LENGTH) else { return Ok(None) };
+    let mut values = headers.get_all(JSON_LENGTH).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ClientError::field(JSON_LENGTH, "sent more than once"));
+    }
     let told = value.to_str().ok().and_then(|text| text.trim().parse().ok());
     told.map(Some).ok_or_else(|| ClientError::field(JSON_LENGTH, "not a number of bytes"))
 }

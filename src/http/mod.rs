@@ -1,11 +1,11 @@
-//! HTTP: turns bytes into queries and answers into bytes, and is the only module that knows hyper.
+//! HTTP: turns bytes into queries and answers into bytes.
 //!
 //! Owns the public port: the Open Inference Protocol v2 (`/v2`) in JSON and with binary tensors, `/metrics` and, when they are on, the admin
 //! routes. What always holds: a client's mistake is a 4xx that names it and never a 500; nothing is read without a limit in bytes and in time; every error
 //! has the same JSON shape; a client that leaves drops its [`Pending`](crate::reply::Pending), and with it its place in the queue.
 //!
 //! The layer sees [`Admission`] and [`Lanes`] alone, both traits, so it is tested against a dozen lines instead of a daemon
-//! (`tests/http_surface.rs`). Written on hyper itself and not on a framework: a dozen routes need no router, and the parts that matter
+//! (`tests/http_surface`). Written on hyper itself and not on a framework: a dozen routes need no router, and the parts that matter
 //! here (limits before a byte is read, a reply before a refused body has arrived, noticing that a client left) lie below one.
 //!
 //! `server` accepts, `route` finds the handler, `body` reads and `coding` inflates, `parse` checks, `infer` and `admin` act, `describe` tells,

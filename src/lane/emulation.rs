@@ -32,11 +32,11 @@ impl fmt::Debug for Meanwhile<'_> {
 
 /// What the devices of a daemon's lanes take, instead of what its CPU took.
 pub trait Emulation: fmt::Debug + Send + Sync {
-    /// Whether it reports how far a batch is; if not, the model on the CPU does.
-    fn reports(&self) -> bool;
+    /// Whether it reports how far this lane's batches are; if not, the model on the CPU does.
+    fn reports(&self, lane: LaneId) -> bool;
 
-    /// The time that one job takes on a lane of this role; `usual` is what it took on the CPU.
-    fn expected(&self, role: Role, usual: Duration) -> Duration;
+    /// The time that one job takes on this lane, which has this role; `usual` is what it took on the CPU.
+    fn expected(&self, lane: LaneId, role: Role, usual: Duration) -> Duration;
 
     /// Blocks the lane's thread until a batch that began at `started` is over.
     fn batch(&self, lane: LaneId, batch: &Batch, started: Time, meanwhile: &Meanwhile<'_>) -> Result<(), EmulatedLoss>;

@@ -18,7 +18,7 @@ use crate::{
     code::{Code, DATA_MAX, RunsOn},
     config,
     job::{BaseInput, Batch, Loss, ParityInput},
-    model::{Intake, Net, Precision, TensorError},
+    model::{Intake, Net, Precision, TensorError, alone_on},
     weights::{Canary, canary},
 };
 
@@ -253,11 +253,27 @@ impl Executor {
         Ok(())
     }
 
+    /// Lets go of device and models; `false` if the device does not do what it is asked any more. Then they are left as they are: candle panics where
+    /// parts of a dead device are not freed, and of two panics at once a process dies.
+    pub(super) fn close(self) -> bool {
+        let _alone = alone_on(self.device());
+        // Later than the lock, and so gone before it.
+        let executor = self;
+        // CUDA may tell an error of a tensor dropped before, once.
+        let answers = executor.device().synchronize().or_else(|_| executor.device().synchronize()).is_ok();
+        if !answers {
+            std::mem::forget(executor);
+        }
+        answers
+    }
+
+    fn device(&self) -> &Device {
+        self.base.as_ref().or(self.parities.first()).map_or(&Device::Cpu, Net::device)
+    }
+
     /// Breaks what this process has of its GPU, as a faulty kernel would, and gives what the GPU says of it.
     pub(super) fn poison(&self) -> RunError {
-        let net = self.base.as_ref().or(self.parities.first());
-        let device = net.map_or(&Device::Cpu, Net::device);
-        match read_nowhere(device) {
+        match read_nowhere(self.device()) {
             Ok(()) => RunError::InjectedFatal,
             Err(error) => error.into(),
         }

@@ -6,8 +6,8 @@
 
 use crate::job::Loss;
 
-/// Names of sticky errors: 214, 702, 709, 710, 714 to 719, 700.
-const STICKY: [&str; 11] = [
+/// Names of sticky errors: 214, 220, 226, 700, 702, 709, 710, 714 to 719, 721, 911.
+const STICKY: [&str; 15] = [
     "CUDA_ERROR_ILLEGAL_ADDRESS",
     "CUDA_ERROR_LAUNCH_TIMEOUT",
     "CUDA_ERROR_CONTEXT_IS_DESTROYED",
@@ -19,6 +19,10 @@ const STICKY: [&str; 11] = [
     "CUDA_ERROR_INVALID_PC",
     "CUDA_ERROR_LAUNCH_FAILED",
     "CUDA_ERROR_ECC_UNCORRECTABLE",
+    "CUDA_ERROR_NVLINK_UNCORRECTABLE",
+    "CUDA_ERROR_CONTAINED",
+    "CUDA_ERROR_TENSOR_MEMORY_LEAK",
+    "CUDA_ERROR_EXTERNAL_DEVICE",
 ];
 
 /// Names of a lack of memory, of the driver's and of the libraries'.

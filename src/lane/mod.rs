@@ -3,7 +3,7 @@
 //! A lane pulls work, runs it, and reports what came of each job. Tensors never leave it: rows come in and outputs go out as host memory.
 //! It knows no stripe, query or policy. A job that panics, errs or gives a value that is not finite is lost, and the lane lives on: after a
 //! panic it drops device and models and opens them anew before its next canary. On CPU a lane's forward pass runs in a thread pool of
-//! its own, because candle's parallel loops would otherwise meet in the global pool and tie the lanes together.
+//! its own, because parallel loops would otherwise meet in the pool of the whole process and tie the lanes together.
 
 mod affinity;
 mod cuda;
@@ -30,8 +30,9 @@ pub use executor::{OpenError, RunError, open_device, precision};
 pub use fault::{FaultSwitch, spoil_row};
 
 use executor::Executor;
-use outputs::{Given, Outputs};
+use outputs::{Given, Outputs, finite_or_lost};
 use progress::Progress;
+pub use tenure::Held;
 use tenure::Tenure;
 
 use crate::{
@@ -67,17 +68,6 @@ pub struct Spec {
     pub left_out: bool,
 }
 
-/// A lane's thread, as whoever started it sees it.
-#[derive(Clone, Debug)]
-pub struct Held(Arc<Tenure>);
-
-impl Held {
-    /// Whether it was replaced and has not come back.
-    pub fn is_left(&self) -> bool {
-        self.0.is_left()
-    }
-}
-
 /// Starts a lane's thread. `opened` is told, on that thread, whether device and models could be opened; if not, the thread ends.
 ///
 /// Fails if the system gives no thread.
@@ -86,9 +76,7 @@ pub fn start(
     feed: Arc<dyn Feed>,
     opened: impl FnOnce(Result<(), OpenError>) + Send + 'static,
 ) -> io::Result<Held> {
-    let tenure = Arc::<Tenure>::default();
-    let held = Held(Arc::clone(&tenure));
-    on_thread(spec, feed, tenure, move |lane| {
+    on_thread(spec, feed, move |lane| {
         let ready = if lane.spec.left_out {
             lane.feed.left_out(lane.id());
             Ok(())
@@ -98,8 +86,7 @@ pub fn start(
         let runs = ready.is_ok();
         opened(ready);
         runs
-    })?;
-    Ok(held)
+    })
 }
 
 /// Starts another thread for a lane whose own is stuck: it opens the device, which may take for ever, and runs the lane if the other has not come back by then.
@@ -112,14 +99,13 @@ pub fn replace(
     stuck: &Held,
     tried: impl FnOnce(Result<bool, OpenError>) + Send + 'static,
 ) -> io::Result<Held> {
-    let tenure = Arc::<Tenure>::default();
-    let (held, stuck, call) = (Held(Arc::clone(&tenure)), stuck.clone(), stuck.0.call());
-    on_thread(spec, feed, tenure, move |lane| {
+    let (stuck, call) = (stuck.clone(), stuck.tenure.call());
+    on_thread(spec, feed, move |lane| {
         lane.spec.faults.await_answer();
         // The panic's message is in the log.
         let opened = catch_unwind(AssertUnwindSafe(|| lane.open())).unwrap_or(Err(OpenError::Panic));
         let runs = opened.map(|expected| {
-            let runs = call.is_some_and(|call| stuck.0.take_from(call));
+            let runs = call.is_some_and(|call| stuck.tenure.take_from(call));
             if runs {
                 lane.feed.opened(lane.id(), expected);
                 lane.feed.replaced(lane.id());
@@ -129,19 +115,19 @@ pub fn replace(
         let goes_on = matches!(runs, Ok(true));
         tried(runs);
         goes_on
-    })?;
-    Ok(held)
+    })
 }
 
 /// A thread for a lane; `begin` says whether it runs it.
 fn on_thread(
     spec: Spec,
     feed: Arc<dyn Feed>,
-    tenure: Arc<Tenure>,
     begin: impl FnOnce(&mut Lane) -> bool + Send + 'static,
-) -> io::Result<()> {
-    let thread = thread::Builder::new().name(format!("lane-{}", spec.lane.id)).spawn(move || {
-        let _abort = AbortOnPanic;
+) -> io::Result<Held> {
+    let (held, ends) = Held::new();
+    let tenure = Arc::clone(&held.tenure);
+    thread::Builder::new().name(format!("lane-{}", spec.lane.id)).spawn(move || {
+        let (_ends, _abort) = (ends, AbortOnPanic);
         let (id, core) = (spec.lane.id, spec.core);
         let pool = own_pool(&spec);
         // After the pool: its other workers would inherit the one core.
@@ -153,9 +139,10 @@ fn on_thread(
         if begin(&mut lane) {
             lane.run();
         }
+        lane.close();
         drop(pool);
-    });
-    thread.map(drop)
+    })?;
+    Ok(held)
 }
 
 /// Makes the calling thread the first worker of a pool of its own, so that every parallel loop it starts stays inside.
@@ -214,7 +201,7 @@ impl Lane {
         let (executor, expected) = Executor::open(&self.spec)?;
         self.executor = Some(executor);
         let Spec { emulation, lane, .. } = &self.spec;
-        Ok(emulation.as_ref().map_or(expected, |device| device.expected(lane.role, expected)))
+        Ok(emulation.as_ref().map_or(expected, |device| device.expected(lane.id, lane.role, expected)))
     }
 
     fn run(&mut self) {
@@ -241,7 +228,8 @@ impl Lane {
     /// Lets go of device and models. Buffers of a dead device may panic when they are dropped, which is not worth a process.
     fn close(&mut self) {
         let executor = self.executor.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(executor))).is_err() {
+        let closed = catch_unwind(AssertUnwindSafe(|| executor.is_none_or(Executor::close)));
+        if !matches!(closed, Ok(true)) {
             tracing::warn!(lane = %self.id(), "the device's buffers could not be freed");
         }
     }
@@ -263,7 +251,8 @@ impl Lane {
         match self.attempt(&batch, started) {
             Ok(()) => {
                 let (outputs, given) = (&self.outputs, &mut self.given);
-                let completions = outputs.rows().enumerate().map(|(job, output)| checked(&batch, job, output, given));
+                let completions =
+                    outputs.rows().enumerate().map(|(job, output)| finite_or_lost(&batch, job, output, given));
                 self.completions.extend(completions);
             }
             Err(loss) => {
@@ -286,7 +275,7 @@ impl Lane {
         let executor = self.executor.as_mut().ok_or(Loss::Device)?;
         let outputs = &mut self.outputs;
         let Spec { lane, faults, emulation, clock, .. } = &self.spec;
-        let reports = emulation.as_ref().is_none_or(|device| !device.reports());
+        let reports = emulation.as_ref().is_none_or(|device| !device.reports(lane.id));
         let run = || {
             faults.before(|| executor.poison())?;
             let progress = Progress::start(lane.id, (&*self.feed, &self.tenure), faults, *clock);
@@ -360,18 +349,6 @@ impl Lane {
         }
         outcome
     }
-}
-
-/// An output that may be used, unless it had to be finite and is not.
-fn checked(batch: &Batch, job: usize, output: &[f32], given: &mut Given) -> Completion {
-    let must_be_finite = match batch {
-        Batch::Base(inputs) => inputs[job].must_be_finite,
-        Batch::Parity(_) => true,
-    };
-    if must_be_finite && !output.iter().all(|value| value.is_finite()) {
-        return Completion::Lost(Loss::NonFinite);
-    }
-    Completion::Output(given.give(output))
 }
 
 /// How long a job may be stretched by an injected fault before the lane looks whether it was cleared.

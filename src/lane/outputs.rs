@@ -1,11 +1,15 @@
 //! What a batch gives: one output row a job, and the memory of rows that were given away before.
 //!
 //! Outputs leave a lane as shared host memory that whoever waits for them reads, for as long as they like. The lane keeps a hold of those it gave
-//! last, and writes over one once it holds it alone; rows that are held for long are passed over, and replaced when there are too many of them.
+//! last, and writes over one once it holds it alone; rows that are held for long are passed over, and replaced when there are too many of them. What
+//! has to be finite and is not never leaves it.
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::query::Values;
+use crate::{
+    job::{Batch, Completion, Loss},
+    query::Values,
+};
 
 /// Rows of which a hold is kept, at most.
 const ROWS_MAX: usize = 256;
@@ -61,6 +65,18 @@ impl Given {
         self.0.push_back(Arc::clone(&values));
         values
     }
+}
+
+/// An output that may be used, unless it had to be finite and is not.
+pub(super) fn finite_or_lost(batch: &Batch, job: usize, output: &[f32], given: &mut Given) -> Completion {
+    let must_be_finite = match batch {
+        Batch::Base(inputs) => inputs[job].must_be_finite,
+        Batch::Parity(_) => true,
+    };
+    if must_be_finite && !output.iter().all(|value| value.is_finite()) {
+        return Completion::Lost(Loss::NonFinite);
+    }
+    Completion::Output(given.give(output))
 }
 
 #[cfg(test)]

@@ -3,8 +3,19 @@
 //! A thread cannot be ended from outside, so one that is stuck is left where it is. What must not happen is that it comes back and speaks for
 //! the lane beside the one that replaced it. Hence one atomic word, which counts its calls: it is odd *inside* a call. A thread is replaced in the very call in which it was
 //! found stuck, not in a later one, and what it does first when it is back is to find that out. One of the two steps comes first, and decides.
+//! `lane::replace` starts the other thread; `serve/lanes` says when, and how often.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
 
 /// Another thread runs the lane, and this one has not come back.
 const LEFT: u64 = u64::MAX;
@@ -59,9 +70,39 @@ impl Tenure {
     }
 }
 
+/// A lane's thread, as whoever started it sees it.
+#[derive(Clone, Debug)]
+pub struct Held {
+    pub(super) tenure: Arc<Tenure>,
+    /// Closed when the thread ends.
+    ended: Arc<Mutex<Receiver<Infallible>>>,
+}
+
+impl Held {
+    /// A thread that is about to start, and what it drops when it ends, after all else.
+    pub(super) fn new() -> (Self, SyncSender<Infallible>) {
+        let (ends, ended) = mpsc::sync_channel(0);
+        (Held { tenure: Arc::default(), ended: Arc::new(Mutex::new(ended)) }, ends)
+    }
+
+    /// Whether it was replaced and has not come back.
+    pub fn is_left(&self) -> bool {
+        self.tenure.is_left()
+    }
+
+    /// Waits until it has ended and let go of its device; `false` if that takes longer than `limit`.
+    pub fn ends_within(&self, limit: Duration) -> bool {
+        match self.ended.lock().recv_timeout(limit) {
+            Ok(never) => match never {},
+            Err(RecvTimeoutError::Disconnected) => true,
+            Err(RecvTimeoutError::Timeout) => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, thread};
+    use std::thread;
 
     use super::*;
 

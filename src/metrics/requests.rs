@@ -12,6 +12,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+use crate::clock::nanos;
+
 /// A number of things and the time that they took.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Total {
@@ -127,10 +129,6 @@ struct Told {
     batches: Total,
     computing: u64,
     queue: u64,
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Requests {

@@ -1,7 +1,7 @@
 //! The way of a batch's rows into a net: gathered or encoded row by row into memory that is kept, so that a batch on a CPU allocates nothing.
 //!
 //! For a CPU that is one list. For a GPU it is two blocks of pinned memory (`gpu`): of a batch that is larger than one of them, a part is copied while
-//! the next is written, and what is done last is waited for by the GPU alone.
+//! the next is written, and the host does not wait for the last copy: the GPU's stream does.
 
 use candle_core::{Error, Result, Tensor};
 

@@ -33,12 +33,18 @@ use tensors::Tensors;
 pub use architecture::{Architecture, NoFit, Width};
 pub use encoder::{Encoder, decoder_plan};
 #[cfg(feature = "cuda")]
-pub use gpu::open as open_gpu;
+pub use gpu::{alone_on, open as open_gpu};
 pub use intake::{Intake, Taken};
 pub use learn::{Learner, Pass, Seen};
 pub use parameters::Parameters;
 pub use plan::{Bias, Convolution, Layer, Origin, Plan, Window};
 pub use precision::Precision;
+
+/// Until what it gives is dropped, nobody else of this process makes graphs on this GPU, or waits for all that is done there: for who frees a part of it.
+#[cfg(not(feature = "cuda"))]
+pub const fn alone_on(_: &Device) -> Option<()> {
+    None
+}
 
 /// Rows that [`Net::predict`] runs at once: enough to keep the matrix products long, little memory.
 const PREDICT_ROWS: usize = 64;

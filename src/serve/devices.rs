@@ -84,15 +84,18 @@ impl Fixed {
 }
 
 impl Emulation for Fixed {
-    fn reports(&self) -> bool {
-        true
+    fn reports(&self, lane: LaneId) -> bool {
+        !self.service(lane).is_zero()
     }
 
-    fn expected(&self, _: Role, usual: Duration) -> Duration {
-        usual.max(self.service.iter().copied().max().unwrap_or(usual))
+    fn expected(&self, lane: LaneId, _: Role, usual: Duration) -> Duration {
+        usual.max(self.service(lane))
     }
 
     fn batch(&self, lane: LaneId, _: &Batch, started: Time, meanwhile: &Meanwhile<'_>) -> Result<(), EmulatedLoss> {
+        if !self.reports(lane) {
+            return Ok(());
+        }
         let part = self.service(lane) / u32::try_from(PARTS).unwrap_or(u32::MAX);
         let mut began = started;
         for over in 1..=PARTS {

@@ -3,6 +3,7 @@
 use std::{
     sync::{Arc, mpsc},
     thread,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -18,6 +19,10 @@ use crate::{
     lane::{self, Emulation, Held, OpenError, Spec},
     query::LaneId,
 };
+
+/// Lanes may take so long to let go of their devices, all together: a process that ends while CUDA's libraries are closed may crash on the way. A lane
+/// that hangs does not come back for that.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 
 /// Threads of one lane that are left stuck, at most: each keeps what it had loaded.
 const STUCK_MAX: usize = 3;
@@ -57,7 +62,8 @@ impl Crew {
     ) -> Result<Self, ServeError> {
         let configured = plan.config.lanes();
         let (told, opened) = mpsc::sync_channel(configured.len());
-        let mut lanes = Vec::new();
+        // Dropped where one does not open, with those that do.
+        let mut crew = Crew { engine: Arc::clone(engine), lanes: Vec::new() };
         for (lane, core) in configured.iter().zip(lane::cores(configured)) {
             let spec = Spec {
                 lane: lane.clone(),
@@ -75,24 +81,39 @@ impl Crew {
             // If nobody listens any more, another lane has failed and the start with it.
             let tell = move |outcome| drop(told.send((id, outcome)));
             let running = lane::start(spec.clone(), feed, tell).map_err(ServeError::Thread)?;
-            lanes.push(Arc::new(Member {
+            crew.lanes.push(Arc::new(Member {
                 spec,
                 threads: Mutex::new(Threads { running, next: None, stuck: Vec::new() }),
             }));
         }
         drop(told);
-        for _ in &lanes {
+        for _ in &crew.lanes {
             let (id, outcome) = opened.recv().map_err(|_| ServeError::LaneEnded)?;
             outcome.map_err(|source| ServeError::Lane { lane: id, source })?;
         }
-        let (engine, watched, members) = (Arc::clone(engine), Arc::clone(engine), lanes.clone());
+        let (watched, members) = (Arc::clone(engine), crew.lanes.clone());
         let replaces = move || {
             while let Some(lane) = watched.await_stuck() {
                 members[usize::from(lane.0)].replace(&watched);
             }
         };
         thread::Builder::new().name("replacements".to_owned()).spawn(replaces).map_err(ServeError::Thread)?;
-        Ok(Crew { engine, lanes })
+        Ok(crew)
+    }
+
+    /// Ends every lane that is not stuck, and waits until it has let go of its device.
+    pub(super) fn end(&self) {
+        self.engine.stop();
+        // A lane that hangs in an injected fault would otherwise outlive the daemon's library user.
+        self.lanes.iter().for_each(|member| member.spec.faults.end());
+        let Some(clock) = self.lanes.first().map(|member| member.spec.clock) else { return };
+        let until = clock.now() + CLOSING_MAX;
+        for member in &self.lanes {
+            let running = member.threads.lock().running.clone();
+            if !running.ends_within(until.since(clock.now())) {
+                tracing::debug!(lane = %member.spec.lane.id, "the lane's thread is left where it is");
+            }
+        }
     }
 }
 
@@ -167,7 +188,6 @@ impl Lanes for Crew {
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        // A lane that hangs in an injected fault would otherwise outlive the daemon's library user.
-        self.lanes.iter().for_each(|member| member.spec.faults.end());
+        self.end();
     }
 }

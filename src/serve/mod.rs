@@ -23,7 +23,7 @@ use std::{path::Path, sync::Arc, thread};
 pub use daemon::run;
 pub use error::{ServeError, StartFaults};
 pub use lanes::Crew;
-pub use succession::SuccessionError;
+pub use succession::{NEW_PROCESS, SuccessionError};
 
 use crate::{
     clock::Clock,
@@ -188,8 +188,7 @@ impl Running {
         let engine = Arc::new(Engine::new(plan.settings(code.as_ref()), limits, clock, Arc::clone(&metrics)));
         let admitted = Arc::downgrade(&engine);
         metrics.watch_queries(move || admitted.upgrade().map_or(0, |engine| engine.admitted()));
-        let crew = Crew::start(plan, code.as_ref(), &engine, (clock, emulation)).inspect_err(|_| engine.stop());
-        let crew = Arc::new(crew?);
+        let crew = Arc::new(Crew::start(plan, code.as_ref(), &engine, (clock, emulation))?);
         let monitor = devices::listen(plan.config.lanes(), &engine, &metrics, clock).map_err(ServeError::Thread)?;
         let running = Running { engine: Arc::clone(&engine), metrics, crew, monitor };
         let timer = move || engine.run_timer();
@@ -200,6 +199,6 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.engine.stop();
+        self.crew.end();
     }
 }

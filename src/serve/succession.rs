@@ -46,8 +46,8 @@ use crate::{
     query::LaneId,
 };
 
-/// The exit code of a process that another may take the place of.
-const NEW_PROCESS: i32 = 75;
+/// The exit code of a process that another may take the place of: a device did not open, or is not what it was.
+pub const NEW_PROCESS: u8 = 75;
 /// Set for a successor: its standard input is the socket.
 const SUCCEEDS: &str = "PARITYD_SUCCEEDS";
 /// How long a successor may take to load weights and open devices; what the systemd unit gives a start.
@@ -131,7 +131,7 @@ impl Predecessor {
                 tracing::error!("predecessor gone: this successor ends");
                 // The log writes behind a buffer, which this way to end does not wait for.
                 Clock::start().pause(LAST_LINES);
-                process::exit(NEW_PROCESS);
+                process::exit(NEW_PROCESS.into());
             }
         };
         thread::Builder::new().name("predecessor".to_owned()).spawn(watch).map(drop).map_err(SuccessionError::Start)

@@ -184,7 +184,7 @@ impl Stripe {
         self.members.iter().filter_map(OnceLock::get).map(|member| &member.row)
     }
 
-    /// Whether some slot of it is being worked on in `domain` (promise 3: stripe-mates are never in flight together there).
+    /// Whether some slot of it is being worked on in `domain` (stripe-mates are never in flight together there).
     pub fn in_flight_in(&self, domain: FaultDomain) -> bool {
         // A slot that was given up may still run on a lane that hangs, so only an output ends its flight.
         let over = self.word.load().present();
@@ -210,7 +210,7 @@ impl Stripe {
         if self.outputs[slot].set(output).is_err() {
             return Settled::Late;
         }
-        let present = self.word.present(SlotSet::only(slot)).present().with(SlotSet::only(slot));
+        let present = self.word.set_present(SlotSet::only(slot)).present().with(SlotSet::only(slot));
         if present == SlotSet::below(self.outputs.len()) { Settled::Complete } else { Settled::Open }
     }
 
@@ -233,7 +233,7 @@ impl Stripe {
 
     /// Slots are lost or will not come in time; an output that comes all the same is still taken.
     pub fn give_up(&self, slots: SlotSet) {
-        self.word.lost(slots);
+        self.word.set_lost(slots);
     }
 
     /// Whether all members have joined.
@@ -300,7 +300,7 @@ impl Stripe {
         self.code.provenance()
     }
 
-    /// Decodes the output of `slot`; `None` if it is not recoverable, if someone else has begun to, or if it is not finite.
+    /// Decodes the output of `slot`, which may have overflowed; `None` if it is not recoverable, or if someone else has begun to.
     pub fn decode(&self, slot: usize) -> Option<Values> {
         if !self.recoverable().has(slot) || !self.word.claim(slot) {
             return None;
@@ -310,8 +310,7 @@ impl Stripe {
             *place = output.get().map(|values| &**values);
         }
         // The slot's own output may have come meanwhile; then there is nothing to decode.
-        let decoded = self.code.decode(slot, &outputs[..self.outputs.len()])?;
-        decoded.iter().all(|value| value.is_finite()).then(|| decoded.into())
+        self.code.decode(slot, &outputs[..self.outputs.len()]).map(Values::from)
     }
 
     /// A reconstruction of one of its members was served.

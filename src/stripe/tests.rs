@@ -157,13 +157,3 @@ fn a_domain_is_free_again_once_its_member_is_over() {
     assert!(stripe.parity_starts(0, FaultDomain(2)));
     assert!(stripe.in_flight_in(FaultDomain(2)));
 }
-
-#[test]
-fn a_reconstruction_that_is_not_finite_is_not_decoded() {
-    let code: Arc<dyn Code> = Arc::new(Sum::with_defaults(2, 1).unwrap());
-    let (stripe, ..) = full_stripe(&code, Accepts::Any);
-    stripe.settle(1, [f32::MAX, 0.0].into());
-    stripe.settle(2, [-f32::MAX, 0.0].into());
-    assert!(stripe.recoverable().has(0));
-    assert!(stripe.decode(0).is_none());
-}

@@ -42,11 +42,11 @@ impl Word {
     }
 
     /// The word before.
-    pub(super) fn present(&self, slots: SlotSet) -> Snapshot {
+    pub(super) fn set_present(&self, slots: SlotSet) -> Snapshot {
         self.set(u64::from(slots.bits()))
     }
 
-    pub(super) fn lost(&self, slots: SlotSet) {
+    pub(super) fn set_lost(&self, slots: SlotSet) {
         self.set(u64::from(slots.bits()) << LOST);
     }
 

@@ -1,6 +1,7 @@
 //! What a request says of its model and its tensors, held against the deployment's [`Signature`].
 //!
 //! Each check refuses with the field's name, and both protocols make the same ones: what is wrong in one is wrong in the other, in the same words.
+//! More rows than there are places are refused here, before their data are read; admission refuses them once more, for callers without a protocol.
 
 use std::{fmt, sync::Arc};
 

@@ -277,8 +277,22 @@ EXPORT int cudnnGetConvolutionForwardAlgorithm_v7(
     int index = 0;
     for (int algorithm : {int(WINOGRAD), int(IMPLICIT_PRECOMP_GEMM), int(IMPLICIT_GEMM)}) {
         bool is_usable = algorithm == WINOGRAD ? is_winograd : algorithm == IMPLICIT_PRECOMP_GEMM;
-        choices[index++] = {algorithm, is_usable ? WELL : NOT_SUPPORTED, 0, room_of(algorithm, x->sides[0]), 1, how->math, {}};
+        // `guesses=0`: each would take more than anybody wants to give.
+        size_t room = current->told("guesses", 1) ? room_of(algorithm, x->sides[0]) : size_t(1) << 40;
+        choices[index++] = {algorithm, is_usable ? WELL : NOT_SUPPORTED, 0, room, 1, how->math, {}};
     }
+    return WELL;
+}
+
+EXPORT int cudnnGetConvolutionForwardWorkspaceSize(
+    Handle *, const Tensor *x, const Tensor *w, const Convolution *how, const Tensor *y, int algorithm, size_t *bytes)
+{
+    called(__func__);
+    if (!fits(*x, *w, *how, *y))
+        return BAD_PARAMETER;
+    if (algorithm != IMPLICIT_PRECOMP_GEMM)
+        return NOT_SUPPORTED;
+    *bytes = room_of(algorithm, x->sides[0]);
     return WELL;
 }
 

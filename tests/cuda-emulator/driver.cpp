@@ -202,18 +202,30 @@ EXPORT CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool, CUdevice device)
 EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value)
 {
     called(__func__);
-    if (!pool || !value || attribute != CU_MEMPOOL_ATTR_RELEASE_THRESHOLD)
+    if (!pool || !value)
         return CUDA_ERROR_INVALID_VALUE;
-    reinterpret_cast<Device *>(pool)->threshold = *static_cast<cuuint64_t *>(value);
+    Device &device = *reinterpret_cast<Device *>(pool);
+    if (attribute == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD)
+        device.threshold = *static_cast<cuuint64_t *>(value);
+    else if (attribute == CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES)
+        device.waits_for_memory = *static_cast<int *>(value);
+    else
+        return CUDA_ERROR_INVALID_VALUE;
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value)
 {
     called(__func__);
-    if (!pool || !value || attribute != CU_MEMPOOL_ATTR_RELEASE_THRESHOLD)
+    if (!pool || !value)
         return CUDA_ERROR_INVALID_VALUE;
-    *static_cast<cuuint64_t *>(value) = reinterpret_cast<Device *>(pool)->threshold;
+    const Device &device = *reinterpret_cast<Device *>(pool);
+    if (attribute == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD)
+        *static_cast<cuuint64_t *>(value) = device.threshold;
+    else if (attribute == CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES)
+        *static_cast<int *>(value) = device.waits_for_memory;
+    else
+        return CUDA_ERROR_INVALID_VALUE;
     return CUDA_SUCCESS;
 }
 

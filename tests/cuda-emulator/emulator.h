@@ -75,6 +75,7 @@ struct Device {
     std::atomic<size_t> used{0};
     // Bytes that are kept when they are freed.
     std::atomic<uint64_t> threshold{0};
+    std::atomic<int> waits_for_memory{1};
 };
 
 // All there are, and the one of that number, if there is one.

@@ -147,6 +147,8 @@ fn lengths_that_do_not_match_are_a_400_that_names_the_header() {
         reply.refused(400, "bad_field");
         assert!(reply.json()["error"].as_str().unwrap().starts_with("Inference-Header-Content-Length"), "{reply:?}");
     }
+    let again = format!("Inference-Header-Content-Length: {}\r\n", json.len());
+    port.ask(&post(&again, Some(json.len()), &whole)).refused(400, "bad_field");
     let text = rows(&[ROW]);
     assert_eq!(port.ask(&post("", Some(text.len()), text.as_bytes())).status, 200, "all of it is JSON");
     port.ask(&post("", Some(text.len()), format!("{text}xx").as_bytes())).refused(400, "bad_field");

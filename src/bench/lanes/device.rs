@@ -220,11 +220,11 @@ impl Devices {
 }
 
 impl Emulation for Devices {
-    fn reports(&self) -> bool {
+    fn reports(&self, _: LaneId) -> bool {
         true
     }
 
-    fn expected(&self, role: Role, _: Duration) -> Duration {
+    fn expected(&self, _: LaneId, role: Role, _: Duration) -> Duration {
         self.service.mul_f64(if role.runs_base() { 1.0 } else { self.parity_cost })
     }
 

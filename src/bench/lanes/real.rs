@@ -55,11 +55,11 @@ struct Stalls {
 }
 
 impl Emulation for Stalls {
-    fn reports(&self) -> bool {
+    fn reports(&self, _: LaneId) -> bool {
         false
     }
 
-    fn expected(&self, _: Role, usual: Duration) -> Duration {
+    fn expected(&self, _: LaneId, _: Role, usual: Duration) -> Duration {
         usual
     }
 

@@ -9,13 +9,13 @@ fn a_batch_that_was_too_young_to_be_declared_late_is_still_watched() {
     let occupancy = Occupancy::default();
     let (limit, ms) = (Some(Duration::from_millis(200)), |ms: u64| Time::from_nanos(ms * 1_000_000));
     seat.start(Vec::new(), false, &occupancy, ms(1));
-    assert!(seat.declare_overdue(limit, ms(100), |_| ()).is_none(), "the timer took it for an older one");
-    assert!(seat.declare_overdue(limit, ms(202), |_| ()).is_some(), "now it is late");
-    assert!(seat.declare_overdue(limit, ms(300), |_| ()).is_none(), "and is declared once");
-    assert!(matches!(seat.finish(), Finished::Overdue(_)));
+    assert!(seat.give_up_older(limit, ms(100), |_| ()).is_none(), "the timer took it for an older one");
+    assert!(seat.give_up_older(limit, ms(202), |_| ()).is_some(), "now it is late");
+    assert!(seat.give_up_older(limit, ms(300), |_| ()).is_none(), "and is declared once");
+    assert!(seat.finish().1, "it was given up");
     seat.start(Vec::new(), false, &occupancy, ms(400));
-    assert!(seat.declare_overdue(limit, ms(401), |_| ()).is_none());
-    assert!(matches!(seat.finish(), Finished::InTime(_)), "it came back in time");
+    assert!(seat.give_up_older(limit, ms(401), |_| ()).is_none());
+    assert!(!seat.finish().1, "it came back in time");
 }
 
 #[test]

@@ -59,6 +59,23 @@ fn held_back_and_erased_it_is_run_again_at_once() {
     assert_eq!(provenance(&queries[1].0), Some(Provenance::Direct));
 }
 
+/// Finite outputs, a stripe without calibration or with one.
+#[test]
+fn what_overflows_is_held_back_like_what_is_unsure() {
+    for calibrated in [false, true] {
+        let (mut hand, queries) = stripe(Rerun::AfterDecode);
+        if !calibrated {
+            hand.core.settings.calibration = None;
+        }
+        hand.complete_row(BASE[0], &[f32::MAX, 0.0]);
+        hand.complete(BASE[1], Err(Loss::Device));
+        hand.complete_row(PARITY, &[f32::MIN, 0.0]);
+        assert!(matches!(hand.pull(BASE[0]), Some(Work::Batch(Batch::Base(_)))), "the decode is no hope any more");
+        hand.complete_row(BASE[0], &[0.0, 1.0]);
+        assert_eq!((provenance(&queries[1].0), hand.metrics.gated.get()), (Some(Provenance::Direct), 0));
+    }
+}
+
 #[test]
 fn erased_after_it_was_held_back_it_is_run_again_at_once() {
     for hangs in [false, true] {

@@ -268,6 +268,33 @@ fn a_parity_lane_that_hung_comes_back_without_a_trial() {
     drop(queries);
 }
 
+/// What it did before it hung does not speak for a lane.
+#[test]
+fn a_trial_takes_two_fast_jobs_however_fast_the_lane_was_before() {
+    let mut pool = Pool::new(3, pooled(PolicyKind::Hedged));
+    let lane = LaneId(0);
+    for _ in 0..3 {
+        let (_query, _pending) = pool.hand.submit(1.0, Accepts::Any);
+        assert!(pool.hand.pull(lane).is_some());
+        pool.done(lane, 10);
+    }
+    let (_hangs, _pending) = pool.hand.submit(1.0, Accepts::DirectOnly);
+    assert!(pool.hand.pull(lane).is_some());
+    pool.hand.tick_after(250);
+    assert!(matches!(pool.state(lane), State::Hung { .. }));
+    pool.done(lane, 250);
+    assert!(matches!(pool.hand.pull(lane), Some(Work::Canary)));
+    pool.hand.core.canary(lane, Ok(()), pool.hand.now, &mut pool.hand.effects);
+    let _queries: Vec<_> = (0..6).map(|_| pool.hand.submit(1.0, Accepts::Any)).collect();
+    assert!(pool.hand.pull(LaneId(1)).is_some() && pool.hand.pull(LaneId(2)).is_some());
+    for fast in 0..2 {
+        assert!(matches!(pool.state(lane), State::Straggler { .. }), "on trial, after {fast} fast jobs");
+        assert!(pool.hand.pull(lane).is_some(), "more waits than the others can do");
+        pool.done(lane, 10);
+    }
+    assert_eq!(pool.state(lane), State::Healthy);
+}
+
 /// Under a code that runs no query as it is, the jobs of its stripe are no redundancy that could wait for lanes that idle.
 #[test]
 fn mixtures_run_on_the_one_lane_that_is_left() {

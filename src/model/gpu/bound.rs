@@ -201,7 +201,7 @@ impl Bound {
         })
     }
 
-    /// Calls as one graph; none where the driver does not make one. It is asked twice: what others have the device do may end a capture.
+    /// Calls as one graph; none where the driver does not make one. It is asked three times: what others have the device do may end a capture.
     fn graph(
         &mut self,
         calls: &[Call],
@@ -211,7 +211,7 @@ impl Bound {
         const REFUSED: &str = "CUDA captures no graph: batches are handed over call by call";
         let _alone = alone(stream.context().ordinal());
         let mut told = None;
-        for _ in 0..if self.captures { 2 } else { 0 } {
+        for _ in 0..if self.captures { 3 } else { 0 } {
             // Not the modes that forbid this or other threads calls which allocate: none of ours does, and what cuDNN does is its own affair.
             if let Err(error) = twice(|| stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)) {
                 tracing::warn!(%error, "{REFUSED}");

@@ -49,7 +49,10 @@ pub(super) struct Handle(sys::cudnnHandle_t, usize);
 impl Handle {
     /// Fails where the library is not installed, too: with [`NOT_THERE`].
     pub(super) fn new(stream: &CudaStream) -> Outcome<Self> {
-        let handle = Handle(result::create_handle()?, stream.context().ordinal());
+        let ordinal = stream.context().ordinal();
+        // What it has the device do while it starts is its own affair.
+        let _alone = alone(ordinal);
+        let handle = Handle(result::create_handle()?, ordinal);
         // SAFETY: both are open.
         unsafe { result::set_stream(handle.0, stream.cu_stream().cast()) }?;
         Ok(handle)
@@ -257,7 +260,7 @@ impl Call {
 }
 
 impl Convolution {
-    /// Algorithms that cuDNN has for it, the fastest first as it guesses.
+    /// Algorithms that cuDNN has for it, the fastest first as it guesses; at least the one that takes all.
     fn guessed(
         &self,
         handle: &Handle,
@@ -302,6 +305,25 @@ impl Convolution {
                 && guess.memory <= WORKSPACE_MAX
                 && (self.what.rectified || guess.algo == TAKES_ALL)
         });
-        Ok(usable.map(|guess| (guess.algo, if exact { arithmetic } else { guess.mathType }, guess.memory)).collect())
+        let of = |guess: sys::cudnnConvolutionFwdAlgoPerf_t| {
+            (guess.algo, if exact { arithmetic } else { guess.mathType }, guess.memory)
+        };
+        let mut usable: Vec<_> = usable.map(of).collect();
+        if usable.is_empty() {
+            // Better one that takes much memory than none.
+            // SAFETY: all are ours.
+            let bytes = unsafe {
+                result::get_convolution_forward_workspace_size(
+                    handle.0,
+                    x.0,
+                    self.filters.0,
+                    self.way.0,
+                    y.0,
+                    TAKES_ALL,
+                )
+            }?;
+            usable.push((TAKES_ALL, arithmetic, bytes));
+        }
+        Ok(usable)
     }
 }

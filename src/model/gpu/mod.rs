@@ -16,9 +16,9 @@ mod pinned;
 #[cfg(feature = "cudnn")]
 mod program;
 
-use candle_core::{CudaDevice, Device, Error, Result};
+use candle_core::{CudaDevice, Device, DeviceLocation, Error, Result};
 use cudarc::driver::{DriverError, result, sys};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
 pub(super) use pinned::Pinned;
 #[cfg(feature = "cudnn")]
@@ -26,11 +26,19 @@ pub(super) use program::Program;
 
 /// By GPU: held by whoever waits for a whole device, and by whoever captures a graph. CUDA ends a capture, and refuses the wait, where one meets the other, and lanes open at the
 /// same time. A GPU that hangs may hold its lock for good, and no other's.
-static ALONE: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
+static ALONE: [ReentrantMutex<()>; 64] = [const { ReentrantMutex::new(()) }; 64];
 
-/// Until it is dropped, nobody else of this process waits for the whole of this GPU, or captures a graph there.
-fn alone(ordinal: usize) -> MutexGuard<'static, ()> {
+/// Until it is dropped, no other thread of this process waits for the whole of this GPU, or captures a graph there.
+fn alone(ordinal: usize) -> ReentrantMutexGuard<'static, ()> {
     ALONE[ordinal % ALONE.len()].lock()
+}
+
+/// The same, for who frees what it has of a GPU: the libraries wait for the device when they are closed. None on a CPU.
+pub fn alone_on(device: &Device) -> Option<ReentrantMutexGuard<'static, ()>> {
+    match device.location() {
+        DeviceLocation::Cuda { gpu_id } => Some(alone(gpu_id)),
+        DeviceLocation::Cpu | DeviceLocation::Metal { .. } => None,
+    }
 }
 
 /// Calls CUDA once more where it fails: an error may be that of a tensor dropped before; CUDA tells it once, instead of doing what is asked.
@@ -59,7 +67,8 @@ pub fn open(ordinal: usize) -> Result<Device> {
 }
 
 /// Has the driver keep what is freed for who allocates next. It would give all of it back to the system whenever the stream is waited for, which is
-/// once a batch, and map it anew in the next one.
+/// once a batch, and map it anew in the next one. And it would give one stream what another is about to free, and have it wait: lanes of one GPU for each
+/// other.
 fn keep_memory(device: &CudaDevice) -> Result<()> {
     let stream = device.cuda_stream();
     if !stream.context().has_async_alloc() {
@@ -70,7 +79,11 @@ fn keep_memory(device: &CudaDevice) -> Result<()> {
     // SAFETY: the device is one that is open.
     let pool = unsafe { result::device::get_default_mem_pool(stream.context().cu_device()) }.map_err(Error::wrap)?;
     // SAFETY: the pool is the driver's own, and this attribute of it is a u64, which is read during the call.
-    unsafe { result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast()) }.map_err(Error::wrap)
+    unsafe { result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast()) }.map_err(Error::wrap)?;
+    let mut no = 0_i32;
+    let waits = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES;
+    // SAFETY: the same, and this one is an int.
+    unsafe { result::mem_pool::set_attribute(pool, waits, (&raw mut no).cast()) }.map_err(Error::wrap)
 }
 
 #[cfg(test)]
@@ -85,15 +98,18 @@ mod tests {
 
     #[test]
     #[ignore = "scripts/check-cuda runs it"]
-    fn a_device_keeps_its_memory_and_no_events() {
+    fn a_device_keeps_its_memory_for_whoever_is_next_without_waiting() {
         let device = gpu();
         assert!(!device.is_event_tracking());
-        let mut kept = 0_u64;
+        let (mut kept, mut waits) = (0_u64, 1_i32);
         let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         // SAFETY: as in `keep_memory`.
         let pool = unsafe { result::device::get_default_mem_pool(device.cuda_stream().context().cu_device()) }.unwrap();
         // SAFETY: the attribute is a u64, which is written during the call.
         unsafe { result::mem_pool::get_attribute(pool, threshold, (&raw mut kept).cast()) }.unwrap();
-        assert_eq!(kept, u64::MAX);
+        let dependencies = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES;
+        // SAFETY: the attribute is an int.
+        unsafe { result::mem_pool::get_attribute(pool, dependencies, (&raw mut waits).cast()) }.unwrap();
+        assert_eq!((kept, waits), (u64::MAX, 0));
     }
 }
