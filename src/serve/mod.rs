@@ -153,7 +153,7 @@ fn gpu_uuids() -> Vec<String> {
     listed.unwrap_or_default().into_iter().map(|gpu| gpu.uuid).collect()
 }
 
-/// An engine with its lanes and its timer, all running. Ends them when dropped.
+/// An engine with its lanes and its timer, all running. Ends them when dropped, and waits until devices are let go of, a second at most.
 #[derive(Debug)]
 pub struct Running {
     /// Where queries go.
