@@ -306,8 +306,9 @@ impl LaneSeat {
             Hedge::Progress => by_progress().or_else(by_time),
         };
         // What was given to a straggler was known to take longer.
-        let patience = if self.is_straggler() { self.pace.ratio().max(1.0) } else { 1.0 };
-        limit.is_some_and(|limit| age > limit.mul_f64(patience))
+        let patience =
+            |limit: Duration| if self.is_straggler() { limit.mul_f64(self.pace.ratio().max(1.0)) } else { limit };
+        limit.is_some_and(|limit| age > limit && age > patience(limit))
     }
 
     /// The batch in flight, out of the lane's reach: the one that was left here as too young, or the lane's. None if there is none but one given up.

@@ -105,8 +105,13 @@ impl Dispatch {
                 return;
             }
         }
-        let Some(limit) = self.settings.health.hang.map(|hang| seat.hang_limit(hang)) else { return };
-        let Some(age) = seat.in_flight(now).filter(|age| *age > limit) else { return };
+        let Some(hang) = self.settings.health.hang else { return };
+        // Its limit is longer, if anything, and takes longer to work out.
+        let Some(age) = seat.in_flight(now).filter(|age| *age > hang) else { return };
+        let limit = seat.hang_limit(hang);
+        if age <= limit {
+            return;
+        }
         self.give_up_batch(lane, (Some(limit), now), |health| health.in_flight(age, limit, now), effects);
     }
 
