@@ -31,7 +31,7 @@ pub(super) const WORKSPACE_MIN: usize = 4 << 20;
 /// All algorithms that there are, with tensor cores and without.
 const ALGORITHMS: usize = 2 * Algorithm::CUDNN_CONVOLUTION_FWD_ALGO_COUNT as usize;
 
-/// The algorithm that takes all that may follow a convolution, and the only one where no ReLU does.
+/// The algorithm that takes all that may follow a convolution, and the only one where no rectifier does.
 const TAKES_ALL: Algorithm = Algorithm::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
 
 /// What is said where there is no such library, and by cuDNN where it cannot start.
