@@ -4,6 +4,8 @@
 //! for, and is what the layers around it hold: `http` as [`Admission`], lanes as [`Feed`], the timer thread as [`Engine::run_timer`].
 //! It decides nothing; every rule is in `dispatch`.
 
+mod timer;
+
 use std::{
     cell::RefCell,
     collections::VecDeque,
@@ -33,14 +35,10 @@ use crate::{
     reply::{Pending, Requests},
 };
 
-/// How often the timer thread applies the passage of time: the slack of every deadline.
-const TICK: Duration = Duration::from_millis(1);
 /// Moves of lanes that are remembered.
 const EVENTS_MAX: usize = 100;
 /// How often whoever waits for a broken device looks by itself.
 const BROKEN_LOOK: Duration = Duration::from_millis(100);
-/// About so many ticks make a second.
-const TICKS_A_SECOND: u64 = 1000;
 
 /// What admission holds a request to.
 #[derive(Clone, Copy, Debug)]
@@ -100,24 +98,6 @@ impl Engine {
             moves,
             events: Mutex::default(),
         }
-    }
-
-    /// Applies the passage of time until the engine stops. Runs on a thread of its own: neither a hung lane nor a busy HTTP worker may
-    /// keep a deadline waiting.
-    pub fn run_timer(&self) {
-        let _abort = AbortOnPanic;
-        while !self.stopped.load(Ordering::Acquire) {
-            self.clock.pause(TICK);
-            self.event(|effects| self.dispatch.tick(self.clock.now(), effects));
-            if self.ticks.fetch_add(1, Ordering::Relaxed).is_multiple_of(TICKS_A_SECOND) {
-                self.tell_left_out();
-            }
-        }
-    }
-
-    /// How often the timer has applied the passage of time; stands still if the timer does.
-    pub fn ticks(&self) -> u64 {
-        self.ticks.load(Ordering::Relaxed)
     }
 
     /// Whether some lane could answer a query and is not stuck: it is healthy, and its batch in flight, if any, is younger than `patience`.

@@ -11,8 +11,8 @@ mod triton;
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    PullingGauge, Registry, TextEncoder,
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, PullingGauge, Registry, TextEncoder,
 };
 
 pub use gpus::{GpuMetrics, GpuValue};
@@ -61,6 +61,8 @@ pub struct Metrics {
     agreement_expected: Gauge,
     /// `parityd_late_total`: outputs that came after their query was answered.
     pub late: IntCounter,
+    /// `parityd_standstill_seconds_total`: time that nothing of the process ran for.
+    pub standstill: Counter,
     jobs: IntCounterVec,
     /// What the protocol's statistics tell, and metrics under Triton's names.
     pub requests: Requests,
@@ -115,6 +117,7 @@ impl Metrics {
             agreement_expected: Gauge::new("parityd_agreement_expected", "The calibration's share of agreement.")
                 .expect(NAMES_ARE_VALID),
             late: counter(&registry, "parityd_late_total", "Outputs that came after the answer."),
+            standstill: standstill(&registry),
             jobs,
             requests: Requests::default(),
             served: None,
@@ -243,6 +246,13 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
     counter
 }
 
+fn standstill(registry: &Registry) -> Counter {
+    let counter = Counter::new("parityd_standstill_seconds_total", "Time that nothing of the process ran for.")
+        .expect(NAMES_ARE_VALID);
+    register(registry, &counter);
+    counter
+}
+
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     let family = IntGaugeVec::new(Opts::new(name, help), labels).expect(NAMES_ARE_VALID);
     register(registry, &family);
@@ -289,6 +299,7 @@ mod tests {
             "parityd_agreement_total{agree=\"true\"} 0",
             "parityd_unprotected_total 0",
             "parityd_gated_total 0",
+            "parityd_standstill_seconds_total 0",
             "parityd_drift 0",
             "parityd_agreement_expected 0.93",
             "parityd_jobs_total{kind=\"data\"} 1",

@@ -72,6 +72,13 @@ fn client(url: &str, arguments: &[&str]) -> Told {
     (output.status.success(), text(&output.stdout), text(&output.stderr))
 }
 
+/// The answer is of this `class`, and direct: one that a busy machine had reconstructed is asked for again.
+fn assert_direct(url: &str, arguments: &[&str], class: &str) {
+    let mut answers = (0..10).map(|_| client(url, arguments));
+    let direct = answers.find(|(_, answer, _)| !answer.ends_with(", reconstructed"));
+    assert_eq!(direct, Some((true, format!("{class}, direct"), String::new())));
+}
+
 /// Whether one of the next few queries ends in the `wanted` way.
 fn ask_while_lane_0_hangs(daemon: &Daemon, arguments: &[&str], wanted: fn(&Told) -> bool) -> bool {
     daemon.fault(0, r#"{"kind": "hang"}"#);
@@ -96,10 +103,9 @@ fn the_python_client_tells_classes_provenance_and_reasons() {
     let edits = [("batch_max = 1", "batch_max = 1\ndeadline_ms = 500")];
     let mut daemon = Daemon::start(&config("examples/parm.toml", &edits));
     let url = daemon.url.clone();
-    let direct = (true, "class 9, direct".to_owned(), String::new());
-    assert_eq!(client(&url, &[]), direct);
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").display().to_string();
-    assert_eq!(client(&url, &["--image", "1", "--data", &data]).1, "class 2, direct");
+    assert_direct(&url, &[], "class 9");
+    assert_direct(&url, &["--image", "1", "--data", &data], "class 2");
     let (_, _, unknown) = client(&url, &["--model", "nope"]);
     assert!(unknown.contains("404 unknown_model"), "{unknown}");
 

@@ -23,6 +23,7 @@ mod pull;
 mod settings;
 mod settle;
 mod spare;
+mod standstill;
 mod straggler;
 mod tick;
 mod timers;
@@ -45,6 +46,7 @@ use prometheus::IntCounter;
 pub use settings::{LaneSettings, Settings};
 pub use settle::Completed;
 use spare::Spare;
+use standstill::Standstills;
 use timers::{Due, Timers};
 
 use crate::{
@@ -146,6 +148,8 @@ pub struct Dispatch {
     /// Held while a lane becomes one because it is slow.
     slowing: Mutex<()>,
     timers: Timers,
+    /// Locked by whoever ticks.
+    standstills: Mutex<Standstills>,
     /// Lanes that are still loading their models.
     loading: AtomicUsize,
     jobs: [IntCounter; JobKind::ALL.len()],
@@ -204,6 +208,7 @@ impl Dispatch {
             stragglers: AtomicUsize::new(0),
             slowing: Mutex::new(()),
             timers: Timers::new(4 * settings.queue_max),
+            standstills: Mutex::default(),
             loading: AtomicUsize::new(lanes),
             jobs: JobKind::ALL.map(|kind| metrics.jobs(kind.as_str())),
             spare: Spare::new(lanes, in_flight_max),

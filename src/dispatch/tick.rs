@@ -3,7 +3,7 @@
 //! One timer thread calls [`Dispatch::tick`] about once a millisecond. Nothing here depends on a lane making progress, so a deadline
 //! behind a hung lane is met like any other.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
     Dispatch, Effect, Exact,
@@ -23,6 +23,12 @@ use crate::{
 };
 
 impl Dispatch {
+    /// Nothing of this process ran for so long, until now: batches that were in flight are not blamed for it.
+    pub fn stood_still(&self, lasted: Duration, now: Time) {
+        self.metrics.standstill.inc_by(lasted.as_secs_f64());
+        self.standstills.lock().add(lasted, now);
+    }
+
     /// It is `now`.
     pub fn tick(&self, now: Time, effects: &mut Vec<Effect>) {
         self.timers.collect();
@@ -109,6 +115,10 @@ impl Dispatch {
         // Its limit is longer, if anything, and takes longer to work out.
         let Some(age) = seat.in_flight(now).filter(|age| *age > hang) else { return };
         let limit = seat.hang_limit(hang);
+        if age <= limit {
+            return;
+        }
+        let limit = limit + self.standstills.lock().within(age, now);
         if age <= limit {
             return;
         }

@@ -239,7 +239,7 @@ impl Drop for Daemon {
 }
 
 /// Whether a process was there to get the signal.
-fn kill(signal: &str, process: u32) -> bool {
+pub(crate) fn kill(signal: &str, process: u32) -> bool {
     Command::new("kill").args([signal, &process.to_string()]).stderr(Stdio::null()).status().unwrap().success()
 }
 

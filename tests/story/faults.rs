@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use crate::{
     alone, assert_all_answered,
-    daemon::{Daemon, config},
+    daemon::{Daemon, config, kill},
     load::{Load, Reply, argmax, images, send},
 };
 
@@ -81,6 +81,32 @@ fn answers_stay_right_while_a_lane_returns_nan() {
         .filter(|reply| argmax(&reply.logits[0]) == Some(usize::from(images.labels[reply.images[0]])))
         .count();
     assert!(right * 100 >= replies.len() * 80, "{right} of {} are right", replies.len());
+}
+
+/// A process that gets no turn for a while, because it or its machine is stopped, finds its lanes as well as before.
+#[test]
+fn a_daemon_that_was_stopped_blames_no_lane() {
+    let _alone = alone();
+    let daemon = Daemon::start(&config("config.toml", &[("threads = 1", "threads = 1\nservice_ms = 40")]));
+    let replies = thread::scope(|scope| {
+        let replies = scope.spawn(|| send(&daemon.url, Load::new(100, 2 * LOAD)));
+        for _ in 0..3 {
+            thread::sleep(LOAD / 5);
+            assert!(kill("-STOP", daemon.process()), "it is there");
+            thread::sleep(LOAD / 3);
+            assert!(kill("-CONT", daemon.process()), "it still is");
+        }
+        replies.join().unwrap()
+    });
+    assert_all_answered(&replies, "stopped three times");
+    let events = daemon.json("/admin/events");
+    assert!(events.as_array().unwrap().iter().all(|event| event["to"] != "hung"), "{events}");
+    let stopped = daemon.metric("parityd_standstill_seconds_total", "").unwrap_or(0.0);
+    assert!(stopped > 1.0, "three times half a second, less what a busy machine may be late: {stopped}");
+    assert!(
+        daemon.log().iter().any(|line| line.contains("nothing ran for a while")),
+        "the log says why clients waited"
+    );
 }
 
 /// A lane that is slower than its peer is found by its own jobs, gets no more queries, and comes back by itself when it is fast again.

@@ -35,6 +35,24 @@ fn its_query_is_rescued_its_thread_replaced_once_a_wait_and_the_lane_proves_itse
     assert_eq!(replacements(&mut hand), 0);
 }
 
+/// A process that was stopped blames no lane for that; one that hangs all the same is found when it had its whole time.
+#[test]
+fn a_lane_is_not_hung_because_nothing_ran() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let (_query, _pending) = hand.submit(3.0, Accepts::DirectOnly);
+    assert!(matches!(hand.pull(BASE[0]), Some(Work::Batch(_))));
+    hand.tick_after(50);
+    let lasted = Duration::from_secs(1);
+    hand.core.stood_still(lasted, hand.now + lasted);
+    hand.tick_after(1000);
+    hand.tick_after(150);
+    assert_eq!(hand.core.describe(BASE[0]).0, "healthy");
+    assert!(hand.core.rescue.is_empty());
+    hand.tick_after(1);
+    assert_eq!(hand.core.describe(BASE[0]).0, "hung");
+    assert!(hand.metrics.text().contains("parityd_standstill_seconds_total 1\n"));
+}
+
 /// What is in flight on a lane that is replaced without having been given up is run elsewhere.
 #[test]
 fn nothing_is_lost_with_the_thread() {
