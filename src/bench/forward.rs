@@ -171,7 +171,7 @@ impl Subject {
         let clock = Clock::start();
         let batch = |batch: usize| self.rows.get(..batch * self.net.width());
         let batches: Vec<(usize, &[f32])> = options.batches.iter().filter_map(|&n| Some((n, batch(n)?))).collect();
-        self.net.prepare(&batches.iter().map(|&(rows, _)| rows).collect::<Vec<_>>())?;
+        self.net.prepare(batches.iter().map(|&(rows, _)| rows))?;
         let mut run = self.runner();
         for (_, rows) in batches.iter().cycle().take(WARM_UP_RUNS * batches.len()) {
             run(rows, &|_| ())?;

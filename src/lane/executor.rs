@@ -25,9 +25,6 @@ use crate::{
 /// Runs of the canary that warm a lane up; the fastest says what to expect.
 const WARM_UP_RUNS: usize = 5;
 
-/// Numbers of jobs in a batch that each net is made ready for, and the largest; others are when they come.
-const PREPARED: usize = 32;
-
 /// Why a lane could not open its device or models. For the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -192,8 +189,7 @@ impl Executor {
 
     /// Has each net ready for numbers of jobs that a batch may hold.
     fn prepare(&self, batch_max: usize) -> Result<(), TensorError> {
-        let jobs = || (1..=batch_max.min(PREPARED)).chain([batch_max]);
-        self.nets().try_for_each(|(net, rows)| net.prepare(&jobs().map(|jobs| jobs * rows).collect::<Vec<_>>()))
+        self.nets().try_for_each(|(net, rows)| net.prepare((1..=batch_max).map(|jobs| jobs * rows)))
     }
 
     /// Each net, and its rows of one job.

@@ -133,10 +133,10 @@ impl Net {
     /// Has everything ready for batches of so many rows, so that none of them is the first of its kind.
     ///
     /// Fails when the device does.
-    pub fn prepare(&self, sizes: &[usize]) -> Result<()> {
+    pub fn prepare(&self, rows: impl IntoIterator<Item = usize>) -> Result<()> {
         match &self.form {
             Form::Program(_) => Ok(()),
-            Form::Steps(tensors) => tensors.prepare(sizes),
+            Form::Steps(tensors) => tensors.prepare(rows),
         }
     }
 

@@ -45,8 +45,8 @@ impl Tensors {
     }
 
     /// Has everything ready for batches of so many rows.
-    pub(super) fn prepare(&self, sizes: &[usize]) -> Result<()> {
-        self.program.as_ref().map_or(Ok(()), |program| program.prepare(sizes))
+    pub(super) fn prepare(&self, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+        self.program.as_ref().map_or(Ok(()), |program| program.prepare(rows))
     }
 
     /// Whose kernels run so many rows.
@@ -95,7 +95,7 @@ impl Program {
         Ok(None)
     }
 
-    const fn prepare(&self, _: &[usize]) -> Result<()> {
+    fn prepare(&self, _: impl IntoIterator<Item = usize>) -> Result<()> {
         match *self {}
     }
 

@@ -166,7 +166,7 @@ fn a_net_of_tensors_tells_of_its_work_as_it_goes() {
             Net::live(&plan, PREPROCESSING, &parameters, &test_device()).unwrap(),
             Net::settled(&plan, PREPROCESSING, &parameters, &test_device(), Precision::Single).unwrap(),
         ];
-        nets[1].prepare(&[1]).unwrap();
+        nets[1].prepare([1]).unwrap();
         let kernels = nets[1].kernels(1);
         let told = nets.map(|net| {
             let Form::Steps(tensors) = &net.form else { panic!("it is made of tensors") };

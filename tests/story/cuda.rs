@@ -167,6 +167,27 @@ fn who_runs_a_network_is_what_there_is() {
     }
 }
 
+/// A library that is there and of no use is not the same as one that is not installed, whatever runs the networks then.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn a_library_that_does_not_load_says_why() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    for library in ["libcudnn.so.9", "libcudnn_graph.so.9"] {
+        fs::write(folder.path().join(library), "half a library").unwrap();
+    }
+    let others = std::env::var("LD_LIBRARY_PATH").unwrap();
+    let path = format!("{}:{others}", folder.path().display());
+    let daemon = Daemon::start_with(&shipped(), &[("LD_LIBRARY_PATH", &path)]);
+    assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1))), "candle's kernels");
+    let log = daemon.log();
+    assert!(
+        log.iter().any(|line| line.contains("libcudnn.so.9 does not load: ") && line.contains("too short")),
+        "{log:?}"
+    );
+    assert!(log.iter().any(|line| line.contains("kernels=\"candle\"")), "{log:?}");
+}
+
 /// Lanes open at the same time, and what each asks of its GPU would end what another captures.
 #[test]
 #[ignore = "scripts/check-cuda runs it"]

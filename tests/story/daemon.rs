@@ -56,6 +56,8 @@ fn on_gpus(text: &str) -> String {
     let place = |line: &str| match line {
         "device = \"cpu\"" => gpus.next().map(|gpu: usize| format!("device = \"cuda:{gpu}\"\n")),
         "threads = 1" => None,
+        // What is emulated takes time of its own.
+        _ if line.starts_with("service_ms") => None,
         _ => Some(format!("{line}\n")),
     };
     let lanes = text.lines().filter(|line| *line == "[[lane]]").count();

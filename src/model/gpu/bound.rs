@@ -153,8 +153,8 @@ impl Bound {
             self.slots.clear();
             self.room = 0;
             for values in &program.lowered.slots {
-                // SAFETY: a stage writes a slot before another reads it.
-                self.slots.push(unsafe { stream.alloc(values * rows * size) }?);
+                // Zeros, because a batch may be of fewer rows than are run.
+                self.slots.push(stream.alloc_zeros(values * rows * size)?);
             }
             self.room = rows;
         }

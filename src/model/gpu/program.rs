@@ -1,14 +1,15 @@
 //! A network as a program of cuDNN's calls: memory, descriptions and algorithms are there before the first row, and the calls for so many rows are CUDA graphs.
 //!
-//! For each number of rows that comes (or is told beforehand, [`Program::prepare`]) its calls are made ready (`bound`); from then on a batch is a copy to where the
-//! program reads, a launch of each graph, and a copy from where it writes. A batch with much work is several graphs, with a mark between them ([`Marks`]); one
+//! For each size of a batch that comes (or is told beforehand, [`Program::prepare`]) its calls are made ready (`bound`); from then on a batch is a copy to where the
+//! program reads, a launch of each graph, and a copy from where it writes. Large batches are run as the next of a few sizes ([`size_of`]): to make calls ready takes
+//! longer than some rows too many, whose outputs nobody reads. A batch with much work is several graphs, with a mark between them ([`Marks`]); one
 //! with little is one and tells nothing before its end, for what a launch costs is what graphs are there to spare.
 //!
 //! A net belongs to its lane, and so does the stream: what another thread handed to it while a graph is captured would be in the graph.
 //!
 //! What cuDNN does not take, candle's kernels run: found out before it is served, as everything that can fail here but the device.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use candle_core::{CudaDevice, Device, Error, Result, Storage, Tensor};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result, sys::CUdeviceptr};
@@ -26,6 +27,16 @@ use crate::model::{
     marks::Marks,
     step::Step,
 };
+
+/// Numbers of rows up to this one are sizes of their own.
+const EXACT: usize = 32;
+/// Sizes beyond, for each doubling.
+const A_DOUBLING: usize = 8;
+
+/// The size of a batch that so many rows are run as: less than an eighth more than they are.
+fn size_of(rows: usize) -> usize {
+    if rows <= EXACT { rows } else { rows.next_multiple_of(rows.next_power_of_two() / (2 * A_DOUBLING)) }
+}
 
 /// A network for one GPU.
 pub(in crate::model) struct Program {
@@ -76,15 +87,14 @@ impl Program {
         Ok(Some(Program { lowered, values: precision, device, bound }))
     }
 
-    /// Has everything ready for batches of so many rows. Fails when the device does.
-    pub(in crate::model) fn prepare(&self, sizes: &[usize]) -> Result<()> {
+    /// Has everything ready for batches of so many rows, each of `rows`. Fails when the device does.
+    pub(in crate::model) fn prepare(&self, rows: impl IntoIterator<Item = usize>) -> Result<()> {
         let mut bound = self.bound.lock();
+        let sizes: BTreeSet<_> = rows.into_iter().map(size_of).collect();
         // The largest first, which take the most memory; where a smaller one takes more, what pointed to the old is made again.
-        let mut sizes = sizes.to_vec();
-        sizes.sort_unstable_by(|one, other| other.cmp(one));
         for _ in 0..2 {
-            for &rows in &sizes {
-                bound.ready(self, rows)?;
+            for &size in sizes.iter().rev() {
+                bound.ready(self, size)?;
             }
         }
         self.device.cuda_stream().synchronize().map_err(Error::wrap)
@@ -92,7 +102,7 @@ impl Program {
 
     /// Who runs batches of so many rows, as far as is known.
     pub(in crate::model) fn kernels(&self, rows: usize) -> &'static str {
-        match self.bound.lock().calls(rows) {
+        match self.bound.lock().calls(size_of(rows)) {
             Some(Calls { parts, .. }) if parts.iter().all(|part| part.graph.is_some()) => "cudnn graphs",
             Some(_) => "cudnn",
             None => "candle",
@@ -105,12 +115,12 @@ impl Program {
     pub(in crate::model) fn run(&self, rows: &Tensor, outputs: &mut Vec<f32>, marks: &mut Marks<'_>) -> Result<bool> {
         let (count, stream) = (rows.dim(0)?, self.device.cuda_stream());
         assert!(rows.dtype() == self.values.dtype(), "rows are of the program's precision");
-        let mut bound = self.bound.lock();
-        if count == 0 || !bound.ready(self, count)? {
+        let (mut bound, size) = (self.bound.lock(), size_of(count));
+        if count == 0 || !bound.ready(self, size)? {
             return Ok(false);
         }
         let Bound { cudnn, slots, workspace, .. } = &*bound;
-        let Some(Calls { calls, parts }) = bound.calls(count) else { return Ok(false) };
+        let Some(Calls { calls, parts }) = bound.calls(size) else { return Ok(false) };
         let (from, bytes) =
             (address_of(rows, self.values, &stream)?, rows.elem_count() * self.values.dtype().size_in_bytes());
         assert!(bytes <= slots[0].len(), "as many values as rows were prepared for");

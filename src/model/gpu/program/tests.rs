@@ -1,6 +1,7 @@
 //! Programs on whatever calls itself a GPU with cuDNN here: `scripts/check-cuda` runs them, on an emulated one.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -10,6 +11,7 @@ use std::{
 
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
+use super::{A_DOUBLING, EXACT, size_of};
 use crate::model::{
     Architecture, Device, Net, Parameters, Plan, Precision, Preprocessing, Taken,
     gpu::{alone, bound::GRAPH_WORK, open},
@@ -75,10 +77,10 @@ fn batches_of_any_size_come_in_any_order() {
         ];
         for (precision, tolerance) in precisions {
             let net = on_gpu(&network, precision);
-            for count in [2, 1, 5, 2, 1, 7, 3, 7, 1] {
+            for count in [2, 1, 5, 2, 1, 7, 3, 7, 1, 33, 35] {
                 assert_right(&net, &cpu, count, tolerance);
             }
-            net.prepare(&[1, 2, 3, 5, 7]).unwrap();
+            net.prepare([1, 2, 3, 5, 7]).unwrap();
             assert!([1, 2, 3, 5, 7].iter().all(|&rows| net.kernels(rows) == "cudnn graphs"), "{name}");
         }
     }
@@ -91,7 +93,7 @@ fn what_is_prepared_is_there() {
     let network = network("resnet18-w4", 32);
     let net = on_gpu(&network, Precision::Single);
     assert_eq!(net.kernels(1), "candle", "nothing is prepared yet");
-    net.prepare(&[1, 4, 2, 3]).unwrap();
+    net.prepare([1, 4, 2, 3]).unwrap();
     let ready = || (0..9).filter(|&rows| net.kernels(rows) == "cudnn graphs").collect::<Vec<_>>();
     assert_eq!(ready(), [1, 2, 3, 4], "where a smaller one takes more room to work in, the larger ones are made again");
     let cpu = Net::new(&network.0, PREPROCESSING, &network.1, &Device::Cpu).unwrap();
@@ -101,13 +103,23 @@ fn what_is_prepared_is_there() {
     assert_eq!(ready(), [1, 2, 3, 4]);
 }
 
+/// Hundreds of numbers of rows are dozens of sizes.
+#[test]
+fn a_batch_is_run_with_few_rows_too_many() {
+    assert!((0..=EXACT).all(|rows| size_of(rows) == rows));
+    let sizes: BTreeSet<_> = (1..=1024).map(size_of).collect();
+    assert_eq!(sizes.len(), EXACT + 5 * A_DOUBLING);
+    assert!(sizes.range(33..129).eq(&[36, 40, 44, 48, 52, 56, 60, 64, 72, 80, 88, 96, 104, 112, 120, 128]));
+    assert!((1..=5000).all(|rows| rows <= size_of(rows) && 8 * (size_of(rows) - rows) < rows));
+}
+
 /// Copies of a net share its program, and so its places; where it is ready, threads may take turns.
 #[test]
 #[ignore = "scripts/check-cuda runs it"]
 fn threads_take_turns() {
     let network = network("lenet5", 32);
     let net = on_gpu(&network, Precision::Single);
-    net.prepare(&[1, 2, 3, 4, 5]).unwrap();
+    net.prepare([1, 2, 3, 4, 5]).unwrap();
     let cpu = Net::new(&network.0, PREPROCESSING, &network.1, &Device::Cpu).unwrap();
     std::thread::scope(|scope| {
         for number in 0..4 {
@@ -123,7 +135,7 @@ fn threads_take_turns() {
 #[expect(clippy::disallowed_methods, reason = "what does not happen takes time")]
 fn captures_are_alone_on_their_gpu() {
     let net = on_gpu(&network("lenet5", 32), Precision::Single);
-    let both: [&(dyn Fn() + Sync); 2] = [&|| net.prepare(&[1]).unwrap(), &|| drop(open(0).unwrap())];
+    let both: [&(dyn Fn() + Sync); 2] = [&|| net.prepare([1]).unwrap(), &|| drop(open(0).unwrap())];
     for waits in both {
         let (alone, is_done) = (alone(0), AtomicBool::new(false));
         std::thread::scope(|scope| {
