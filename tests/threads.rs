@@ -256,3 +256,42 @@ fn there_is_room_while_lanes_are_loaded_and_permits_are_left() {
     engine.drain();
     assert_eq!(engine.has_room(), Err(Refusal::Draining));
 }
+
+#[cfg(target_os = "linux")]
+mod ending {
+    use std::{fs, path::Path};
+
+    use parityd::serve::{Plan, Running};
+
+    use super::*;
+
+    /// Threads of this process that run a lane.
+    fn lanes() -> usize {
+        let names = fs::read_dir("/proc/self/task").unwrap().map(|thread| thread.unwrap().path().join("comm"));
+        names.filter_map(|name| fs::read_to_string(name).ok()).filter(|name| name.starts_with("lane-")).count()
+    }
+
+    /// Whoever drops a daemon, and then perhaps the libraries of its devices, has its lanes' threads no more: the end waits for what they run.
+    #[test]
+    fn no_lane_outlives_its_daemon() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let shipped = fs::read_to_string(root.join("config.toml")).unwrap();
+        let text = shipped
+            .replace("threads = 1", "threads = 1\nservice_ms = 400")
+            .replace("weights = \"", &format!("weights = \"{}/", root.display()));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        fs::write(&file, text).unwrap();
+        let running = Running::start(&Plan::load(Some(&file)).unwrap()).unwrap();
+        assert_eq!(lanes(), 3);
+        let rows = Rows::new(vec![0.5; 28 * 28], 28 * 28).unwrap();
+        let terms = Terms { accepts: Accepts::Any, min_confidence: None, timeout: None };
+        let pending = running.engine.admit(&rows, terms).unwrap();
+        thread::sleep(Duration::from_millis(50));
+        drop(running);
+        // What is left of a thread that has let go of everything.
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(lanes(), 0);
+        drop(pending);
+    }
+}

@@ -6,7 +6,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use super::Engine;
 use crate::{
-    clock::Time,
+    clock::{Time, nanos},
     job::AbortOnPanic,
     repeat::{Line, Repeats},
 };
@@ -54,7 +54,7 @@ fn tell_standstill(lasted: Duration, now: Time, lines: &mut Repeats) {
     }
     if let Line::Told { left_out } = lines.next(now) {
         tracing::warn!(
-            ms = lasted.as_millis(),
+            ms = nanos(lasted) / 1_000_000,
             left_out,
             "nothing ran for a while: the process or its machine was stopped"
         );

@@ -114,3 +114,19 @@ impl Emulation for Fixed {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lane that stands for no other device keeps its own pace, whatever stands beside it.
+    #[test]
+    fn what_one_lane_takes_is_not_expected_of_the_others() {
+        let (own, service) = (Duration::from_millis(3), Duration::from_millis(40));
+        let fixed = Fixed { clock: Clock::start(), service: vec![service, Duration::ZERO] };
+        let lanes = [LaneId(0), LaneId(1)];
+        assert_eq!(lanes.map(|lane| fixed.expected(lane, Role::Base, own)), [service, own]);
+        assert_eq!(lanes.map(|lane| fixed.reports(lane)), [true, false]);
+        assert_eq!(fixed.expected(LaneId(0), Role::Base, 2 * service), 2 * service, "never less than it takes");
+    }
+}

@@ -41,3 +41,27 @@ fn stripes_that_fit_ask_nobody_and_a_wrong_device_is_asked_within_a_few() {
         assert!(matches!(hand.pull(lane), Some(Work::Canary)));
     }
 }
+
+/// One that fills two slots of a stripe, one after the other, is one witness against itself: it is asked with the others, not before them.
+#[test]
+fn a_device_counts_once_a_stripe() {
+    let mut hand = Hand::with(Rerun::AtOnce, 2, 1, None);
+    let mut stripe = |first: [f32; 2]| {
+        let queries = [hand.submit(3.0, Accepts::Any), hand.submit(4.0, Accepts::Any)];
+        assert!(matches!(hand.pull(BASE[0]), Some(Work::Batch(_))));
+        hand.complete_row(BASE[0], &first);
+        for lane in [BASE[0], PARITY] {
+            assert!(matches!(hand.pull(lane), Some(Work::Batch(_))));
+        }
+        hand.complete_row(PARITY, &[4.0, 3.0]);
+        hand.complete_row(BASE[0], &[1.0, 2.0]);
+        drop(queries);
+        hand.tick_after(1);
+        doubted(&hand)
+    };
+    for _ in 0..100 {
+        assert_eq!(stripe([3.0, 1.0]), []);
+    }
+    let asked = (1..10).map(|_| stripe([-3.0, 2.0])).find(|asked| !asked.is_empty());
+    assert_eq!(asked, Some(vec![BASE[0], PARITY]));
+}
