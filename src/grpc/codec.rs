@@ -6,7 +6,7 @@
 
 use std::{any::TypeId, marker::PhantomData};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use prost::{
     DecodeError, Message,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
@@ -60,14 +60,26 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        let request = TypeId::of::<U>() == TypeId::of::<ModelInferRequest>();
-        let mut left = FIELDS_MAX;
         // A message lies in one piece.
-        let fits = count(message.chunk(), if request { &LISTS_OF_A_REQUEST } else { &[] }, &mut left);
-        if !fits.map_err(|error| Status::internal(error.to_string()))? {
-            return Err(Status::internal(format!("more than {FIELDS_MAX} fields")));
-        }
+        check::<U>(message.chunk())?;
         self.0.decode(message)
+    }
+}
+
+/// A message that did not come through tonic, decoded in the same way and refused in the same words.
+pub(super) fn decode<U: Message + Default + 'static>(message: Bytes) -> Result<U, Status> {
+    check::<U>(&message)?;
+    U::decode(message).map_err(|error| Status::internal(error.to_string()))
+}
+
+/// Refuses a message of too many fields.
+fn check<U: 'static>(message: &[u8]) -> Result<(), Status> {
+    let request = TypeId::of::<U>() == TypeId::of::<ModelInferRequest>();
+    let mut left = FIELDS_MAX;
+    let fits = count(message, if request { &LISTS_OF_A_REQUEST } else { &[] }, &mut left);
+    match fits.map_err(|error| Status::internal(error.to_string()))? {
+        true => Ok(()),
+        false => Err(Status::internal(format!("more than {FIELDS_MAX} fields"))),
     }
 }
 
@@ -105,8 +117,6 @@ fn count(mut message: &[u8], lists: &[Lists], left: &mut usize) -> Result<bool, 
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::grpc::proto::inference::{
         InferParameter, InferTensorContents,

@@ -22,7 +22,7 @@ use tonic::{
 use super::{
     Caller, Shared,
     health::Readiness,
-    inbound::Inbound,
+    inbound::{ENCODING, Inbound, Messages, Requests},
     infer::timeout,
     proto::{
         health::health_server::HealthServer, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
@@ -31,7 +31,7 @@ use super::{
     service::Protocol,
     status::{of_tonic, status},
 };
-use crate::wire::{ClientError, Error, REQUEST_ID, TRACE_PARENT, cut};
+use crate::wire::{ClientError, Coding, Error, REQUEST_ID, TRACE_PARENT, cut};
 
 /// Methods of Triton's that have no place here, and what they are for.
 const NOT_SERVED: &[(&str, &str)] = &[
@@ -47,8 +47,14 @@ const NOT_SERVED: &[(&str, &str)] = &[
     ("LogSettings", "log settings are"),
 ];
 
-/// Methods whose clients may send any number of messages.
-const STREAMS: &[&str] = &["ModelStreamInfer", "ServerReflectionInfo"];
+/// The services that this port is for, and the one method of theirs whose clients may send any number of messages.
+const INFERENCE: &str = "inference.GRPCInferenceService";
+const STREAM: &str = "ModelStreamInfer";
+/// The only other method of that kind.
+const REFLECTION: &str = "ServerReflectionInfo";
+
+/// The longest message of health and reflection: a question with a name in it.
+const QUESTION_BYTES_MAX: usize = 64 * 1024;
 
 /// The method whose reply never ends by itself; a client that loses it asks again, as gRPC's health checking has it.
 const STANDING: &str = "Watch";
@@ -68,10 +74,9 @@ pub(super) struct Front<R, A> {
 impl<R, A> Front<R, A> {
     /// The services in front of what `shared` serves.
     pub(super) fn new(shared: &Arc<Shared>, reflection: R, reflection_alpha: A) -> Self {
-        let bytes_max = shared.site.limits.body_bytes_max(&shared.site.signature);
         let inference = GrpcInferenceServiceServer::new(Protocol::new(shared))
-            // A compressed message may become as long as another is.
-            .max_decoding_message_size(bytes_max)
+            // What is too long comes no further than to `inbound`.
+            .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Deflate)
@@ -122,9 +127,9 @@ where
         let call = replies.expect("every connection puts them beside its requests").open();
         let deadline = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
         let is_standing = method == STANDING;
-        let request = self.bounded(request, &caller, STREAMS.contains(&method));
+        let request = self.bounded(request, &caller, service, method);
         let reply = match service {
-            "inference.GRPCInferenceService" => match NOT_SERVED.iter().find(|(name, _)| *name == method) {
+            INFERENCE => match NOT_SERVED.iter().find(|(name, _)| *name == method) {
                 Some(&(_, what)) => self.refuse(&caller, ClientError::NotServed { what }),
                 None => self.inference.call(request),
             },
@@ -171,13 +176,38 @@ impl<R, A> Front<R, A> {
     }
 
     /// The request with its body bounded, and with the reply's compression settled.
-    fn bounded(&self, mut request: http::Request<Body>, caller: &Caller, is_stream: bool) -> http::Request<Body> {
+    fn bounded(
+        &self,
+        mut request: http::Request<Body>,
+        caller: &Caller,
+        service: &str,
+        method: &str,
+    ) -> http::Request<Body> {
         request.extensions_mut().insert(caller.clone());
         let headers = request.headers_mut();
         headers.remove("grpc-accept-encoding");
-        if let Some(encoding) = headers.get("grpc-encoding").cloned() {
+        let mut coding = None;
+        if let Some(encoding) = headers.get(ENCODING).cloned() {
+            coding = encoding.to_str().ok().and_then(Coding::named);
             headers.insert("grpc-accept-encoding", encoding);
         }
-        request.map(|body| Body::new(Inbound::new(body, Arc::clone(&self.shared), caller.clone(), is_stream)))
+        let is_inference = service == INFERENCE;
+        let site = &self.shared.site;
+        let bytes_max = if is_inference { site.limits.body_bytes_max(&site.signature) } else { QUESTION_BYTES_MAX };
+        let messages = Messages {
+            is_stream: [STREAM, REFLECTION].contains(&method),
+            bytes_max: bytes_max.min(u32::MAX as usize),
+            // tonic refuses a call with any other before it reads of it.
+            coding: coding.unwrap_or(Coding::Identity),
+        };
+        let (mut parts, body) = request.into_parts();
+        let inbound = Inbound::new(body, Arc::clone(&self.shared), caller.clone(), messages);
+        let body = if is_inference && method == STREAM {
+            parts.extensions.insert(Requests::new(inbound));
+            Body::empty()
+        } else {
+            Body::new(inbound)
+        };
+        http::Request::from_parts(parts, body)
     }
 }

@@ -1,149 +1,226 @@
-//! A call's body, bounded: each message is held here until it is whole; the message of a call that has only one, until the call is.
+//! A call's body, bounded: each message is held here until it is whole, inflated; the message of a call that has only one, until the call is.
 //!
-//! tonic reserves the length that a message declares before it has arrived, so that a few clients could reserve all memory with five bytes each. Here
-//! a declared length over the limit is refused at once, the bytes that arrive are claimed from one budget, the wait from a message's first byte
-//! to its last is bounded, and only a whole message goes on to be decoded. What a compressed one becomes, tonic bounds itself; it is there for as long as it
-//! takes to make rows of it, because nothing that tonic would wait for is still to come.
+//! tonic reserves the length that a message declares before it has arrived, so that a few clients could reserve all memory with five bytes each; it
+//! inflates a message in one go, whatever waits meanwhile; and it keeps the memory of a stream's longest message for as long as the stream
+//! lasts. Here a declared length over the limit is refused at once, the bytes that arrive or are inflated are claimed from one budget, the wait from a
+//! message's first byte to its last is bounded, and only a whole message goes on to be decoded: to tonic as if it had come so, as a [`Body`], or, of a
+//! stream of requests, to whoever asks for the next [`message`](Inbound::message), so that a stream which rests holds nothing.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
-use http_body::Frame;
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame};
+use parking_lot::Mutex;
 use tokio::time::Sleep;
-use tonic::Status;
+use tonic::{Code, Status};
 
-use super::{Caller, Shared, parts::Parts, status::status};
-use crate::wire::{Claim, ClientError, Error};
+use super::{Caller, Shared, codec::decode, proto::inference::ModelInferRequest, status::status};
+use crate::wire::{Claim, ClientError, Coding, Error, Held, Inflater};
 
 /// Bytes before each message: whether it is compressed, and its length.
 const HEAD_BYTES: usize = 5;
+/// The header that tells how messages are compressed, those that are.
+pub(super) const ENCODING: &str = "grpc-encoding";
+
+/// What a call's messages are like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Messages {
+    /// Whether there may be more than one.
+    pub(super) is_stream: bool,
+    /// The longest, as it was before it was compressed.
+    pub(super) bytes_max: usize,
+    /// How those that are compressed are; [`Coding::Identity`] if none may be.
+    pub(super) coding: Coding,
+}
 
 /// A body that hands out whole messages.
 pub(super) struct Inbound {
     body: tonic::body::Body,
     shared: Arc<Shared>,
     caller: Caller,
-    claim: Claim,
-    /// Where in a message the last byte was.
-    place: Place,
-    /// Parts of a message that is not whole; of a call with one message, all that has come.
-    held: Parts,
-    held_bytes: usize,
-    /// Parts of whole messages.
-    ready: Parts,
-    /// Claimed for what has been handed out.
-    spent: usize,
+    messages: Messages,
+    /// What has arrived and was not looked at.
+    data: Bytes,
+    head: Head,
+    /// The message that arrives, once its head has.
+    partial: Option<Partial>,
+    /// The one message of a call that is not whole.
+    whole: Option<Held>,
     patience: Option<Pin<Box<Sleep>>>,
-    is_stream: bool,
     over: bool,
+    out: Out,
 }
 
-/// How much of a message has come.
+/// As much as has come of what is before a message.
 #[derive(Clone, Copy, Default, Debug)]
-struct Place {
-    head: [u8; HEAD_BYTES],
-    head_bytes: usize,
-    body_left: usize,
+struct Head {
+    bytes: [u8; HEAD_BYTES],
+    length: usize,
 }
 
-impl Place {
-    /// Moves on by `data`; gives how much of it belongs to messages that are whole.
-    fn walk(&mut self, data: &[u8], bytes_max: usize) -> Result<usize, ClientError> {
-        let (mut at, mut whole) = (0, 0);
-        while at < data.len() {
-            if self.head_bytes < HEAD_BYTES {
-                self.head[self.head_bytes] = data[at];
-                self.head_bytes += 1;
-                at += 1;
-                if self.head_bytes == HEAD_BYTES {
-                    let [_, a, b, c, d] = self.head;
-                    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-                    if length > bytes_max {
-                        return Err(ClientError::BodyTooLong { bytes_max });
-                    }
-                    self.body_left = length;
-                }
-            } else {
-                let step = self.body_left.min(data.len() - at);
-                self.body_left -= step;
-                at += step;
-            }
-            if self.head_bytes == HEAD_BYTES && self.body_left == 0 {
-                *self = Place::default();
-                whole = at;
-            }
+/// A message of which so many bytes are to come.
+struct Partial {
+    inflater: Inflater,
+    left: usize,
+}
+
+/// What a [`Body`] has handed out of a message, and what it has not.
+#[derive(Default)]
+struct Out {
+    next: Bytes,
+    claim: Option<Claim>,
+}
+
+impl Head {
+    /// Takes what is its own off `data`; gives the message's flag and length once they are there.
+    fn take(&mut self, data: &mut Bytes) -> Option<(u8, usize)> {
+        let part = data.split_to((HEAD_BYTES - self.length).min(data.len()));
+        self.bytes[self.length..self.length + part.len()].copy_from_slice(&part);
+        self.length += part.len();
+        if self.length < HEAD_BYTES {
+            return None;
         }
-        Ok(whole)
+        let [flag, a, b, c, d] = mem::take(self).bytes;
+        Some((flag, usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX)))
     }
 }
 
 impl Inbound {
     /// `body`, of which nothing has been read. A call with one message must send it in time; a stream may rest between two.
-    pub(super) fn new(body: tonic::body::Body, shared: Arc<Shared>, caller: Caller, is_stream: bool) -> Self {
-        let claim = shared.budget.claim();
-        let patience = (!is_stream).then(|| Box::pin(tokio::time::sleep(shared.site.limits.body_timeout)));
+    pub(super) fn new(body: tonic::body::Body, shared: Arc<Shared>, caller: Caller, messages: Messages) -> Self {
+        let timeout = shared.site.limits.body_timeout;
+        let patience = (!messages.is_stream).then(|| Box::pin(tokio::time::sleep(timeout)));
         Inbound {
             body,
             shared,
             caller,
-            claim,
-            place: Place::default(),
-            held: Parts::default(),
-            held_bytes: 0,
-            ready: Parts::default(),
-            spent: 0,
+            messages,
+            data: Bytes::new(),
+            head: Head::default(),
+            partial: None,
+            whole: None,
             patience,
-            is_stream,
             over: false,
+            out: Out::default(),
         }
     }
 
-    /// Takes a part as it arrived.
-    fn take(&mut self, mut data: Bytes) -> Result<(), Error> {
-        let limits = self.shared.site.limits;
-        let bytes_max = limits.body_bytes_max(&self.shared.site.signature);
-        self.claim.grow(data.len())?;
-        let whole = self.place.walk(&data, bytes_max)?;
-        if !self.is_stream {
-            self.held_bytes += data.len();
-            self.held.push(data);
-            let too_long = self.held_bytes > bytes_max + HEAD_BYTES;
-            return if too_long { Err(ClientError::BodyTooLong { bytes_max }.into()) } else { Ok(()) };
+    /// The next request of a stream of them.
+    pub(super) async fn message(&mut self) -> Result<Option<ModelInferRequest>, Status> {
+        match poll_fn(|context| self.poll_message(context)).await {
+            None => Ok(None),
+            Some(Ok(held)) => {
+                let (bytes, _claim) = held.into_bytes();
+                decode(bytes).map(Some)
+            }
+            // The client has left.
+            Some(Err(status)) if status.code() == Code::Cancelled => Ok(None),
+            Some(Err(status)) => Err(status),
         }
-        if whole > 0 {
+    }
+
+    /// The next whole message.
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Held, Status>>> {
+        loop {
+            if self.over {
+                return Poll::Ready(None);
+            }
+            if let Some(patience) = &mut self.patience
+                && patience.as_mut().poll(context).is_ready()
+            {
+                let timeout = self.shared.site.limits.body_timeout;
+                return Poll::Ready(Some(Err(self.end(ClientError::Timeout(timeout)))));
+            }
+            if !self.data.is_empty() {
+                match self.step() {
+                    Ok(Step::Whole(held)) => return Poll::Ready(Some(Ok(held))),
+                    Ok(Step::Quick) => continue,
+                    Ok(Step::Long) => {
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    Err(error) => return Poll::Ready(Some(Err(self.end(error)))),
+                }
+            }
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                None => return Poll::Ready(self.last().map_err(|error| self.end(error)).transpose()),
+                Some(Err(status)) => {
+                    self.over = true;
+                    return Poll::Ready(Some(Err(status)));
+                }
+                // Trailers of a request mean nothing, and the end follows.
+                Some(Ok(frame)) => self.data = frame.into_data().unwrap_or_default(),
+            }
+        }
+    }
+
+    /// Goes on through what has arrived.
+    fn step(&mut self) -> Result<Step, Error> {
+        if self.whole.is_some() {
+            return Err(ClientError::field("message", "a call of this method has one, and no more").into());
+        }
+        if self.messages.is_stream {
+            let timeout = self.shared.site.limits.body_timeout;
+            self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        }
+        let mut partial = match self.partial.take() {
+            Some(partial) => partial,
+            None => match self.head.take(&mut self.data) {
+                Some(head) => self.begin(head)?,
+                None => return Ok(Step::Quick),
+            },
+        };
+        let part = self.data.slice(..partial.left.min(self.data.len()));
+        let mut unread = part.clone();
+        partial.inflater.step(&mut unread)?;
+        let read = part.len() - unread.len();
+        self.data.advance(read);
+        partial.left -= read;
+        let is_long = partial.inflater.works();
+        if partial.left > 0 {
+            self.partial = Some(partial);
+            return Ok(if is_long { Step::Long } else { Step::Quick });
+        }
+        let held = partial.inflater.finish()?;
+        if self.messages.is_stream {
             self.patience = None;
-            self.ready.append(&mut self.held);
-            self.ready.push(data.split_to(whole));
+            return Ok(Step::Whole(held));
         }
-        if !data.is_empty() {
-            self.held.push(data);
-            self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(limits.body_timeout)));
+        self.whole = Some(held);
+        Ok(Step::Quick)
+    }
+
+    /// A message of which the head has come.
+    fn begin(&self, (flag, length): (u8, usize)) -> Result<Partial, Error> {
+        let Messages { bytes_max, coding, .. } = self.messages;
+        let coding = match (flag, coding) {
+            (0, _) => Coding::Identity,
+            (1, Coding::Gzip | Coding::Deflate) => coding,
+            (1, Coding::Identity) => {
+                return Err(ClientError::field(ENCODING, "missing, and a message says that it is compressed").into());
+            }
+            (flag, _) => return Err(ClientError::field("message", format!("begins with {flag}, not 0 or 1")).into()),
+        };
+        if length > bytes_max {
+            return Err(ClientError::BodyTooLong { bytes_max }.into());
         }
-        Ok(())
+        let held = Held::new(bytes_max, &self.shared.budget);
+        Ok(Partial { inflater: Inflater::new(coding, ENCODING, held), left: length })
     }
 
     /// Nothing follows. Of a call with one message, what is held is whole now.
-    fn last(&mut self) -> Result<(), ClientError> {
-        if self.place.head_bytes > 0 {
+    fn last(&mut self) -> Result<Option<Held>, ClientError> {
+        if self.head.length > 0 || self.partial.is_some() {
             return Err(ClientError::BrokenBody);
         }
         self.over = true;
-        self.patience = None;
-        self.ready.append(&mut self.held);
-        Ok(())
-    }
-
-    /// The next part of a whole message; what was handed out before it is claimed no more.
-    fn next(&mut self) -> Option<Bytes> {
-        let data = self.ready.pop();
-        self.claim.shrink(self.spent);
-        self.spent = data.as_ref().map_or(0, Bytes::len);
-        data
+        Ok(self.whole.take())
     }
 
     fn end(&mut self, error: impl Into<Error>) -> Status {
@@ -154,65 +231,50 @@ impl Inbound {
     }
 }
 
-impl http_body::Body for Inbound {
+/// What came of a look at what has arrived.
+enum Step {
+    /// A message that may go on.
+    Whole(Held),
+    /// Nothing yet.
+    Quick,
+    /// Nothing yet, and others should have their turn.
+    Long,
+}
+
+/// As tonic takes them: each with its head, and never compressed. What was handed out before is claimed no more.
+impl Body for Inbound {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        loop {
-            if let Some(data) = self.next() {
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
-            if self.over {
-                return Poll::Ready(None);
-            }
-            if let Some(patience) = &mut self.patience
-                && patience.as_mut().poll(context).is_ready()
-            {
-                let timeout = self.shared.site.limits.body_timeout;
-                return Poll::Ready(Some(Err(self.end(ClientError::Timeout(timeout)))));
-            }
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                None => {
-                    if let Err(error) = self.last() {
-                        return Poll::Ready(Some(Err(self.end(error))));
-                    }
-                }
-                Some(Err(status)) => {
-                    self.over = true;
-                    return Poll::Ready(Some(Err(status)));
-                }
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        if let Err(error) = self.take(data) {
-                            return Poll::Ready(Some(Err(self.end(error))));
-                        }
-                    }
-                    // Requests have none that mean anything, and the end follows.
-                    Err(_trailers) => {}
-                },
-            }
+        if !self.out.next.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(mem::take(&mut self.out.next)))));
         }
+        self.out.claim = None;
+        let held = match ready!(self.poll_message(context)) {
+            Some(Ok(held)) => held,
+            Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+            None => return Poll::Ready(None),
+        };
+        let (bytes, claim) = held.into_bytes();
+        let length = u32::try_from(bytes.len()).expect("a longer one is refused");
+        let head = [&[0][..], &length.to_be_bytes()].concat();
+        self.out = Out { next: bytes, claim: Some(claim) };
+        Poll::Ready(Some(Ok(Frame::data(head.into()))))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The requests of a stream, beside its call, which itself has an empty body.
+#[derive(Clone)]
+pub(super) struct Requests(Arc<Mutex<Option<Inbound>>>);
 
-    #[test]
-    fn messages_are_told_apart_wherever_they_are_cut() {
-        // Of 0, 3 and 1 bytes.
-        let bytes = [0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 7, 7, 7, 0, 0, 0, 0, 1, 9];
-        let ends = [5, 13, 19];
-        for cut in 0..bytes.len() {
-            let mut place = Place::default();
-            let (first, rest) = bytes.split_at(cut);
-            let before = place.walk(first, 3).expect("short ones");
-            assert_eq!(before, ends.iter().copied().filter(|&end| end <= cut).max().unwrap_or(0));
-            assert_eq!(place.walk(rest, 3), Ok(rest.len()), "cut at {cut}");
-        }
-        let mut place = Place::default();
-        assert_eq!(place.walk(&bytes, 2), Err(ClientError::BodyTooLong { bytes_max: 2 }));
+impl Requests {
+    pub(super) fn new(inbound: Inbound) -> Self {
+        Requests(Arc::new(Mutex::new(Some(inbound))))
+    }
+
+    /// All of them, once.
+    pub(super) fn take(&self) -> Option<Inbound> {
+        self.0.lock().take()
     }
 }

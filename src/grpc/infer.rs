@@ -6,10 +6,11 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming, codegen::tokio_stream::wrappers::ReceiverStream, metadata::MetadataMap};
+use tonic::{Status, codegen::tokio_stream::wrappers::ReceiverStream, metadata::MetadataMap};
 
 use super::{
     Caller, Shared,
+    inbound::Inbound,
     proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse},
     read::read,
     status::{of_tonic, status},
@@ -125,7 +126,7 @@ type Responses = mpsc::Sender<Result<ModelStreamInferResponse, Status>>;
 pub(super) fn stream(
     shared: &Arc<Shared>,
     caller: Caller,
-    requests: Streaming<ModelInferRequest>,
+    requests: Inbound,
     patience: Patience,
 ) -> ReceiverStream<Result<ModelStreamInferResponse, Status>> {
     let (items, admitted) = mpsc::channel(IN_FLIGHT);
@@ -139,7 +140,7 @@ pub(super) fn stream(
 async fn admit(
     shared: Arc<Shared>,
     caller: Caller,
-    mut requests: Streaming<ModelInferRequest>,
+    mut requests: Inbound,
     patience: Patience,
     items: mpsc::Sender<Item>,
 ) {

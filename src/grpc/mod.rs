@@ -9,7 +9,7 @@
 //! services and codec, without its server and router: hyper serves HTTP/2 as it serves HTTP/1 beside it, because tonic's server can tell no single connection to
 //! go; and one place sees every call before its body is read.
 //!
-//! `server` accepts into `connection`s, `front` finds the service, `inbound` (in `parts`) and `codec` bound the messages, `service` has the methods, `read`
+//! `server` accepts into `connection`s, `front` finds the service, `inbound` and `codec` bound the messages, `service` has the methods, `read`
 //! checks, `infer` admits and awaits, `write` and `status` answer, `replies` are not kept for ever, `describe` and `health` tell. `proto` is generated from the `.proto` files in
 //! `proto/`; docs/decisions/0023 says why that code is checked in.
 
@@ -20,7 +20,6 @@ mod front;
 mod health;
 mod inbound;
 mod infer;
-mod parts;
 pub mod proto;
 mod read;
 mod replies;

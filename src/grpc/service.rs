@@ -9,6 +9,7 @@ use tonic::{
 
 use super::{
     Caller, Shared, Site, describe,
+    inbound::Requests,
     infer::{self, Patience},
     proto::inference::{
         ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
@@ -107,7 +108,9 @@ impl GrpcInferenceService for Protocol {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let patience = Patience::of(request.metadata());
-        let (caller, requests) = taken(request);
+        let requests = request.extensions().get().and_then(Requests::take);
+        let requests = requests.expect("the front has put them beside the call");
+        let (caller, _empty) = taken(request);
         Ok(Response::new(infer::stream(&self.shared, caller, requests, patience)))
     }
 

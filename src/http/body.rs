@@ -5,9 +5,8 @@
 //! parsed as it comes, because admission is all or none and nothing is gained by half a request. A compressed one is inflated as it comes,
 //! and the limits hold for what it becomes.
 
-use std::{io, mem, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{
     HeaderMap,
@@ -15,8 +14,7 @@ use hyper::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 
-use super::coding::{Coding, Inflater};
-use crate::wire::{Budget, Claim, ClientError, Error};
+use crate::wire::{Budget, ClientError, Coding, Error, Held, Inflater};
 
 /// How much may be read, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -27,79 +25,6 @@ pub(super) struct Allowance<'a> {
     pub(super) timeout: Duration,
     /// Where its bytes are claimed.
     pub(super) budget: &'a Budget,
-}
-
-/// A whole body and its claim on the budget.
-#[derive(Debug)]
-pub(super) struct Held {
-    /// What came first; all of it, as a rule, and then nothing is copied.
-    first: Bytes,
-    /// Everything, once there is more than that.
-    bytes: Vec<u8>,
-    bytes_max: usize,
-    claim: Claim,
-    /// Why it takes no more; told apart from it by whoever writes through a decoder, which knows only of failed writes.
-    refusal: Option<Error>,
-}
-
-impl Held {
-    /// Nothing yet.
-    pub(super) fn new(allowance: Allowance<'_>) -> Self {
-        let Allowance { bytes_max, budget, .. } = allowance;
-        Held { first: Bytes::new(), bytes: Vec::new(), bytes_max, claim: budget.claim(), refusal: None }
-    }
-
-    /// Takes a part as it arrived, if it fits.
-    pub(super) fn take(&mut self, data: Bytes) -> Result<(), Error> {
-        if !self.as_ref().is_empty() {
-            return self.push(&data);
-        }
-        self.claim(data.len())?;
-        self.first = data;
-        Ok(())
-    }
-
-    /// Takes a copy of more, if it fits.
-    pub(super) fn push(&mut self, data: &[u8]) -> Result<(), Error> {
-        self.claim(data.len())?;
-        self.bytes.extend_from_slice(&mem::take(&mut self.first));
-        self.bytes.extend_from_slice(data);
-        Ok(())
-    }
-
-    fn claim(&mut self, bytes: usize) -> Result<(), Error> {
-        if bytes > self.bytes_max - self.as_ref().len() {
-            return Err(ClientError::BodyTooLong { bytes_max: self.bytes_max }.into());
-        }
-        self.claim.grow(bytes)
-    }
-
-    /// Why a write failed.
-    pub(super) fn take_refusal(&mut self) -> Option<Error> {
-        self.refusal.take()
-    }
-}
-
-impl io::Write for Held {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        match self.push(data) {
-            Ok(()) => Ok(data.len()),
-            Err(error) => {
-                self.refusal = Some(error);
-                Err(io::ErrorKind::StorageFull.into())
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        if self.bytes.is_empty() { &self.first } else { &self.bytes }
-    }
 }
 
 /// A body that may be read, once.
@@ -137,17 +62,23 @@ impl Inbound {
     }
 
     async fn collect(&mut self, allowance: Allowance<'_>, coding: Coding) -> Result<Held, Error> {
-        let mut inflater = Inflater::new(coding, Held::new(allowance));
+        let held = Held::new(allowance.bytes_max, allowance.budget);
+        let mut inflater = Inflater::new(coding, "Content-Encoding", held);
         let mut arrived = 0_usize;
         while let Some(frame) = self.incoming.frame().await {
             let frame = frame.map_err(|_| ClientError::BrokenBody)?;
-            let Ok(data) = frame.into_data() else { continue };
+            let Ok(mut data) = frame.into_data() else { continue };
             // Compressed bytes may become nothing at all, and are still read.
             arrived = arrived.saturating_add(data.len());
             if arrived > allowance.bytes_max {
                 return Err(ClientError::BodyTooLong { bytes_max: allowance.bytes_max }.into());
             }
-            inflater.push(data)?;
+            while !data.is_empty() {
+                inflater.step(&mut data)?;
+                if inflater.works() {
+                    tokio::task::yield_now().await;
+                }
+            }
         }
         self.spent = true;
         inflater.finish()

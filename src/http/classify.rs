@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use super::{
-    body::{Allowance, Held},
+    body::Allowance,
     form,
     outputs::Parameters,
     picture::{Canvas, FILE_BYTES_MAX},
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     admission::{Refusal, Terms},
     query::{Accepts, Confidence, Prediction, Rows, Signature},
-    wire::{ClientError, Error, MIN_CONFIDENCE, Timing, highest, predictions},
+    wire::{ClientError, Error, Held, MIN_CONFIDENCE, Timing, highest, predictions},
 };
 
 /// Pictures that are decoded at once.
@@ -268,7 +268,7 @@ mod tests {
         });
         let canvas = canvas.expect("rows are pictures");
         let budget = Budget::new(100);
-        let body = || Held::new(Allowance { bytes_max: 100, timeout: Duration::ZERO, budget: &budget });
+        let body = || Held::new(100, &budget);
         assert_eq!(places.row(canvas, body(), None).await, Err(Error::Busy));
         drop(taken);
         let empty = places.row(canvas, body(), None).await.expect_err("no picture");

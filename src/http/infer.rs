@@ -7,7 +7,6 @@ use hyper::{HeaderMap, header::CONTENT_TYPE};
 
 use super::{
     body::Allowance,
-    coding::Coding,
     outputs,
     parse::{JSON_LENGTH, parse},
     respond,
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::{
     admission::Refusal,
-    wire::{Call, ClientError, Error, Timing, predictions},
+    wire::{Call, ClientError, Coding, Error, Timing, predictions},
 };
 
 /// Answers `POST …/infer`.

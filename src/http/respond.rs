@@ -11,8 +11,8 @@ use hyper::{
 };
 use serde::Serialize;
 
-use super::{coding::Coding, outputs::Written, parse::JSON_LENGTH, status::Status};
-use crate::wire::{ClientError, Error};
+use super::{outputs::Written, parse::JSON_LENGTH, status::Status};
+use crate::wire::{ClientError, Coding, Error};
 
 /// What a handler gives back.
 pub(super) type Reply = Response<Full<Bytes>>;

@@ -46,15 +46,6 @@ impl Claim {
     }
 }
 
-impl Claim {
-    /// Gives a part of it back.
-    pub(crate) fn shrink(&mut self, bytes: usize) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        self.budget.used.fetch_sub(bytes, Ordering::AcqRel);
-    }
-}
-
 impl Drop for Claim {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
@@ -76,10 +67,6 @@ mod tests {
         drop(first);
         second.grow(6).expect("six came back");
         drop(second);
-        let mut third = budget.claim();
-        third.grow(3).expect("all are free");
-        third.shrink(2);
-        third.shrink(9);
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 }

@@ -4,7 +4,7 @@
 //! is told of its predictions, how much of anything a client may take, and how the end of the daemon goes: that is here, once, so that a
 //! client which changes protocol meets nothing new. What always holds: nothing here knows a status, a header or a message of either.
 //!
-//! `asked`, `signature` and `datatype` check; `ask` admits and waits; `outputs` tells; `trace` names requests in the log; `accept`, `places`, `budget`, `patience` and `drain` bound.
+//! `held` and `inflate` take what comes; `asked`, `signature` and `datatype` check; `ask` admits and waits; `outputs` tells; `trace` names requests in the log; `accept`, `places`, `budget`, `patience` and `drain` bound.
 
 mod accept;
 mod ask;
@@ -13,6 +13,8 @@ mod budget;
 mod datatype;
 mod drain;
 mod error;
+mod held;
+mod inflate;
 mod outputs;
 mod patience;
 mod places;
@@ -30,6 +32,8 @@ pub(crate) use datatype::{Datatype, Number};
 pub(crate) use drain::{Awaited, Drain};
 pub use error::{ClientError, Error, UnknownLane};
 pub(crate) use error::{MIN_CONFIDENCE, cut};
+pub(crate) use held::Held;
+pub(crate) use inflate::{Coding, Inflater};
 pub(crate) use outputs::{Contents, confidences, highest, provenances, values};
 pub(crate) use patience::Patience;
 pub(crate) use places::{Activity, Busy, Place, Places};

@@ -12,5 +12,6 @@ mod raw;
 
 mod drain;
 mod limits;
+mod messages;
 mod requests;
 mod streams;
