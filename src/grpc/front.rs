@@ -14,7 +14,7 @@ use tonic::{
     body::Body,
     codegen::{
         BoxFuture, CompressionEncoding, Service,
-        http::{self, HeaderValue},
+        http::{self, HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     },
     server::NamedService,
 };
@@ -27,7 +27,7 @@ use super::{
     proto::{
         health::health_server::HealthServer, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
     },
-    replies::Replies,
+    replies::{Asked, Replies},
     service::Protocol,
     status::{of_tonic, status},
 };
@@ -92,6 +92,21 @@ impl<R, A> Front<R, A> {
         let reply = status(&error).into_http();
         Box::pin(async { Ok(reply) })
     }
+
+    /// Refuses what is not gRPC as HTTP does: its client would not understand a status of gRPC.
+    fn refuse_foreign(&self, caller: &Caller) -> BoxFuture<Reply, Infallible> {
+        self.shared.unanswered(caller, &ClientError::WrongType { expected: "application/grpc" }.into());
+        let mut reply = Reply::new(Body::empty());
+        *reply.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Box::pin(async { Ok(reply) })
+    }
+}
+
+/// Whether a request is one of gRPC, with messages of protobuf.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let told = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let kind = told.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    [&b"application/grpc"[..], b"application/grpc+proto"].iter().any(|known| kind.eq_ignore_ascii_case(known))
 }
 
 /// What answers calls: a service of the port, or all of them.
@@ -121,13 +136,16 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let caller = self.caller(&request);
+        if !is_grpc(request.headers()) {
+            return self.refuse_foreign(&caller);
+        }
         let path = &caller.0.0;
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
         let replies = request.extensions().get::<Replies>().cloned();
         let call = replies.expect("every connection puts them beside its requests").open();
         let deadline = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
         let is_standing = method == STANDING;
-        let request = self.bounded(request, &caller, service, method);
+        let request = self.bounded(request, &caller, (service, method), call.asked());
         let reply = match service {
             INFERENCE => match NOT_SERVED.iter().find(|(name, _)| *name == method) {
                 Some(&(_, what)) => self.refuse(&caller, ClientError::NotServed { what }),
@@ -180,8 +198,8 @@ impl<R, A> Front<R, A> {
         &self,
         mut request: http::Request<Body>,
         caller: &Caller,
-        service: &str,
-        method: &str,
+        (service, method): (&str, &str),
+        asked: Asked,
     ) -> http::Request<Body> {
         request.extensions_mut().insert(caller.clone());
         let headers = request.headers_mut();
@@ -201,7 +219,7 @@ impl<R, A> Front<R, A> {
             coding: coding.unwrap_or(Coding::Identity),
         };
         let (mut parts, body) = request.into_parts();
-        let inbound = Inbound::new(body, Arc::clone(&self.shared), caller.clone(), messages);
+        let inbound = Inbound::new(body, Arc::clone(&self.shared), caller.clone(), messages, asked);
         let body = if is_inference && method == STREAM {
             parts.extensions.insert(Requests::new(inbound));
             Body::empty()

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::time::Sleep;
 use tonic::{Code, Status};
 
-use super::{Caller, Shared, codec::decode, proto::inference::ModelInferRequest, status::status};
+use super::{Caller, Shared, codec::decode, proto::inference::ModelInferRequest, replies::Asked, status::status};
 use crate::wire::{Claim, ClientError, Coding, Error, Held, Inflater};
 
 /// Bytes before each message: whether it is compressed, and its length.
@@ -45,6 +45,7 @@ pub(super) struct Inbound {
     shared: Arc<Shared>,
     caller: Caller,
     messages: Messages,
+    asked: Asked,
     /// What has arrived and was not looked at.
     data: Bytes,
     head: Head,
@@ -93,14 +94,24 @@ impl Head {
 
 impl Inbound {
     /// `body`, of which nothing has been read. A call with one message must send it in time; a stream may rest between two.
-    pub(super) fn new(body: tonic::body::Body, shared: Arc<Shared>, caller: Caller, messages: Messages) -> Self {
+    pub(super) fn new(
+        body: tonic::body::Body,
+        shared: Arc<Shared>,
+        caller: Caller,
+        messages: Messages,
+        asked: Asked,
+    ) -> Self {
         let timeout = shared.site.limits.body_timeout;
+        if messages.is_stream {
+            asked.whole();
+        }
         let patience = (!messages.is_stream).then(|| Box::pin(tokio::time::sleep(timeout)));
         Inbound {
             body,
             shared,
             caller,
             messages,
+            asked,
             data: Bytes::new(),
             head: Head::default(),
             partial: None,
@@ -220,6 +231,7 @@ impl Inbound {
             return Err(ClientError::BrokenBody);
         }
         self.over = true;
+        self.asked.whole();
         Ok(self.whole.take())
     }
 

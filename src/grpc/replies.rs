@@ -51,7 +51,22 @@ struct Untaken {
 /// A call that is to be answered, until its reply has ended.
 pub(super) struct Open {
     replies: Replies,
-    busy: Option<Busy>,
+    asked: Asked,
+}
+
+/// Whether a call has asked for anything: a connection has something to answer from then on. Otherwise a byte of a message would keep its place for
+/// as long as a message may take.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    activity: Activity,
+    busy: Arc<Mutex<Option<Busy>>>,
+}
+
+impl Asked {
+    /// It has, whole.
+    pub(super) fn whole(&self) {
+        self.busy.lock().get_or_insert_with(|| self.activity.busy());
+    }
 }
 
 impl Replies {
@@ -62,8 +77,8 @@ impl Replies {
 
     /// A call has come.
     pub(super) fn open(self) -> Open {
-        let busy = Some(self.0.activity.busy());
-        Open { replies: self, busy }
+        let asked = Asked { activity: self.0.activity.clone(), busy: Arc::default() };
+        Open { replies: self, asked }
     }
 
     /// How long the oldest part has waited; resolves once there is one.
@@ -93,9 +108,14 @@ impl Replies {
 }
 
 impl Open {
+    /// For whoever takes what it asks.
+    pub(super) fn asked(&self) -> Asked {
+        self.asked.clone()
+    }
+
     /// Its reply lasts for as long as its client likes, and whoever needs the connection's place need not wait for its end.
-    pub(super) fn stands(mut self) -> Self {
-        drop(self.busy.take());
+    pub(super) fn stands(self) -> Self {
+        drop(self.asked.busy.lock().take());
         self
     }
 

@@ -115,7 +115,8 @@ pub(super) async fn fault(shared: &Shared, asked: &mut Asked, lanes: &dyn Lanes,
         return Err(ClientError::ForeignOrigin.into());
     }
     if !is_type(headers, "application/json") {
-        return Err(ClientError::WrongType { expected: "application/json" }.into());
+        let expected = "application/json; with curl, add -H 'Content-Type: application/json'";
+        return Err(ClientError::WrongType { expected }.into());
     }
     let timeout = shared.site.limits.body_timeout;
     let allowance = Allowance { bytes_max: FAULT_BYTES_MAX, timeout, budget: &shared.budget };

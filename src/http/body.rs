@@ -4,8 +4,17 @@
 //! are declared: otherwise a few clients that declare much and send nothing would shut everyone else out. The body is held whole and not
 //! parsed as it comes, because admission is all or none and nothing is gained by half a request. A compressed one is inflated as it comes,
 //! and the limits hold for what it becomes.
+//!
+//! A connection has something to answer once a request is whole, and not before: otherwise a byte of a body each would keep as many places as
+//! there are for as long as a body may take. Where the place is needed meanwhile, the request is refused as one for which there is no room.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http_body_util::BodyExt;
 use hyper::{
@@ -14,7 +23,12 @@ use hyper::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 
-use crate::wire::{Budget, ClientError, Coding, Error, Held, Inflater};
+use tokio::sync::Notify;
+
+use crate::wire::{Activity, Budget, Busy, ClientError, Coding, Error, Held, Inflater};
+
+/// What a body gets that has begun to arrive when its connection's place is needed.
+const LAST_BYTES: Duration = Duration::from_millis(100);
 
 /// How much may be read, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -27,18 +41,52 @@ pub(super) struct Allowance<'a> {
     pub(super) budget: &'a Budget,
 }
 
+/// What a connection and the body that arrives on it tell each other.
+#[derive(Default, Debug)]
+pub(super) struct Arrival {
+    is_awaited: AtomicBool,
+    is_unwelcome: Notify,
+}
+
+impl Arrival {
+    /// Whether a body is awaited.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Ordering::Acquire)
+    }
+
+    /// Somebody else needs the connection's place: what is not whole soon is not awaited any more.
+    pub(super) fn hurry(&self) {
+        self.is_unwelcome.notify_one();
+    }
+
+    async fn is_over(&self) {
+        self.is_unwelcome.notified().await;
+        tokio::time::sleep(LAST_BYTES).await;
+    }
+}
+
 /// A body that may be read, once.
 #[derive(Debug)]
 pub(super) struct Inbound {
     incoming: Incoming,
     spent: bool,
+    arrival: Arc<Arrival>,
+    activity: Activity,
+    /// There is something to answer.
+    busy: Option<Busy>,
 }
 
 impl Inbound {
     /// Nothing is read yet.
-    pub(super) fn new(incoming: Incoming) -> Self {
+    pub(super) fn new(incoming: Incoming, arrival: Arc<Arrival>, activity: Activity) -> Self {
         let spent = incoming.is_end_stream();
-        Inbound { incoming, spent }
+        let busy = spent.then(|| activity.busy());
+        Inbound { incoming, spent, arrival, activity, busy }
+    }
+
+    /// What its request is until its reply is gone.
+    pub(super) fn busy(self) -> Busy {
+        self.busy.unwrap_or_else(|| self.activity.busy())
     }
 
     /// Whether all of it has been read; if not, the connection cannot carry another request.
@@ -56,9 +104,17 @@ impl Inbound {
         if usize::try_from(declared).map_or(true, |declared| declared > allowance.bytes_max) {
             return Err(ClientError::BodyTooLong { bytes_max: allowance.bytes_max }.into());
         }
-        let timeout = allowance.timeout;
-        let read = tokio::time::timeout(timeout, self.collect(allowance, coding)).await;
-        read.unwrap_or_else(|_| Err(ClientError::Timeout(timeout).into()))
+        let arrival = Arc::clone(&self.arrival);
+        arrival.is_awaited.store(true, Ordering::Release);
+        let read = tokio::select! {
+            biased;
+            read = self.collect(allowance, coding) => read,
+            () = arrival.is_over() => Err(Error::Busy),
+            () = tokio::time::sleep(allowance.timeout) => Err(ClientError::Timeout(allowance.timeout).into()),
+        };
+        self.busy.get_or_insert_with(|| self.activity.busy());
+        arrival.is_awaited.store(false, Ordering::Release);
+        read
     }
 
     async fn collect(&mut self, allowance: Allowance<'_>, coding: Coding) -> Result<Held, Error> {

@@ -173,9 +173,14 @@ pub(super) async fn classify(shared: &Shared, asked: &mut Asked) -> Result<Reply
     timing.has_room(&*site.admission, &site.metrics)?;
     let row = tokio::select! {
         biased;
-        row = shared.places.row(canvas, body, boundary) => row?,
-        () = shared.drain.begun() => return Err(Refusal::Draining.into()),
+        row = shared.places.row(canvas, body, boundary) => row,
+        () = shared.drain.begun() => Err(Refusal::Draining.into()),
     };
+    // Like a room that is not there: who sent a file that is no picture has asked for no inference.
+    if let Err(Error::Busy | Error::Refused(_)) = &row {
+        timing.answered(&site.metrics, &row);
+    }
+    let row = row?;
     timing.read();
     let rows = Rows::new(row, site.signature.input.width()).expect("a canvas has the shape of one row");
     let predictions = predictions(&*site.admission, &shared.drain, rows, wish.terms()).await;

@@ -48,7 +48,7 @@ pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, E
 
 /// Absent, JSON or binary; which of the forms the body has, the header of the JSON's length says.
 fn check_type(headers: &HeaderMap) -> Result<(), ClientError> {
-    let expected = "application/json or application/octet-stream";
+    let expected = "application/json or application/octet-stream; with curl, add -H 'Content-Type: application/json'";
     let known = headers
         .get(CONTENT_TYPE)
         .is_none_or(|_| is_type(headers, "application/json") || is_type(headers, "application/octet-stream"));

@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::{
-    HeaderMap, Method, Request, StatusCode, body::Incoming, header, header::HeaderValue, http::request::Parts,
-};
+use hyper::{HeaderMap, Method, Request, StatusCode, header, header::HeaderValue, http::request::Parts};
 use serde_json::json;
 
 use super::{
@@ -23,7 +21,7 @@ use super::{
 };
 use crate::{
     admission::Refusal,
-    wire::{Budget, ClientError, Drain, Error, REQUEST_ID, TRACE_PARENT, Trace, Traces, cut},
+    wire::{Budget, Busy, ClientError, Drain, Error, REQUEST_ID, TRACE_PARENT, Trace, Traces, cut},
 };
 
 /// The longest body of a question, in bytes.
@@ -92,12 +90,14 @@ pub(super) struct Model {
 pub(super) struct Answered {
     pub(super) reply: Reply,
     pub(super) unread: bool,
+    /// Until the reply is gone.
+    pub(super) busy: Busy,
 }
 
 /// Answers any request.
-pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answered {
-    let (parts, incoming) = request.into_parts();
-    let mut asked = Asked { parts, body: Inbound::new(incoming) };
+pub(super) async fn answer(shared: &Shared, request: Request<Inbound>) -> Answered {
+    let (parts, body) = request.into_parts();
+    let mut asked = Asked { parts, body };
     let trace = trace(shared, &asked.parts.headers);
     let answered = handle(shared, &mut asked).await;
     let call = (asked.parts.method.as_str(), asked.parts.uri.path());
@@ -119,7 +119,7 @@ pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answe
     if unread || shared.drain.closes_connections() {
         reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Answered { reply, unread }
+    Answered { reply, unread, busy: asked.body.busy() }
 }
 
 fn trace(shared: &Shared, headers: &HeaderMap) -> Trace {

@@ -34,6 +34,7 @@ use tokio::{
 
 use super::{
     Site,
+    body::{Arrival, Inbound},
     respond::Reply,
     route::{Shared, answer},
     socket::{Socket, Unwritten, linger, unread},
@@ -206,6 +207,7 @@ struct Past {
     is_last: AtomicBool,
     /// The last reply, until it has gone to the system.
     unwritten: Unwritten,
+    arrival: Arc<Arrival>,
     activity: Activity,
 }
 
@@ -213,20 +215,21 @@ impl Past {
     /// Nothing so far.
     fn new(activity: Activity) -> Self {
         let [asked, unread, is_last] = [false; 3].map(AtomicBool::new);
-        Past { asked, unread, is_last, unwritten: Arc::new(Mutex::new(None)), activity }
+        let (unwritten, arrival) = (Arc::new(Mutex::new(None)), Arc::default());
+        Past { asked, unread, is_last, unwritten, arrival, activity }
     }
 
     /// Answers one request.
     async fn answer(&self, shared: &Shared, request: Request<Incoming>) -> Result<Reply, Infallible> {
         self.asked.store(true, Ordering::Relaxed);
-        let busy = self.activity.busy();
-        let mut answered = answer(shared, request).await;
+        let inbound = |incoming| Inbound::new(incoming, Arc::clone(&self.arrival), self.activity.clone());
+        let mut answered = answer(shared, request.map(inbound)).await;
         if self.is_last.load(Ordering::Relaxed) || self.activity.should_close() {
             self.is_last.store(true, Ordering::Relaxed);
             answered.reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.unread.fetch_or(answered.unread, Ordering::Relaxed);
-        *self.unwritten.lock() = Some(busy);
+        *self.unwritten.lock() = Some(answered.busy);
         Ok(answered.reply)
     }
 }
@@ -251,10 +254,11 @@ async fn requests(
         _ = stopped.changed() => {}
         () = place.needed() => {
             past.is_last.store(true, Ordering::Relaxed);
+            past.arrival.hurry();
             return match tokio::time::timeout(ARRIVED, connection.as_mut()).await {
                 Ok(ended) => ended,
                 // It has sent nothing, or half a head.
-                Err(_) if place.rests() => Ok(()),
+                Err(_) if place.rests() && !past.arrival.is_awaited() => Ok(()),
                 Err(_) => connection.await,
             };
         }

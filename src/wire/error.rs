@@ -94,9 +94,9 @@ pub enum ClientError {
         queue_max: usize,
     },
     /// Neither of the accepted content types.
-    #[error("the body must be {expected}; with curl, add -H 'Content-Type: application/json'")]
+    #[error("the body must be {expected}")]
     WrongType {
-        /// What it must be.
+        /// What it must be, and how to say so.
         expected: &'static str,
     },
     /// A compression that is not known.

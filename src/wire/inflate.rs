@@ -158,8 +158,6 @@ impl Zlib {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use flate2::{
         Compress, Compression, FlushCompress,
         write::{GzEncoder, ZlibEncoder},
@@ -169,7 +167,7 @@ mod tests {
     use crate::wire::Budget;
 
     fn compressed(coding: Coding, text: &[u8]) -> Vec<u8> {
-        let write = |encoder: &mut dyn io::Write| encoder.write_all(text).expect("to memory");
+        let write = |encoder: &mut dyn Write| encoder.write_all(text).expect("to memory");
         match coding {
             Coding::Identity => text.to_vec(),
             Coding::Gzip => {

@@ -165,6 +165,18 @@ fn whoever_only_watches_the_health_gives_way() {
 }
 
 #[test]
+fn half_a_message_keeps_no_place() {
+    let port = full_at(1, Duration::from_millis(50));
+    let mut half = Raw::begin(&port);
+    half.data(&[0, 0, 0, 0, 100, 1, 2, 3]);
+    let mut second = port.client();
+    let call = second.server_live(ServerLiveRequest {});
+    let answered = port.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), call).await });
+    answered.expect("long before the message would have to be whole").expect("the other's place");
+    assert!(half.is_closed());
+}
+
+#[test]
 fn a_call_that_is_not_answered_keeps_its_place() {
     let port = full_at(1, Duration::from_millis(50));
     port.engine.hold();

@@ -114,6 +114,23 @@ fn what_becomes_nothing_is_refused_before_much_of_it_is_read() {
 }
 
 #[test]
+fn what_is_not_grpc_is_told_so_as_http_does() {
+    let port = Port::open();
+    for (kind, counted) in [("application/json", 1), ("application/grpc-web", 2), ("", 3)] {
+        let mut raw = Raw::of_type(&port, kind);
+        raw.data(&named("any"));
+        raw.end();
+        // The reply's head is one of our own, and short enough not to be coded.
+        wait_until("the refusal", || port.refusals("wrong_content_type") == counted);
+        assert!(raw.is_told("415"));
+    }
+    let mut raw = Raw::of_type(&port, "application/grpc+proto");
+    raw.data(&named("with-its-kind"));
+    raw.end();
+    assert!(raw.is_told("with-its-kind"));
+}
+
+#[test]
 fn questions_are_short() {
     let port = Port::open();
     let mut health = parityd::grpc::proto::health::health_client::HealthClient::new(port.channel());

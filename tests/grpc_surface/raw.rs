@@ -36,7 +36,16 @@ impl Raw {
         Raw::with(port, (method, 65_535), more)
     }
 
+    /// A call of `ModelInfer` whose body is of another type, or of one that is not told.
+    pub(crate) fn of_type(port: &Port, kind: &str) -> Raw {
+        Raw::opened(port, ("ModelInfer", 65_535, kind), &[])
+    }
+
     fn with(port: &Port, (method, window): (&str, u32), more: &[(&str, &str)]) -> Raw {
+        Raw::opened(port, (method, window, "application/grpc"), more)
+    }
+
+    fn opened(port: &Port, (method, window, kind): (&str, u32, &str), more: &[(&str, &str)]) -> Raw {
         let mut stream = TcpStream::connect(port.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
@@ -52,8 +61,8 @@ impl Raw {
             (":scheme", "http"),
             (":path", path.as_str()),
             (":authority", "localhost"),
-            ("content-type", "application/grpc"),
             ("te", "trailers"),
+            ("content-type", kind),
         ];
         for (name, value) in usual.iter().chain(more) {
             head.push(0);
@@ -128,9 +137,10 @@ impl Raw {
     }
 }
 
-/// A word of small letters and underscores in HPACK's code, up to its last whole byte.
+/// A word of small letters, underscores and a few digits in HPACK's code, up to its last whole byte.
 fn huffman(word: &str) -> Vec<u8> {
     let code = |c: char| match c {
+        '1' => (0x1, 5),
         'a' => (0x3, 5),
         'c' => (0x4, 5),
         'e' => (0x5, 5),
@@ -139,6 +149,8 @@ fn huffman(word: &str) -> Vec<u8> {
         's' => (0x8, 5),
         't' => (0x9, 5),
         '-' => (0x16, 6),
+        '4' => (0x1a, 6),
+        '5' => (0x1b, 6),
         '_' => (0x22, 6),
         'b' => (0x23, 6),
         'd' => (0x24, 6),
