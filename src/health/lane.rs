@@ -181,12 +181,15 @@ impl LaneHealth {
         (now.since(since) > rules.fence).then(|| self.go(State::Hung { since }, Reason::CanaryHang(rules.fence)))
     }
 
-    /// Whether another thread should be tried in place of the lane's, which has been in one call for `age`, if in any: it hangs, or it was fenced while
-    /// it hung. The first is tried after the wait of a fence, the next ones after longer and longer waits.
+    /// Whether another thread should be tried now in place of the lane's, which is stuck: the first after the wait of a fence, the next ones after longer
+    /// and longer waits.
     pub fn replacement_due(&self, age: Option<Duration>, rules: &Rules, now: Time) -> bool {
-        if self.replace_at.is_some_and(|at| now < at) {
-            return false;
-        }
+        self.replace_at.is_none_or(|at| at <= now) && self.is_stuck(age, rules, now)
+    }
+
+    /// Whether the lane's thread, which has been in one call for `age`, if in any, has been stuck for the wait of a fence: it hangs, or it was fenced
+    /// while it hung.
+    pub fn is_stuck(&self, age: Option<Duration>, rules: &Rules, now: Time) -> bool {
         match self.state {
             State::Hung { since } => now.since(since) > rules.fence,
             State::Fenced { .. } => {
