@@ -188,10 +188,17 @@ impl Stripe {
     pub fn in_flight_in(&self, domain: FaultDomain) -> bool {
         // A slot that was given up may still run on a lane that hangs, so only an output ends its flight.
         let over = self.word.load().present();
-        let member_there = |slot: usize| self.member(slot).is_some_and(|member| member.domain == Some(domain));
-        let parity_there = |row: usize| self.parity_domains[row].get() == Some(&domain);
-        (0..self.k()).any(|slot| !over.has(slot) && member_there(slot))
-            || (0..self.r()).any(|row| !over.has(self.k() + row) && parity_there(row))
+        self.slots_in(domain).any(|slot| !over.has(slot))
+    }
+
+    /// Whether what waits for the end of its flights in `domain` may wait for ever: a slot that ran there is erased.
+    pub fn has_erased_in(&self, domain: FaultDomain) -> bool {
+        let erased = self.word.load().erased();
+        self.slots_in(domain).any(|slot| erased.has(slot))
+    }
+
+    fn slots_in(&self, domain: FaultDomain) -> impl Iterator<Item = usize> {
+        (0..self.k() + self.r()).filter(move |&slot| self.domain(slot) == Some(domain))
     }
 
     /// A parity job starts in `domain`; `false` if it has started before: one that became urgent is queued twice.
