@@ -174,7 +174,7 @@ impl Dispatch {
         for job in jobs.into_iter().flatten() {
             match job {
                 RunningJob::Query(run) => self.give_up_run(run, now, effects),
-                RunningJob::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
+                RunningJob::Parity { stripe, row } => self.do_without(&stripe, stripe.k() + row, now, effects),
             }
         }
         given_up

@@ -171,17 +171,17 @@ impl LaneSeat {
 
     /// Whether it takes work like its peers.
     pub(super) fn is_healthy(&self) -> bool {
-        self.flags.has(HEALTHY)
+        self.flags.has_any(HEALTHY)
     }
 
     /// Whether it takes work only when waiting for its peers would take longer.
     pub(super) fn is_straggler(&self) -> bool {
-        self.flags.has(STRAGGLER)
+        self.flags.has_any(STRAGGLER)
     }
 
     /// Whether it may be given queries at all.
     pub(super) fn is_usable(&self) -> bool {
-        self.flags.has(HEALTHY | STRAGGLER)
+        self.flags.has_any(HEALTHY | STRAGGLER)
     }
 
     pub(super) fn health(&self) -> LaneHealth {

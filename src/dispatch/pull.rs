@@ -129,7 +129,7 @@ impl Dispatch {
         // A rescue may have taken the place of a hedge that waited.
         let may_start =
             |exact: &Exact| kind != JobKind::Hedge || exact.claim.is_some_and(|claim| exact.query.start_hedge(claim));
-        let is_next = |exact: &Exact| is_wanted(&exact.query) && may_start(exact);
+        let is_next = |exact: &Exact| wanted_or_passed_over(&exact.query) && may_start(exact);
         let Exact { query, place, claim } = std::iter::from_fn(|| from.pop()).find(is_next)?;
         // Its output may fill its place in the stripe, unless a stripe-mate is in flight here or could start here meanwhile.
         let alone = self.lanes.iter().filter(|lane| lane.settings.domain == domain).count() == 1;
@@ -153,7 +153,7 @@ impl Dispatch {
         while jobs.len() < self.settings.batch_max {
             let Some(query) = self.data.pop() else { break };
             let is_first = query.start();
-            if !is_wanted(&query) {
+            if !wanted_or_passed_over(&query) {
                 continue;
             }
             if !is_first {
@@ -199,7 +199,7 @@ impl Dispatch {
         let mut unplaced = vec![query];
         while let Some(query) = unplaced.pop() {
             if let Err(query) = self.data.push(query) {
-                unplaced.extend(self.data.retain(is_wanted));
+                unplaced.extend(self.data.retain(wanted_or_passed_over));
                 unplaced.push(query);
             }
         }
@@ -384,8 +384,8 @@ impl Dispatch {
     }
 }
 
-/// Whether anybody waits for it. If not, whoever asks passes it over.
-pub(super) fn is_wanted(query: &Shared<Admitted>) -> bool {
+/// Whether anybody waits for it. If not, whoever asks has passed it over with this, which frees its permit.
+pub(super) fn wanted_or_passed_over(query: &Shared<Admitted>) -> bool {
     let is_open = query.is_open();
     if !is_open {
         query.pass_over();

@@ -61,7 +61,7 @@ impl OpenStripes {
         let token = self.waiting.pop().unwrap_or_else(|| Waiting { filling: self.stripes.open(), opened: admitted });
         let member = Member { row: query.query.row.clone(), query: Some(query.clone()), domain: None };
         let (place, joined) = token.filling.join(member);
-        place.stripe.give_up(SlotSet::only(place.slot));
+        place.stripe.mark_erased(SlotSet::only(place.slot));
         self.keep_short(joined, token.opened)
     }
 
@@ -165,10 +165,10 @@ mod tests {
         };
         let (place, joined) = short();
         assert!(open.keep_short(joined, Time::ZERO).is_none(), "there is room for one");
-        place.stripe.give_up(SlotSet::only(place.slot));
+        place.stripe.mark_erased(SlotSet::only(place.slot));
         assert!(place.stripe.has_hope(place.slot));
         let (place, joined) = short();
-        place.stripe.give_up(SlotSet::only(place.slot));
+        place.stripe.mark_erased(SlotSet::only(place.slot));
         let closed = open.keep_short(joined, Time::ZERO).expect("there is none for another");
         assert!(closed.is_same(&place.stripe) && !closed.is_full() && !closed.has_hope(place.slot));
     }

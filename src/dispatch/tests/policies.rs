@@ -368,7 +368,7 @@ fn a_query_whose_stripe_finds_no_room_to_wait_is_run_as_it_is() {
     let stripe = Stripes::new(code, Arc::clone(&hand.metrics), 1).open();
     let (place, joined) =
         stripe.join(Member { row: query.query.row.clone(), query: Some(query.clone()), domain: None });
-    place.stripe.give_up(SlotSet::only(place.slot));
+    place.stripe.mark_erased(SlotSet::only(place.slot));
     let Joined::Short(filling) = joined else { unreachable!("one of two") };
     filling.close();
     hand.core.takes_no_more(&place.stripe, &mut hand.effects);
