@@ -152,6 +152,11 @@ impl Engine {
         }
     }
 
+    /// Whether the lane's thread is still stuck.
+    pub fn is_stuck(&self, lane: LaneId) -> bool {
+        self.dispatch.is_stuck(lane, self.clock.now())
+    }
+
     fn tell_stuck(&self, lane: LaneId) {
         let mut stuck = self.stuck.0.lock();
         if !stuck.contains(&lane) {

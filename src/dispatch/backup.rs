@@ -45,7 +45,7 @@ impl Dispatch {
             return false;
         }
         // What comes of the backup is served at once; if nothing does, the query is rescued.
-        stripe.give_up(SlotSet::only(slot));
+        stripe.mark_erased(SlotSet::only(slot));
         // One that waits among the others is queued once more: whoever comes second finds that it has started.
         let is_first = stripe.ask_parity();
         for row in (0..stripe.r()).filter(|&row| !stripe.parity_has_started(row)) {

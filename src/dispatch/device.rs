@@ -126,6 +126,12 @@ impl Dispatch {
         self.give_up_batch(lane, (None, now), |_| None, effects);
     }
 
+    /// Whether the lane's thread is still stuck; it may have come back since that was found.
+    pub fn is_stuck(&self, lane: LaneId, now: Time) -> bool {
+        let seat = self.seat(lane);
+        seat.health().is_stuck(seat.in_flight(now), &self.settings.health, now)
+    }
+
     /// Another thread runs the lane from now on: its own was stuck, and will say nothing more.
     pub fn replaced(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
         let seat = self.seat(lane);
@@ -168,7 +174,7 @@ impl Dispatch {
         for job in jobs.into_iter().flatten() {
             match job {
                 RunningJob::Query(run) => self.give_up_run(run, now, effects),
-                RunningJob::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
+                RunningJob::Parity { stripe, row } => self.do_without(&stripe, stripe.k() + row, now, effects),
             }
         }
         given_up

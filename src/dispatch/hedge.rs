@@ -91,7 +91,7 @@ impl Dispatch {
                 RunningJob::Query(run) => self.run_is_late(run, now, effects),
                 // Whoever is late himself and hoped for this backup is run again.
                 RunningJob::Parity { stripe, row } if self.has_backups() => {
-                    self.erase(&stripe, stripe.k() + row, now, effects);
+                    self.do_without(&stripe, stripe.k() + row, now, effects);
                 }
                 RunningJob::Parity { .. } => {}
             }
@@ -118,7 +118,7 @@ impl Dispatch {
     /// stripe without hope would rescue it as if lost; but it is where parity waits for late members.
     fn release(&self, stripe: &Shared<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
         if self.settings.policy.parity == ParityWhen::Late {
-            stripe.give_up(SlotSet::only(slot));
+            stripe.mark_erased(SlotSet::only(slot));
             self.ask_late_parity(stripe, effects);
         }
         if stripe.recoverable().has(slot) {

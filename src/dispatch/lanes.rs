@@ -120,7 +120,7 @@ pub(super) struct LaneSeat {
     canary: AtomicBool,
     /// How many of its parts are over.
     parts: AtomicU8,
-    /// When each was over, in nanoseconds since the start; written and read by the lane's own thread.
+    /// When each was over, in nanoseconds since the start; written by the lane's threads, and read by its own when all are done.
     marks: [AtomicU64; PARTS],
     /// The batch in flight was found to be late, and what follows from that was done.
     late: AtomicBool,
@@ -171,17 +171,17 @@ impl LaneSeat {
 
     /// Whether it takes work like its peers.
     pub(super) fn is_healthy(&self) -> bool {
-        self.flags.has(HEALTHY)
+        self.flags.has_any(HEALTHY)
     }
 
     /// Whether it takes work only when waiting for its peers would take longer.
     pub(super) fn is_straggler(&self) -> bool {
-        self.flags.has(STRAGGLER)
+        self.flags.has_any(STRAGGLER)
     }
 
     /// Whether it may be given queries at all.
     pub(super) fn is_usable(&self) -> bool {
-        self.flags.has(HEALTHY | STRAGGLER)
+        self.flags.has_any(HEALTHY | STRAGGLER)
     }
 
     pub(super) fn health(&self) -> LaneHealth {
@@ -239,14 +239,14 @@ impl LaneSeat {
         drop(self.spare.put(running));
     }
 
-    /// `parts` of the batch in flight are over.
+    /// `parts` of the batch in flight are over. Of a lane's threads one may tell of fewer after another told of more.
     pub(super) fn progress(&self, parts: usize, now: Time) {
         let started = Time::from_nanos(self.started.load(Ordering::Relaxed));
         let parts = parts.min(PARTS);
-        if let Some(mark) = parts.checked_sub(1).and_then(|last| self.marks.get(last)) {
-            mark.store(nanos(now.since(started)).max(1), Ordering::Relaxed);
+        let told = u8::try_from(parts).unwrap_or(u8::MAX);
+        if self.parts.fetch_max(told, Ordering::Release) < told {
+            self.marks[parts - 1].store(nanos(now.since(started)).max(1), Ordering::Relaxed);
         }
-        self.parts.store(u8::try_from(parts).unwrap_or(u8::MAX), Ordering::Release);
     }
 
     /// When the parts of the batch that is done were over; forgotten with this.

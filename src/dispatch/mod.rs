@@ -317,7 +317,7 @@ impl Dispatch {
             let moved = rule(health)?;
             self.metrics.lane_moved(lane, moved.from.as_str(), moved.to.as_str());
             if matches!(moved.to, State::Straggler { .. }) {
-                seat.pace.begin_rows();
+                seat.pace.begin_streaks();
             }
             self.count_stragglers(moved.from, moved.to);
             Some(moved)

@@ -25,8 +25,8 @@ const fn is_free(flags: u8) -> bool {
 }
 
 impl Flags {
-    pub(super) fn has(&self, flag: u8) -> bool {
-        self.0.load(Ordering::Acquire) & flag != 0
+    pub(super) fn has_any(&self, flags: u8) -> bool {
+        self.0.load(Ordering::Acquire) & flags != 0
     }
 }
 

@@ -129,7 +129,7 @@ impl Dispatch {
         // A rescue may have taken the place of a hedge that waited.
         let may_start =
             |exact: &Exact| kind != JobKind::Hedge || exact.claim.is_some_and(|claim| exact.query.start_hedge(claim));
-        let is_next = |exact: &Exact| is_wanted(&exact.query) && may_start(exact);
+        let is_next = |exact: &Exact| wanted_or_passed_over(&exact.query) && may_start(exact);
         let Exact { query, place, claim } = std::iter::from_fn(|| from.pop()).find(is_next)?;
         // Its output may fill its place in the stripe, unless a stripe-mate is in flight here or could start here meanwhile.
         let alone = self.lanes.iter().filter(|lane| lane.settings.domain == domain).count() == 1;
@@ -153,7 +153,7 @@ impl Dispatch {
         while jobs.len() < self.settings.batch_max {
             let Some(query) = self.data.pop() else { break };
             let is_first = query.start();
-            if !is_wanted(&query) {
+            if !wanted_or_passed_over(&query) {
                 continue;
             }
             if !is_first {
@@ -199,7 +199,7 @@ impl Dispatch {
         let mut unplaced = vec![query];
         while let Some(query) = unplaced.pop() {
             if let Err(query) = self.data.push(query) {
-                unplaced.extend(self.data.retain(is_wanted));
+                unplaced.extend(self.data.retain(wanted_or_passed_over));
                 unplaced.push(query);
             }
         }
@@ -226,9 +226,9 @@ impl Dispatch {
             self.metrics.unprotected.inc();
             return None;
         }
-        let (place, full) = stripes.place(query, domain, now);
-        if let Some(stripe) = full {
-            self.full(&stripe, effects);
+        let (place, over) = stripes.place(query, domain, now);
+        if let Some(stripe) = over {
+            self.takes_no_more(&stripe, effects);
         }
         Some(place)
     }
@@ -240,9 +240,20 @@ impl Dispatch {
         let Some(stripes) = self.stripes.as_ref().filter(|_| coded && !self.is_systematic()) else { return false };
         query.start();
         if let Some(stripe) = stripes.place_erased(query) {
-            self.queue_parity(&stripe, effects);
+            self.takes_no_more(&stripe, effects);
         }
         true
+    }
+
+    /// A stripe is full, or was closed before it was.
+    pub(super) fn takes_no_more(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
+        if !stripe.is_full() {
+            self.rescue_hopeless(stripe, effects);
+        } else if self.is_systematic() {
+            self.full(stripe, effects);
+        } else {
+            self.queue_parity(stripe, effects);
+        }
     }
 
     /// A stripe is full: its parity jobs are queued, unless the policy waits for a late member, or has no lane to spare. A query's own backup
@@ -302,7 +313,7 @@ impl Dispatch {
                 continue;
             }
             if job.stripe.in_flight_in(domain) {
-                if self.parity_could_run_outside(domain) {
+                if self.parity_could_run(&job.stripe, domain) {
                     blocked = true;
                     self.put_parity_back(from, job, effects);
                 } else {
@@ -337,9 +348,12 @@ impl Dispatch {
         self.rescue_hopeless(&job.stripe, effects);
     }
 
-    fn parity_could_run_outside(&self, domain: FaultDomain) -> bool {
-        let could = |lane: &LaneSeat| lane.settings.role.runs_parity() && lane.settings.domain != domain;
-        self.lanes.iter().any(could)
+    /// Whether a parity job that may not start in `domain` now could start there later, or elsewhere. Lanes that are out of work may be so for ever, and
+    /// so does a lost slot keep its domain; one that is in flight, perhaps in the very batch that is being made, does not.
+    fn parity_could_run(&self, stripe: &Stripe, domain: FaultDomain) -> bool {
+        let mut lanes = self.lanes.iter().filter(|lane| lane.settings.role.runs_parity());
+        let is_open = |lane: &LaneSeat| lane.is_healthy() && !stripe.has_erased_in(lane.settings.domain);
+        lanes.clone().any(|lane| lane.settings.domain != domain) && lanes.any(is_open)
     }
 
     /// Counts the jobs of a batch that a lane has run.
@@ -370,8 +384,8 @@ impl Dispatch {
     }
 }
 
-/// Whether anybody waits for it. If not, whoever asks passes it over.
-pub(super) fn is_wanted(query: &Shared<Admitted>) -> bool {
+/// Whether anybody waits for it. If not, whoever asks has passed it over with this, which frees its permit.
+pub(super) fn wanted_or_passed_over(query: &Shared<Admitted>) -> bool {
     let is_open = query.is_open();
     if !is_open {
         query.pass_over();

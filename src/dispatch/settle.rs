@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Dispatch, Effect, Exact, LaneSeat,
     lanes::{Run, RunningJob},
-    pull::is_wanted,
+    pull::wanted_or_passed_over,
     straggler::Sample,
     timers::Due,
 };
@@ -79,30 +79,35 @@ impl Dispatch {
     pub fn canary(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
         self.count_job(JobKind::Canary);
         let is_fatal = outcome == Err(Loss::Fatal);
-        self.canary_came_back(lane, outcome, now, effects);
+        // Only a check is in flight like a batch.
+        if self.seat(lane).in_flight(now).is_some() {
+            self.check_is_over(lane, outcome, now, effects);
+        } else {
+            self.probation_is_over(lane, outcome, now, effects);
+        }
         if is_fatal {
             self.broken(lane, now, effects);
         }
     }
 
-    fn canary_came_back(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
-        let seat = self.seat(lane);
-        if seat.in_flight(now).is_some() {
-            // It seemed well, and was to prove it.
-            let (running, was_given_up) = seat.finish();
-            seat.end(&running, self.occupancy_of(seat));
-            seat.keep(running);
-            let rules = &self.settings.health;
-            // One that hung is to pass a canary anyway, whatever came of this one.
-            match outcome {
-                _ if was_given_up => self.change(lane, |health| health.returned(rules, now), effects),
-                Ok(()) => None,
-                Err(loss) => self.change(lane, |health| health.lost(loss, rules, now), effects),
-            };
-            return;
-        }
+    /// The canary of a lane that seemed well, and was to prove it.
+    fn check_is_over(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
+        let (seat, rules) = (self.seat(lane), &self.settings.health);
+        let (running, was_given_up) = seat.finish();
+        seat.end(&running, self.occupancy_of(seat));
+        seat.keep(running);
+        // One that hung is to pass a canary anyway, whatever came of this one.
+        match outcome {
+            _ if was_given_up => self.change(lane, |health| health.returned(rules, now), effects),
+            Ok(()) => None,
+            Err(loss) => self.change(lane, |health| health.lost(loss, rules, now), effects),
+        };
+    }
+
+    /// The canary of a lane that was out of work.
+    fn probation_is_over(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
         // A lane without a base model could not be probed, so it is not put on trial.
-        let base = seat.settings.role.runs_base();
+        let base = self.seat(lane).settings.role.runs_base();
         let rules = Rules { stragglers: self.settings.health.stragglers && base, ..self.settings.health };
         self.change(lane, |health| health.canary(outcome, &rules, now), effects);
     }
@@ -151,13 +156,13 @@ impl Dispatch {
                 }
                 self.give_up_run(run, now, effects);
             }
-            RunningJob::Parity { stripe, row } => self.erase(&stripe, stripe.k() + row, now, effects),
+            RunningJob::Parity { stripe, row } => self.do_without(&stripe, stripe.k() + row, now, effects),
         }
     }
 
-    /// A slot is lost or declared late: whatever waited only for it is decoded, whatever hoped for it is rescued.
-    pub(super) fn erase(&self, stripe: &Shared<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
-        stripe.give_up(SlotSet::only(slot));
+    /// A slot is lost or declared late: it is erased, what waited only for that is decoded, and what hoped for it is rescued.
+    pub(super) fn do_without(&self, stripe: &Shared<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
+        stripe.mark_erased(SlotSet::only(slot));
         self.ask_late_parity(stripe, effects);
         if slot < stripe.k() {
             self.back_up(stripe, slot, effects);
@@ -180,7 +185,7 @@ impl Dispatch {
         run.end();
         let Run { query, place, .. } = run;
         if let Some(Place { stripe, slot }) = &place {
-            self.erase(stripe, *slot, now, effects);
+            self.do_without(stripe, *slot, now, effects);
         }
         self.rescue_erased(query, place, now, effects);
     }
@@ -200,7 +205,7 @@ impl Dispatch {
 
     /// Runs a query again, exactly, before all other work.
     pub(super) fn rescue(&self, query: Shared<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
-        if is_wanted(&query)
+        if wanted_or_passed_over(&query)
             && let Some(claim) = query.begin_rescue()
         {
             self.push_rescue(Exact { query, place, claim: Some(claim) });
@@ -215,7 +220,7 @@ impl Dispatch {
         let mut unplaced = vec![rescue];
         while let Some(rescue) = unplaced.pop() {
             if let Err(rescue) = self.rescue.push(rescue) {
-                unplaced.extend(self.rescue.retain(|exact| is_wanted(&exact.query)));
+                unplaced.extend(self.rescue.retain(|exact| wanted_or_passed_over(&exact.query)));
                 unplaced.push(rescue);
             }
         }

@@ -9,7 +9,7 @@ use super::{
     Dispatch, Effect, Exact,
     ladder::{Seen, Step},
     lane_id,
-    pull::is_wanted,
+    pull::wanted_or_passed_over,
     straggler::Help,
     timers::Due,
 };
@@ -142,15 +142,15 @@ impl Dispatch {
     fn reap(&self, effects: &mut Vec<Effect>) {
         // A full turn of the data queue is worth its while only if it frees much.
         if self.data.len() >= self.settings.queue_max / 2 {
-            for displaced in self.data.retain(is_wanted) {
+            for displaced in self.data.retain(wanted_or_passed_over) {
                 self.push_data(displaced);
             }
         }
-        for exact in self.rescue.retain(|exact| is_wanted(&exact.query)) {
+        for exact in self.rescue.retain(|exact| wanted_or_passed_over(&exact.query)) {
             self.push_rescue(exact);
         }
-        drop(self.idle_copy.retain(|exact| is_wanted(&exact.query)));
-        self.hedge.retain(|exact| is_wanted(&exact.query)).into_iter().for_each(Exact::give_up);
+        drop(self.idle_copy.retain(|exact| wanted_or_passed_over(&exact.query)));
+        self.hedge.retain(|exact| wanted_or_passed_over(&exact.query)).into_iter().for_each(Exact::give_up);
         for job in self.backup.retain(|job| job.stripe.wants_parity() && !job.stripe.parity_has_started(job.row)) {
             self.drop_parity(&job, effects);
         }

@@ -21,7 +21,9 @@ const STARVED_FORGOTTEN: Duration = Duration::from_secs(1);
 enum Worst {
     /// Nothing, or jobs that it lost.
     Usable,
-    /// It hung: it must show that it is fast.
+    /// It was a straggler: it must show that it is fast.
+    Slow,
+    /// It hung: it must show the same.
     Hung,
     /// It was fenced: a canary that fails fences it again.
     Fenced,
@@ -92,9 +94,10 @@ impl LaneHealth {
         self.reason = Some(reason);
         self.worst = match to {
             State::Healthy => Worst::Usable,
+            State::Straggler { .. } => self.worst.max(Worst::Slow),
             State::Hung { .. } => self.worst.max(Worst::Hung),
             State::Fenced { .. } => Worst::Fenced,
-            State::Starting | State::Straggler { .. } | State::Failed { .. } | State::Probation { .. } => self.worst,
+            State::Starting | State::Failed { .. } | State::Probation { .. } => self.worst,
         };
         self.broken = !to.is_usable() && (self.broken || reason.is_of_process());
         if to.is_usable() {
@@ -181,12 +184,15 @@ impl LaneHealth {
         (now.since(since) > rules.fence).then(|| self.go(State::Hung { since }, Reason::CanaryHang(rules.fence)))
     }
 
-    /// Whether another thread should be tried in place of the lane's, which has been in one call for `age`, if in any: it hangs, or it was fenced while
-    /// it hung. The first is tried after the wait of a fence, the next ones after longer and longer waits.
+    /// Whether another thread should be tried now in place of the lane's, which is stuck: the first after the wait of a fence, the next ones after longer
+    /// and longer waits.
     pub fn replacement_due(&self, age: Option<Duration>, rules: &Rules, now: Time) -> bool {
-        if self.replace_at.is_some_and(|at| now < at) {
-            return false;
-        }
+        self.replace_at.is_none_or(|at| at <= now) && self.is_stuck(age, rules, now)
+    }
+
+    /// Whether the lane's thread, which has been in one call for `age`, if in any, has been stuck for the wait of a fence: it hangs, or it was fenced
+    /// while it hung.
+    pub fn is_stuck(&self, age: Option<Duration>, rules: &Rules, now: Time) -> bool {
         match self.state {
             State::Hung { since } => now.since(since) > rules.fence,
             State::Fenced { .. } => {
@@ -301,7 +307,7 @@ impl LaneHealth {
                 self.canaries -= 1;
                 self.go(State::Fenced { canary_at: now + rules.canary_first }, Reason::CanariesLeft(self.canaries))
             }
-            Ok(()) if self.worst >= Worst::Hung && rules.stragglers => {
+            Ok(()) if self.worst >= Worst::Slow && rules.stragglers => {
                 self.go(State::Straggler { probe_at: now + rules.probe }, Reason::OnTrial)
             }
             Ok(()) => self.go(State::Healthy, Reason::CanaryPassed),

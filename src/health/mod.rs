@@ -131,7 +131,7 @@ pub enum Reason {
     /// It is slow: its last job took this many percent of what it is expected to take here.
     #[error("slow: the last job took {0} % of its expected time")]
     Slow(u32),
-    /// It hung, so it must show that it is fast again.
+    /// It hung, was fenced or was slow, so it must show that it is fast again.
     #[error("canary passed; it must show that it is fast again")]
     OnTrial,
     /// A straggler's probe was due, and no query had come to test it with.

@@ -192,8 +192,8 @@ impl Pace {
         if fast >= IN_A_ROW { Verdict::Fast } else { Verdict::Unchanged }
     }
 
-    /// What came before counts for no row any more: the lane is on trial.
-    pub fn begin_rows(&self) {
+    /// What came before counts for no streak any more: the lane is on trial.
+    pub fn begin_streaks(&self) {
         self.slow.store(0, Ordering::Relaxed);
         self.fast.store(0, Ordering::Relaxed);
     }

@@ -78,6 +78,12 @@ fn a_straggler_is_probed_until_it_is_fast_again_and_can_fall_further() {
     assert_eq!(lane.recovered().unwrap().to, State::Healthy);
     lane.slow(200, ms(500));
     assert_eq!(lane.lost(Loss::Device, &RULES, ms(510)).unwrap().to, State::Failed { canary_at: ms(610) });
+    lane.canary_starts(ms(610));
+    assert_eq!(lane.canary(Ok(()), &RULES, ms(611)).unwrap().to, State::Straggler { probe_at: ms(811) }, "still slow");
+    lane.recovered();
+    lane.lost(Loss::Device, &RULES, ms(900));
+    lane.canary_starts(ms(1_000));
+    assert_eq!(lane.canary(Ok(()), &RULES, ms(1_001)).unwrap().to, State::Healthy, "it was fast since");
 }
 
 #[test]

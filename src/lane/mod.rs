@@ -32,8 +32,8 @@ pub use fault::{FaultSwitch, spoil_row};
 use executor::Executor;
 use outputs::{Given, Outputs, finite_or_lost};
 use progress::Progress;
-pub use tenure::Held;
 use tenure::Tenure;
+pub use tenure::{Held, Inside};
 
 use crate::{
     clock::{Clock, Time},
@@ -96,16 +96,15 @@ pub fn start(
 pub fn replace(
     spec: Spec,
     feed: Arc<dyn Feed>,
-    stuck: &Held,
+    stuck: Inside,
     tried: impl FnOnce(Result<bool, OpenError>) + Send + 'static,
 ) -> io::Result<Held> {
-    let (stuck, call) = (stuck.clone(), stuck.tenure.call());
     on_thread(spec, feed, move |lane| {
         lane.spec.faults.await_answer();
         // The panic's message is in the log.
         let opened = catch_unwind(AssertUnwindSafe(|| lane.open())).unwrap_or(Err(OpenError::Panic));
         let runs = opened.map(|expected| {
-            let runs = call.is_some_and(|call| stuck.tenure.take_from(call));
+            let runs = stuck.take_lane();
             if runs {
                 lane.feed.opened(lane.id(), expected);
                 lane.feed.replaced(lane.id());

@@ -78,11 +78,30 @@ pub struct Held {
     ended: Arc<Mutex<Receiver<Infallible>>>,
 }
 
+/// A thread in one of its calls, in which it may be stuck.
+#[derive(Debug)]
+pub struct Inside {
+    tenure: Arc<Tenure>,
+    call: Call,
+}
+
+impl Inside {
+    /// Takes the lane from the thread; `false` if it has come back meanwhile.
+    pub(super) fn take_lane(&self) -> bool {
+        self.tenure.take_from(self.call)
+    }
+}
+
 impl Held {
     /// A thread that is about to start, and what it drops when it ends, after all else.
     pub(super) fn new() -> (Self, SyncSender<Infallible>) {
         let (ends, ended) = mpsc::sync_channel(0);
         (Held { tenure: Arc::default(), ended: Arc::new(Mutex::new(ended)) }, ends)
+    }
+
+    /// The call that it is inside, if it is. Whoever finds after this that the thread is stuck knows that it is so in this call.
+    pub fn inside(&self) -> Option<Inside> {
+        self.tenure.call().map(|call| Inside { tenure: Arc::clone(&self.tenure), call })
     }
 
     /// Whether it was replaced and has not come back.

@@ -1,7 +1,11 @@
 //! The lanes of one engine: starting them, replacing threads that are stuck, telling how they are, breaking them on request.
 
 use std::{
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -32,6 +36,8 @@ const STUCK_MAX: usize = 3;
 pub struct Crew {
     engine: Arc<Engine>,
     lanes: Vec<Arc<Member>>,
+    /// Whether its end has begun: it is waited for once.
+    ended: AtomicBool,
 }
 
 /// One lane, and the threads that run it or may.
@@ -63,7 +69,7 @@ impl Crew {
         let configured = plan.config.lanes();
         let (told, opened) = mpsc::sync_channel(configured.len());
         // Dropped where one does not open, with those that do.
-        let mut crew = Crew { engine: Arc::clone(engine), lanes: Vec::new() };
+        let mut crew = Crew { engine: Arc::clone(engine), lanes: Vec::new(), ended: AtomicBool::new(false) };
         for (lane, core) in configured.iter().zip(lane::cores(configured)) {
             let spec = Spec {
                 lane: lane.clone(),
@@ -103,6 +109,9 @@ impl Crew {
 
     /// Ends every lane that is not stuck, and waits until it has let go of its device.
     pub(super) fn end(&self) {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
         self.engine.stop();
         // A lane that hangs in an injected fault would otherwise outlive the daemon's library user.
         self.lanes.iter().for_each(|member| member.spec.faults.end());
@@ -129,9 +138,13 @@ impl Member {
         if threads.stuck.len() >= STUCK_MAX {
             return tracing::error!(%lane, stuck = threads.stuck.len(), "too many of the lane's threads are stuck: the daemon must be restarted");
         }
+        // First the call, then the question: one that has come back since it was found is in another call by now, in which it is well.
+        let Some(stuck) = threads.running.inside().filter(|_| engine.is_stuck(lane)) else {
+            return tracing::debug!(%lane, "the lane's thread has come back by itself");
+        };
         let (member, told) = (Arc::clone(self), Arc::clone(engine));
         let feed = Arc::clone(engine) as Arc<dyn Feed>;
-        match lane::replace(self.spec.clone(), feed, &threads.running, move |tried| member.tried(tried, &told)) {
+        match lane::replace(self.spec.clone(), feed, stuck, move |tried| member.tried(tried, &told)) {
             Ok(next) => threads.next = Some(next),
             Err(error) => tracing::error!(%lane, %error, "no thread to replace the lane's"),
         }
@@ -189,5 +202,65 @@ impl Lanes for Crew {
 impl Drop for Crew {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admission::{Admission, Terms},
+        config::Config,
+        query::{Accepts, Rows},
+        reply::Pending,
+        serve::Running,
+    };
+
+    const SLOW: &str = r#"
+[[lane]]
+device = "cpu"
+role = "base"
+service_ms = 4000
+[[deployment]]
+name = "m"
+weights = "weights/fashion-mnist-mlp/1"
+[deployment.policy]
+kind = "none"
+"#;
+
+    /// A daemon whose one lane is well, and for seconds inside a call.
+    fn inside_a_call() -> (Running, Pending) {
+        let config = Config::parse(SLOW, env!("CARGO_MANIFEST_DIR").as_ref(), "config.toml").unwrap();
+        let running = Running::start(&Plan::check(config).unwrap()).unwrap();
+        let rows = Rows::new(vec![0.5; 784], 784).unwrap();
+        let terms = Terms { accepts: Accepts::Any, min_confidence: None, timeout: None };
+        let pending = running.engine.admit(&rows, terms).unwrap();
+        let member = &running.crew.lanes[0];
+        while member.threads.lock().running.inside().is_none() {
+            member.spec.clock.pause(Duration::from_millis(1));
+        }
+        (running, pending)
+    }
+
+    /// It was stuck when that was told, and has come back since.
+    #[test]
+    fn a_thread_that_is_well_is_not_replaced() {
+        let (running, _pending) = inside_a_call();
+        let member = &running.crew.lanes[0];
+        member.replace(&running.engine);
+        assert!(member.threads.lock().next.is_none());
+    }
+
+    #[test]
+    fn the_end_waits_once_for_a_lane_that_does_not_come_back() {
+        let (running, _pending) = inside_a_call();
+        let clock = running.crew.lanes[0].spec.clock;
+        let took = |end: &dyn Fn()| {
+            let before = clock.now();
+            end();
+            clock.now().since(before)
+        };
+        assert!(took(&|| running.crew.end()) >= CLOSING_MAX);
+        assert!(took(&|| running.crew.end()) < CLOSING_MAX / 2, "whoever drops it last ends it again");
     }
 }

@@ -1,7 +1,7 @@
 //! Stripes: k queries coded together, and what is known of their k + r slots.
 //!
 //! A stripe knows rows, outputs and a code; it knows nothing of candle, lanes' threads, queues of jobs, policy or time. Its slots only
-//! ever gain knowledge: a member joins, an output arrives, a slot is given up. All of it is told by one atomic word and by cells that
+//! ever gain knowledge: a member joins, an output arrives, a slot is erased. All of it is told by one atomic word and by cells that
 //! are set once, so lanes settle slots without a lock and every reader sees a state that was true at some moment. Of two lanes that
 //! settle the last two slots at once, at least the later sees both, so a possible decode is never missed.
 //!
@@ -138,7 +138,7 @@ impl Filling {
     pub fn close(self) {
         let k = self.0.code.k();
         let filled = SlotSet::below(self.0.word.load().filled());
-        self.0.give_up(SlotSet::below(k + self.0.code.r()).without(filled));
+        self.0.mark_erased(SlotSet::below(k + self.0.code.r()).without(filled));
         self.0.word.mark(word::SHORT);
     }
 
@@ -186,12 +186,19 @@ impl Stripe {
 
     /// Whether some slot of it is being worked on in `domain` (stripe-mates are never in flight together there).
     pub fn in_flight_in(&self, domain: FaultDomain) -> bool {
-        // A slot that was given up may still run on a lane that hangs, so only an output ends its flight.
+        // A slot that is erased may still run on a lane that hangs, so only an output ends its flight.
         let over = self.word.load().present();
-        let member_there = |slot: usize| self.member(slot).is_some_and(|member| member.domain == Some(domain));
-        let parity_there = |row: usize| self.parity_domains[row].get() == Some(&domain);
-        (0..self.k()).any(|slot| !over.has(slot) && member_there(slot))
-            || (0..self.r()).any(|row| !over.has(self.k() + row) && parity_there(row))
+        self.slots_in(domain).any(|slot| !over.has(slot))
+    }
+
+    /// Whether what waits for the end of its flights in `domain` may wait for ever: a slot that ran there is erased.
+    pub fn has_erased_in(&self, domain: FaultDomain) -> bool {
+        let erased = self.word.load().erased();
+        self.slots_in(domain).any(|slot| erased.has(slot))
+    }
+
+    fn slots_in(&self, domain: FaultDomain) -> impl Iterator<Item = usize> {
+        (0..self.k() + self.r()).filter(move |&slot| self.domain(slot) == Some(domain))
     }
 
     /// A parity job starts in `domain`; `false` if it has started before: one that became urgent is queued twice.
@@ -232,7 +239,7 @@ impl Stripe {
     }
 
     /// Slots are lost or will not come in time; an output that comes all the same is still taken.
-    pub fn give_up(&self, slots: SlotSet) {
+    pub fn mark_erased(&self, slots: SlotSet) {
         self.word.set_lost(slots);
     }
 
@@ -248,7 +255,7 @@ impl Stripe {
 
     /// The parity job of row `row` will not run.
     pub fn drop_parity(&self, row: usize) {
-        self.give_up(SlotSet::only(self.k() + row));
+        self.mark_erased(SlotSet::only(self.k() + row));
         self.word.mark(word::DROPPED);
     }
 
@@ -267,7 +274,7 @@ impl Stripe {
         self.code.recoverable(self.word.load().present())
     }
 
-    /// Whether `slot` could still be decoded if everything that is not given up arrived. Each is decoded once, so not if that was held back.
+    /// Whether `slot` could still be decoded if everything that is not erased arrived. Each is decoded once, so not if that was held back.
     pub fn has_hope(&self, slot: usize) -> bool {
         if self.held(slot).is_some() {
             return false;

@@ -43,7 +43,8 @@ impl OpenStripes {
         OpenStripes { stripes, fill, waiting: Bounded::new(open_max), partners }
     }
 
-    /// Gives the row of a query that starts in `domain` a place. Also gives back the stripe if that made it full.
+    /// Gives the row of a query that starts in `domain` a place. Also gives back the stripe if it takes no more members: it is full, or closed
+    /// for want of room.
     pub fn place(&self, query: &Shared<Admitted>, domain: FaultDomain, now: Time) -> (Place, Option<Shared<Stripe>>) {
         let token = self.take_for(domain);
         let opened = token.as_ref().map_or(now, |token| token.opened);
@@ -54,13 +55,13 @@ impl OpenStripes {
     }
 
     /// Gives the row of a query that will not be run by itself a place: its slot is erased from the start, so that what is decoded is
-    /// served at once. Gives back the stripe if that made it full.
+    /// served at once. Gives back the stripe if it takes no more members: it is full, or closed for want of room.
     pub fn place_erased(&self, query: &Shared<Admitted>) -> Option<Shared<Stripe>> {
         let admitted = query.query.admitted;
         let token = self.waiting.pop().unwrap_or_else(|| Waiting { filling: self.stripes.open(), opened: admitted });
         let member = Member { row: query.query.row.clone(), query: Some(query.clone()), domain: None };
         let (place, joined) = token.filling.join(member);
-        place.stripe.give_up(SlotSet::only(place.slot));
+        place.stripe.mark_erased(SlotSet::only(place.slot));
         self.keep_short(joined, token.opened)
     }
 
@@ -71,25 +72,25 @@ impl OpenStripes {
             if !token.filling.stripe().in_flight_in(domain) {
                 return Some(token);
             }
-            self.put(token);
+            // Of one that is closed the members that run are unprotected from here on; those that were lost are rescued in time.
+            drop(self.put(token));
         }
         None
     }
 
-    fn put(&self, token: Waiting) {
-        // No room: its members run unprotected from here on, like any redundancy that finds its queue full.
-        if let Err(token) = self.waiting.push(token) {
-            token.filling.close();
-        }
+    /// Lets a stripe wait for members; gives it back, closed, if there is no room. Like any redundancy that finds its queue full it is dropped, but whoever
+    /// hoped for it is to be rescued.
+    fn put(&self, token: Waiting) -> Option<Shared<Stripe>> {
+        let Err(Waiting { filling, .. }) = self.waiting.push(token) else { return None };
+        let stripe = filling.stripe().clone();
+        filling.close();
+        Some(stripe)
     }
 
     fn keep_short(&self, joined: Joined, opened: Time) -> Option<Shared<Stripe>> {
         match joined {
             Joined::Full(stripe) => Some(stripe),
-            Joined::Short(filling) => {
-                self.put(Waiting { filling, opened });
-                None
-            }
+            Joined::Short(filling) => self.put(Waiting { filling, opened }),
         }
     }
 
@@ -105,7 +106,7 @@ impl OpenStripes {
         for _ in 0..self.waiting.len() {
             let Some(token) = self.waiting.pop() else { break };
             if now.since(token.opened) < self.fill {
-                self.put(token);
+                overdue.extend(self.put(token).map(Overdue::Closed));
                 continue;
             }
             overdue.push(self.finish(token.filling, close_all));
@@ -144,6 +145,31 @@ impl OpenStripes {
 pub enum Overdue {
     /// Known partners filled it.
     Filled(Shared<Stripe>),
-    /// It has no use for parity, or nobody to fill it.
+    /// It has no use for parity, nobody to fill it, or no room to wait.
     Closed(Shared<Stripe>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::Berrut;
+
+    /// Under a code that is not systematic nobody runs its members but whoever is told.
+    #[test]
+    fn a_stripe_that_finds_no_room_to_wait_is_given_back_closed() {
+        let (code, metrics) = (Arc::new(Berrut::new(3, 1, 0).unwrap()), Arc::new(Metrics::new("m", 1)));
+        let open = OpenStripes::new(code, metrics, Duration::ZERO, 1);
+        let short = || {
+            let member = Member { row: Row::whole(vec![1.0]), query: None, domain: None };
+            open.stripes.open().join(member)
+        };
+        let (place, joined) = short();
+        assert!(open.keep_short(joined, Time::ZERO).is_none(), "there is room for one");
+        place.stripe.mark_erased(SlotSet::only(place.slot));
+        assert!(place.stripe.has_hope(place.slot));
+        let (place, joined) = short();
+        place.stripe.mark_erased(SlotSet::only(place.slot));
+        let closed = open.keep_short(joined, Time::ZERO).expect("there is none for another");
+        assert!(closed.is_same(&place.stripe) && !closed.is_full() && !closed.has_hope(place.slot));
+    }
 }

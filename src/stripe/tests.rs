@@ -72,7 +72,7 @@ fn check_order(code: &Arc<dyn Code>, order: &[usize], lost: SlotSet) {
     let (mut present, mut erased) = (SlotSet::EMPTY, SlotSet::EMPTY);
     for &slot in order {
         if lost.has(slot) {
-            stripe.give_up(SlotSet::only(slot));
+            stripe.mark_erased(SlotSet::only(slot));
             erased = erased.with(SlotSet::only(slot));
         } else {
             assert_ne!(stripe.settle(slot, Arc::clone(&outputs[slot])), Settled::Late);

@@ -32,29 +32,25 @@ impl Word {
         Snapshot(self.0.load(Ordering::SeqCst))
     }
 
-    fn set(&self, bits: u64) -> Snapshot {
+    /// Turns bits on; gives the word before.
+    pub(super) fn mark(&self, bits: u64) -> Snapshot {
         Snapshot(self.0.fetch_or(bits, Ordering::SeqCst))
     }
 
     /// The word before.
-    pub(super) fn mark(&self, mark: u64) -> Snapshot {
-        self.set(mark)
-    }
-
-    /// The word before.
     pub(super) fn set_present(&self, slots: SlotSet) -> Snapshot {
-        self.set(u64::from(slots.bits()))
+        self.mark(u64::from(slots.bits()))
     }
 
     pub(super) fn set_lost(&self, slots: SlotSet) {
-        self.set(u64::from(slots.bits()) << LOST);
+        self.mark(u64::from(slots.bits()) << LOST);
     }
 
     /// Claims the decoding of `slot`; `true` for the first claim only.
     pub(super) fn claim(&self, slot: usize) -> bool {
         assert!(slot < DATA_MAX, "only data slots are decoded");
         let bit = u64::from(SlotSet::only(slot).bits()) << CLAIMED;
-        self.set(bit).0 & bit == 0
+        self.mark(bit).0 & bit == 0
     }
 
     /// One more member. Only the holder of the stripe's token calls this.
@@ -77,7 +73,7 @@ impl Snapshot {
         self.slots(0)
     }
 
-    /// Given up and not present.
+    /// Lost or declared late, and not present.
     pub(super) const fn erased(self) -> SlotSet {
         self.slots(LOST).without(self.present())
     }

@@ -29,3 +29,20 @@ fn what_never_ran_on_a_lane_does_not_hang_before_what_did_would() {
     seat.pace.expect(Pass { model: Model::Parity, jobs: 2 }, ms(100));
     assert_eq!(seat.hang_limit(ms(200)), ms(500), "now it is known");
 }
+
+/// Two threads of a lane tell of a batch: one was stopped between its sum and its report.
+#[test]
+fn a_report_that_was_overtaken_takes_nothing_back() {
+    let seat = LaneSeat::new(LaneSettings::alone(Role::Base, 0), 1);
+    let (occupancy, ms) = (Occupancy::default(), |ms: u64| Time::from_nanos(ms * 1_000_000));
+    seat.start(Vec::new(), false, &occupancy, ms(1));
+    for (parts, at) in [(1, 2), (4, 5), (3, 6)] {
+        seat.progress(parts, ms(at));
+    }
+    assert_eq!(seat.parts(), 4);
+    let millis = seat.take_marks().map(|mark| mark.as_millis());
+    assert_eq!(millis, [1, 0, 0, 4, 0, 0, 0, 0]);
+    seat.finish();
+    seat.start(Vec::new(), false, &occupancy, ms(10));
+    assert_eq!(seat.parts(), 0);
+}

@@ -2,10 +2,14 @@
 
 use super::*;
 use crate::{
-    code::Berrut,
+    code::{Berrut, SlotSet},
     config::{Hedge, ParityWhen},
-    health::State,
+    health::{
+        State,
+        device::{Sign, Told},
+    },
     job::PARTS,
+    stripe::{Joined, Member, Stripes},
 };
 
 /// Some lanes that all hold everything, under a policy; jobs take 10 ms, and lanes have learned how they go.
@@ -295,32 +299,80 @@ fn a_trial_takes_two_fast_jobs_however_fast_the_lane_was_before() {
     assert_eq!(pool.state(lane), State::Healthy);
 }
 
+/// Three lanes that hold everything, under a code of two rows that runs no query as it is.
+fn mixing(stragglers: usize, batch_max: usize) -> (Hand, Arc<Berrut>) {
+    let code = Arc::new(Berrut::new(2, stragglers, 0).unwrap());
+    let hand = Hand::of(Settings {
+        lanes: (0..3).map(|lane| LaneSettings::alone(Role::Both, lane)).collect(),
+        batch_max,
+        code: Some(code.clone()),
+        policy: pooled(PolicyKind::Coded),
+        ..Hand::settings(Rerun::AtOnce, 2, 1, None)
+    });
+    (hand, code)
+}
+
 /// Under a code that runs no query as it is, the jobs of its stripe are no redundancy that could wait for lanes that idle.
 #[test]
 fn mixtures_run_on_the_one_lane_that_is_left() {
-    let code = Arc::new(Berrut::new(2, 1, 0).unwrap());
-    let lane = |lane| LaneSettings::alone(Role::Both, lane);
-    let settings = Hand::settings(Rerun::AtOnce, 2, 1, None);
-    let mut hand = Hand::of(Settings {
-        lanes: (0..3).map(lane).collect(),
-        code: Some(code.clone()),
-        policy: pooled(PolicyKind::Coded),
-        ..settings
-    });
-    let (lost, _pending) = hand.submit(9.0, Accepts::DirectOnly);
-    for lane in [LaneId(0), LaneId(1)] {
-        assert!(hand.pull(lane).is_some());
-        hand.complete(lane, Err(Loss::Panic));
+    // Each in a batch of its own, however many would fit.
+    for batch_max in [1, 4] {
+        let (mut hand, code) = mixing(1, batch_max);
+        let (lost, _pending) = hand.submit(9.0, Accepts::DirectOnly);
+        for lane in [LaneId(0), LaneId(1)] {
+            assert!(hand.pull(lane).is_some());
+            hand.complete(lane, Err(Loss::Panic));
+        }
+        assert!(lost.answered().is_some(), "and two lanes are out of work");
+        let queries = [hand.submit(3.0, Accepts::Any), hand.submit(4.0, Accepts::Any)];
+        for _ in 0..2 {
+            let Some(Work::Batch(Batch::Parity(inputs))) = hand.pull(LaneId(2)) else { panic!("there is work") };
+            let (rows, mut mixture) = (&inputs[0].rows, [0.0]);
+            code.encode(inputs[0].row, &[&rows[0], &rows[1]], &mut mixture);
+            hand.complete_row(LaneId(2), &mixture);
+        }
+        for (query, _) in &queries {
+            assert_eq!(provenance(query), Some(Provenance::Reconstructed));
+        }
     }
-    assert!(lost.answered().is_some(), "and two lanes are out of work");
-    let queries = [hand.submit(3.0, Accepts::Any), hand.submit(4.0, Accepts::Any)];
-    for _ in 0..2 {
-        let Some(Work::Batch(Batch::Parity(inputs))) = hand.pull(LaneId(2)) else { panic!("there is work") };
-        let (rows, mut mixture) = (&inputs[0].rows, [0.0]);
-        code.encode(inputs[0].row, &[&rows[0], &rows[1]], &mut mixture);
-        hand.complete_row(LaneId(2), &mixture);
+}
+
+/// What a lane has lost keeps it for ever from the other mixtures of the stripe, and fenced lanes may be so for ever.
+#[test]
+fn queries_whose_mixtures_no_lane_that_is_left_may_run_are_run_as_they_are() {
+    for (lost, left) in [(1, 1), (2, 2)] {
+        let (mut hand, _) = mixing(lost, 1);
+        for fenced in (left..3).map(LaneId) {
+            hand.core.told(fenced, Told::Begins(Sign::Lost), hand.now, &mut hand.effects);
+        }
+        let queries = [hand.submit(3.0, Accepts::Any), hand.submit(4.0, Accepts::Any)];
+        for lane in (0..left).map(LaneId) {
+            assert!(matches!(hand.pull(lane), Some(Work::Batch(Batch::Parity(_)))));
+            hand.complete(lane, Err(Loss::Memory));
+        }
+        assert!(hand.pull(LaneId(0)).is_none() && !hand.core.rest(LaneId(0)), "it finds the rescues at its next look");
+        hand.core.rise(LaneId(0));
+        for (query, _) in &queries {
+            assert!(matches!(hand.pull(LaneId(0)), Some(Work::Batch(Batch::Base(_)))), "{left} left");
+            hand.complete(LaneId(0), Ok(9.0));
+            assert_eq!(provenance(query), Some(Provenance::Direct));
+        }
     }
-    for (query, _) in &queries {
-        assert_eq!(provenance(query), Some(Provenance::Reconstructed));
-    }
+}
+
+#[test]
+fn a_query_whose_stripe_finds_no_room_to_wait_is_run_as_it_is() {
+    let (mut hand, code) = mixing(1, 1);
+    let (query, _pending) = hand.submit(3.0, Accepts::Any);
+    assert!(hand.pull(LaneId(0)).is_none(), "it waits for another");
+    let stripe = Stripes::new(code, Arc::clone(&hand.metrics), 1).open();
+    let (place, joined) =
+        stripe.join(Member { row: query.query.row.clone(), query: Some(query.clone()), domain: None });
+    place.stripe.mark_erased(SlotSet::only(place.slot));
+    let Joined::Short(filling) = joined else { unreachable!("one of two") };
+    filling.close();
+    hand.core.takes_no_more(&place.stripe, &mut hand.effects);
+    assert!(matches!(hand.pull(LaneId(0)), Some(Work::Batch(Batch::Base(_)))));
+    hand.complete(LaneId(0), Ok(3.0));
+    assert_eq!(provenance(&query), Some(Provenance::Direct));
 }

@@ -35,6 +35,25 @@ fn its_query_is_rescued_its_thread_replaced_once_a_wait_and_the_lane_proves_itse
     assert_eq!(replacements(&mut hand), 0);
 }
 
+/// Between what is found and what is done about it.
+#[test]
+fn a_thread_that_has_come_back_is_not_stuck_in_its_next_call() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let _query = hand.submit(3.0, Accepts::DirectOnly);
+    assert!(matches!(hand.pull(BASE[0]), Some(Work::Batch(_))));
+    hand.tick_after(201);
+    hand.tick_after(30_001);
+    assert_eq!(replacements(&mut hand), 1);
+    assert!(hand.core.is_stuck(BASE[0], hand.now), "although the next try is not due yet");
+    hand.complete(BASE[0], Ok(3.0));
+    assert!(!hand.core.is_stuck(BASE[0], hand.now));
+    assert!(matches!(hand.pull(BASE[0]), Some(Work::Canary)));
+    hand.tick_after(30_000);
+    assert!(!hand.core.is_stuck(BASE[0], hand.now));
+    hand.tick_after(1);
+    assert!(hand.core.is_stuck(BASE[0], hand.now), "now this one hangs, too");
+}
+
 /// A process that was stopped blames no lane for that; one that hangs all the same is found when it had its whole time.
 #[test]
 fn a_lane_is_not_hung_because_nothing_ran() {
