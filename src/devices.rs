@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::Result;
 use parityd::{
-    config::{self, Config, ConfigFaults},
-    nvml,
+    config::{self, Config, ConfigFaults, Lanes},
+    nvml, serve,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -60,8 +60,7 @@ pub(crate) fn devices(config: Option<&Path>, json: bool) -> Result<()> {
         Ok(devices) => (devices, None),
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
-    let uuids: Vec<String> = devices.iter().map(|device| device.uuid.clone()).collect();
-    let (lanes, faults) = match lanes(config, &uuids) {
+    let (lanes, faults) = match lanes(config) {
         Ok(lanes) => (lanes, None),
         Err(faults) => (Vec::new(), Some(faults)),
     };
@@ -93,11 +92,12 @@ fn gpus() -> Result<Vec<Device>, Box<dyn std::error::Error>> {
     Ok(gpus.into_iter().map(device).collect())
 }
 
-fn lanes(config: Option<&Path>, uuids: &[String]) -> Result<Vec<Lane>, ConfigFaults> {
+fn lanes(config: Option<&Path>) -> Result<Vec<Lane>, ConfigFaults> {
     let config = Config::load(&config::find(config)?)?;
     let listen = config.http.listen;
     let told = ask(listen);
-    let (config, _) = config.on_gpus(uuids)?;
+    let gpus = if config.lanes == Lanes::Auto { serve::auto_gpus() } else { Vec::new() };
+    let (config, _) = config.on_gpus(&gpus)?;
     let lane = |lane: &config::Lane| {
         let of_lane = |lanes: &Value| lanes.as_array()?.iter().find(|told| told["id"] == lane.id.0).cloned();
         let word = |told: &Value, key: &str| told[key].as_str().unwrap_or_default().to_owned();

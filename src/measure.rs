@@ -145,7 +145,11 @@ fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
 }
 
 fn forward(options: &BenchForward) -> Result<()> {
-    let report = bench::forward(&ForwardOptions {
+    if options.device == config::Device::Cpu && options.precision != config::Precision::F32 {
+        let told = "--precision: CPUs compute in f32 alone; leave it out, or name a GPU with --device";
+        Cli::command().error(ErrorKind::ValueValidation, told).exit();
+    }
+    let asked = ForwardOptions {
         device: options.device.clone(),
         precision: options.precision,
         architecture: options.network,
@@ -153,6 +157,10 @@ fn forward(options: &BenchForward) -> Result<()> {
         batches: options.batches.iter().copied().map(usize::from).collect(),
         seconds: options.seconds,
         command: command(),
+    };
+    let report = bench::forward(&asked, &|pass| {
+        let bench::Pass { network, row, batch, kernels, p50_us, p99_us, .. } = pass;
+        tracing::info!(network, ?row, batch, kernels, p50_us, p99_us, "a batch is timed");
     })?;
     print(&if options.json || options.weights.is_some() { report.json() } else { report.to_string() })
 }

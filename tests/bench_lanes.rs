@@ -162,7 +162,10 @@ fn wrong_words_are_refused_with_the_right_ones() {
 
 #[test]
 fn networks_are_timed_and_wrong_ones_refused() {
-    let report = measured(&bench(&["forward", "--network", "mlp", "--batches", "1,3", "--seconds", "0.01", "--json"]));
+    let output = bench(&["forward", "--network", "mlp", "--batches", "1,3", "--seconds", "0.01", "--json"]);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(log.matches("a batch is timed").count(), 2, "each is told when it is measured: {log}");
+    let report = measured(&output);
     let passes = report["passes"].as_array().unwrap();
     assert_eq!((report["device"].as_str(), passes.len()), (Some("cpu"), 2));
     assert_eq!(passes[1]["batch"], 3);
@@ -178,6 +181,9 @@ fn networks_are_timed_and_wrong_ones_refused() {
     };
     wrong(&["forward", "--device", "gpu"], 2, "must be \"cpu\"");
     wrong(&["forward", "--network", "alexnet"], 2, "alexnet");
+    for precision in ["tf32", "f16", "bf16"] {
+        wrong(&["forward", "--network", "mlp", "--precision", precision], 2, "CPUs compute in f32 alone");
+    }
     wrong(&["forward", "--network", "lenet5", "--weights", "Cargo.toml"], 78, "Cargo.toml");
     #[cfg(not(feature = "cuda"))]
     wrong(&["forward", "--device", "cuda:0"], 78, "--features cuda");

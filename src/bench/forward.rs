@@ -119,34 +119,38 @@ struct Subject {
     tells_outputs: bool,
 }
 
-/// Measures them.
-pub fn forward(options: &ForwardOptions) -> Result<ForwardReport, BenchError> {
+/// Measures them. `measured` hears each figure as soon as there is one: a network that fails later does not take it back.
+pub fn forward(options: &ForwardOptions, measured: &dyn Fn(&Pass)) -> Result<ForwardReport, BenchError> {
     let watch = Watch::start();
-    let subjects = match &options.weights {
-        Some(file) => vec![Subject::of_file(options, file)?],
-        None => Subject::known(options)?,
-    };
     let mut passes = Vec::new();
-    for subject in subjects {
-        passes.extend(subject.passes(options).map_err(BenchError::Forward)?);
+    let mut measure = |subject: &Subject| {
+        let found = subject.passes(options).map_err(BenchError::Forward)?;
+        found.iter().for_each(measured);
+        passes.extend(found);
+        Ok::<_, BenchError>(())
+    };
+    match &options.weights {
+        Some(file) => measure(&Subject::of_file(options, file)?)?,
+        None => Subject::known(options)?.try_for_each(|subject| measure(&subject?))?,
     }
     let env = Env::read(&options.command, 0, &watch);
     Ok(ForwardReport { device: options.device.to_string(), passes, env })
 }
 
 impl Subject {
-    fn known(options: &ForwardOptions) -> Result<Vec<Self>, BenchError> {
+    /// One after the other, so that one which fails, or finds no memory beside the others, costs none of those before it.
+    fn known(options: &ForwardOptions) -> Result<impl Iterator<Item = Result<Self, BenchError>>, BenchError> {
         let device = open_device(&options.device).map_err(BenchError::Device)?;
         let mut state = 1;
-        let mut subjects = Vec::new();
-        for (architecture, plan) in plans(options.architecture) {
-            let parameters = drawn(&plan.parameters(), &mut state).map_err(BenchError::Forward)?;
-            let net = options.net(&plan, &parameters, &device).map_err(BenchError::Forward)?;
+        let mut subject = move |(architecture, plan): (Architecture, Plan)| {
+            let parameters = drawn(&plan.parameters(), &mut state)?;
+            let net = options.net(&plan, &parameters, &device)?;
             let most = options.batches.iter().max().copied().unwrap_or(1);
             let rows = (0..most * net.width()).map(|_| draw(&mut state)).collect();
-            subjects.push(Subject { name: architecture.to_string(), net, rows, tells_outputs: false });
-        }
-        Ok(subjects)
+            Ok(Subject { name: architecture.to_string(), net, rows, tells_outputs: false })
+        };
+        let plans = plans(options.architecture).into_iter();
+        Ok(plans.map(move |known| subject(known).map_err(BenchError::Forward)))
     }
 
     fn of_file(options: &ForwardOptions, file: &PathBuf) -> Result<Self, BenchError> {

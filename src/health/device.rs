@@ -16,7 +16,7 @@ use std::fmt;
 pub enum Sign {
     /// An Xid event.
     Xid(u64),
-    /// The GPU does not answer any more (`NVML_ERROR_GPU_IS_LOST`), or is not among the devices.
+    /// The GPU does not answer any more (`NVML_ERROR_GPU_IS_LOST`), or is no longer among the devices.
     Lost,
     /// It answers only that it must be reset (`NVML_ERROR_RESET_REQUIRED`).
     ResetRequired,

@@ -52,9 +52,37 @@ fn uuid_of(ordinal: usize) -> Option<String> {
     use cudarc::driver::result;
     result::init().ok()?;
     let device = result::device::get(i32::try_from(ordinal).ok()?).ok()?;
-    let digits = digits_of(result::device::get_uuid(device).ok()?);
+    Some(written(result::device::get_uuid(device).ok()?))
+}
+
+/// The UUIDs of the GPUs that CUDA shows this process, in its order: `CUDA_VISIBLE_DEVICES` may hide some, and order them. None in a build without CUDA, which
+/// opens no GPU.
+///
+/// # Errors
+/// CUDA's own, in words if it is a known one: no driver, or no GPU.
+#[cfg(feature = "cuda")]
+pub fn visible_gpus() -> Option<Result<Vec<String>, String>> {
+    use cudarc::driver::result;
+    let listed = || {
+        result::init()?;
+        let uuid = |ordinal| result::device::get(ordinal).and_then(result::device::get_uuid).map(written);
+        (0..result::device::get_count()?).map(uuid).collect::<Result<Vec<_>, result::DriverError>>()
+    };
+    Some(listed().map_err(|error| cause(&TensorError::wrap(error))))
+}
+
+/// The same.
+#[cfg(not(feature = "cuda"))]
+pub fn visible_gpus() -> Option<Result<Vec<String>, String>> {
+    None
+}
+
+/// A UUID as NVML writes it.
+#[cfg(feature = "cuda")]
+fn written(uuid: cudarc::driver::sys::CUuuid) -> String {
+    let digits = digits_of(uuid);
     let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
-    Some(format!("GPU-{}", parts.join("-")))
+    format!("GPU-{}", parts.join("-"))
 }
 
 /// All of a UUID, without what is put between for readers.
@@ -111,6 +139,7 @@ mod tests {
         uuid.bytes[0] = 1;
         uuid.bytes[15] = !0;
         assert_eq!(digits_of(uuid), "010000000000000000000000000000ff");
+        assert_eq!(written(uuid), "GPU-01000000-0000-0000-0000-0000000000ff");
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -121,5 +150,6 @@ mod tests {
             assert!(matches!(error, OpenError::NoCuda { .. }), "{error}");
         }
         assert_eq!(uuid_of(0), None);
+        assert_eq!(visible_gpus(), None, "NVML lists them");
     }
 }

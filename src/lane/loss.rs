@@ -6,8 +6,8 @@
 
 use crate::job::Loss;
 
-/// Names of sticky errors: 214, 220, 226, 700, 702, 709, 710, 714 to 719, 721, 911.
-const STICKY: [&str; 15] = [
+/// Names of sticky errors: 214, 220, 226, 700, 702, 709, 710, 714 to 719, 721, 810, 911.
+const STICKY: [&str; 16] = [
     "CUDA_ERROR_ILLEGAL_ADDRESS",
     "CUDA_ERROR_LAUNCH_TIMEOUT",
     "CUDA_ERROR_CONTEXT_IS_DESTROYED",
@@ -23,7 +23,11 @@ const STICKY: [&str; 15] = [
     "CUDA_ERROR_CONTAINED",
     "CUDA_ERROR_TENSOR_MEMORY_LEAK",
     "CUDA_ERROR_EXTERNAL_DEVICE",
+    "CUDA_ERROR_MPS_CLIENT_TERMINATED",
 ];
+
+/// What CUDA has no name for (999). Once, it may be anything; where a device that this process has used does not open again for it, it is as good as sticky.
+const UNKNOWN: &str = "CUDA_ERROR_UNKNOWN";
 
 /// Names of a lack of memory, of the driver's and of the libraries'.
 const NO_MEMORY: [&str; 3] =
@@ -40,15 +44,62 @@ pub(super) fn loss_of(text: &str) -> Loss {
     }
 }
 
+/// Whether errors that CUDA has no name for come again, in one lane.
+#[derive(Debug, Default)]
+pub(super) struct Unknown {
+    /// The device was of use to this process: where it never was, another process would hardly fare better.
+    was_open: bool,
+    has_come: bool,
+}
+
+impl Unknown {
+    /// The device is open: what came before is over.
+    pub(super) fn opened(&mut self) {
+        *self = Unknown { was_open: true, has_come: false };
+    }
+
+    /// A job was lost to an error with this text.
+    pub(super) fn job(&mut self, text: &str) {
+        self.has_come |= text.contains(UNKNOWN);
+    }
+
+    /// What a canary is lost to, that would have been this, where the device did not open for an error with this text.
+    pub(super) fn not_open(&mut self, text: &str, loss: Loss) -> Loss {
+        let (is_unknown, came) = (text.contains(UNKNOWN), self.has_come);
+        self.has_come |= is_unknown;
+        if is_unknown && came && self.was_open { Loss::Fatal } else { loss }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_without_a_name_is_fatal_where_a_device_that_was_open_does_not_open_again_for_it() {
+        let text = "lane 0: device \"cuda:0\" did not open: DriverError(CUDA_ERROR_UNKNOWN, \"unknown error\")";
+        let mut never = Unknown::default();
+        assert_eq!([never.not_open(text, Loss::Device), never.not_open(text, Loss::Device)], [Loss::Device; 2]);
+        let mut unknown = Unknown::default();
+        unknown.opened();
+        assert_eq!(unknown.not_open(text, Loss::Device), Loss::Device, "once");
+        assert_eq!(unknown.not_open("DriverError(CUDA_ERROR_OUT_OF_MEMORY)", Loss::Memory), Loss::Memory);
+        assert_eq!(unknown.not_open(text, Loss::Device), Loss::Fatal, "again");
+        unknown.opened();
+        unknown.job("shape mismatch");
+        assert_eq!(unknown.not_open(text, Loss::Device), Loss::Device, "it was well meanwhile");
+        unknown.opened();
+        unknown.job(text);
+        assert_eq!(unknown.not_open(text, Loss::Device), Loss::Fatal, "a job, and then the device");
+    }
 
     #[test]
     fn sticky_errors_and_lack_of_memory_are_known_by_name() {
         for (text, loss) in [
             ("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")", Loss::Fatal),
             ("cuda error: DriverError(CUDA_ERROR_LAUNCH_FAILED)", Loss::Fatal),
+            ("DriverError(CUDA_ERROR_MPS_CLIENT_TERMINATED)", Loss::Fatal),
+            ("DriverError(CUDA_ERROR_UNKNOWN, \"unknown error\")", Loss::Device),
             ("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", Loss::Memory),
             ("CUBLAS_STATUS_ALLOC_FAILED", Loss::Memory),
             ("CUDNN_STATUS_EXECUTION_FAILED", Loss::Device),

@@ -24,12 +24,13 @@ use std::{
 };
 
 pub use affinity::{cores, is_available};
-pub use cuda::gpu_uuid;
+pub use cuda::{gpu_uuid, visible_gpus};
 pub use emulation::{EmulatedLoss, Emulation, Meanwhile};
 pub use executor::{OpenError, RunError, open_device, precision};
 pub use fault::{FaultSwitch, spoil_row};
 
 use executor::Executor;
+use loss::Unknown;
 use outputs::{Given, Outputs, finite_or_lost};
 use progress::Progress;
 use tenure::Tenure;
@@ -166,6 +167,7 @@ struct Lane {
     executor: Option<Executor>,
     /// Which of its failures are logged.
     failures: Repeats,
+    unknown: Unknown,
     /// Of the batch in hand; kept, like the rows given away, so that a batch allocates nothing here.
     outputs: Outputs,
     completions: Vec<Completion>,
@@ -182,6 +184,7 @@ impl Lane {
             pool_fault: None,
             executor: None,
             failures: Repeats::default(),
+            unknown: Unknown::default(),
             outputs: Outputs::default(),
             completions: Vec::new(),
             given: Given::default(),
@@ -199,6 +202,7 @@ impl Lane {
         }
         let (executor, expected) = Executor::open(&self.spec)?;
         self.executor = Some(executor);
+        self.unknown.opened();
         let Spec { emulation, lane, .. } = &self.spec;
         Ok(emulation.as_ref().map_or(expected, |device| device.expected(lane.id, lane.role, expected)))
     }
@@ -305,6 +309,7 @@ impl Lane {
                     tracing::warn!(lane = %self.spec.lane.id, %error, left_out, "job failed");
                 }
                 let loss = error.loss();
+                self.unknown.job(&error.to_string());
                 if loss == Loss::Fatal {
                     // Buffers of a device that is of no use any more may panic or wait for ever when they are dropped.
                     std::mem::forget(self.executor.take());
@@ -324,7 +329,7 @@ impl Lane {
                     if let Line::Told { left_out } = self.failures.next(self.spec.clock.now()) {
                         tracing::warn!(lane = %self.id(), %error, left_out, "device did not open again");
                     }
-                    return Err(error.loss());
+                    return Err(self.unknown.not_open(&error.to_string(), error.loss()));
                 }
                 Err(_) => return Err(Loss::Panic),
             }

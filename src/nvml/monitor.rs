@@ -53,6 +53,10 @@ struct Lasting {
     signs: Vec<Sign>,
     /// A slowdown was seen in the last look.
     slowed: bool,
+    /// NVML has had it: what it does not find any more is lost.
+    found: bool,
+    /// That it has never had it was said.
+    told_unknown: bool,
 }
 
 /// Whoever acts on it. Called on the monitor's threads.
@@ -222,9 +226,22 @@ impl Shared {
             for (place, gpu) in self.gpus.iter().enumerate() {
                 let looked = look(nvml, &gpu.uuid, &|call| self.enter(call));
                 self.leave();
+                let lasting = &mut lasting[place];
+                lasting.found |= matches!(looked, Ok(_) | Err(Failure::Gpu(_)));
                 let (reading, signs) = match looked {
-                    Ok((reading, signs)) => (Some(reading), confirmed(signs, &mut lasting[place].slowed)),
+                    Ok((reading, signs)) => (Some(reading), confirmed(signs, &mut lasting.slowed)),
                     Err(Failure::Gpu(sign)) => (None, vec![sign]),
+                    Err(Failure::NotFound) if lasting.found => (None, vec![Sign::Lost]),
+                    Err(Failure::NotFound) => {
+                        self.publish(place, None);
+                        if !std::mem::replace(&mut lasting.told_unknown, true) {
+                            tracing::warn!(
+                                gpu = gpu.uuid,
+                                "NVML does not know this GPU (parts that MIG makes have ids of their own): it is judged by its jobs alone"
+                            );
+                        }
+                        continue;
+                    }
                     Err(Failure::Nvml(error)) if is_of_no_use(&error) => return Some(error),
                     // Of this GPU nothing is known for now; the others are looked at.
                     Err(Failure::Nvml(_)) => {
@@ -234,7 +251,7 @@ impl Shared {
                 };
                 self.publish(place, reading);
                 self.metrics.up(&gpu.uuid, reading.is_some());
-                self.compare(place, &mut lasting[place].signs, signs);
+                self.compare(place, &mut lasting.signs, signs);
             }
             self.metrics.answers(self.wedged().is_none());
             self.rest(EVERY);

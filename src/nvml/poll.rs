@@ -76,6 +76,8 @@ impl Reading {
 pub(super) enum Failure {
     /// The GPU itself.
     Gpu(Sign),
+    /// NVML has nothing of this UUID: a GPU that it has lost, or one that it never had, such as a part that MIG made and that CUDA calls a GPU.
+    NotFound,
     /// NVML: its handle is of no use any more, or it does not know. This says nothing of the GPU.
     Nvml(NvmlError),
 }
@@ -83,7 +85,9 @@ pub(super) enum Failure {
 /// A look at a GPU. `enter` hears the name of each call before it is made.
 pub(super) fn look(nvml: &Nvml, uuid: &str, enter: &dyn Fn(&'static str)) -> Result<(Reading, Vec<Sign>), Failure> {
     enter("device");
-    let device = nvml.device_by_uuid(uuid).map_err(failure)?;
+    let device = nvml
+        .device_by_uuid(uuid)
+        .map_err(|error| if is_not_found(&error) { Failure::NotFound } else { failure(error) })?;
     enter("throttle reasons");
     let limits = or_absent(device.current_throttle_reasons())?.map_or(0, |reasons| reasons.bits());
     let limits = Limits::from_bits(limits);
@@ -143,10 +147,16 @@ fn or_absent<T>(value: Result<T, NvmlError>) -> Result<Option<T>, Failure> {
     }
 }
 
+fn is_not_found(error: &NvmlError) -> bool {
+    matches!(error, NvmlError::NotFound | NvmlError::UnexpectedVariant(NOT_FOUND))
+}
+
 #[expect(clippy::wildcard_enum_match_arm, reason = "NVML's other errors say nothing of the GPU, new ones included")]
 fn failure(error: NvmlError) -> Failure {
     match error {
-        NvmlError::GpuLost | NvmlError::NotFound | NvmlError::UnexpectedVariant(NOT_FOUND) => Failure::Gpu(Sign::Lost),
+        // Of a device that it had a moment before.
+        error if is_not_found(&error) => Failure::Gpu(Sign::Lost),
+        NvmlError::GpuLost => Failure::Gpu(Sign::Lost),
         NvmlError::ResetRequired => Failure::Gpu(Sign::ResetRequired),
         other => Failure::Nvml(other),
     }

@@ -64,7 +64,7 @@ impl Plan {
 
     /// Checks a configuration that is at hand.
     pub fn check(config: Config) -> Result<Self, StartFaults> {
-        let gpus = if config.lanes == Lanes::Auto { gpu_uuids() } else { Vec::new() };
+        let gpus = if config.lanes == Lanes::Auto { auto_gpus() } else { Vec::new() };
         let (config, fewer) = config.on_gpus(&gpus).map_err(StartFaults::Config)?;
         let mut warnings = config.warnings();
         warnings.extend(fewer);
@@ -147,8 +147,12 @@ fn absent_cores(lanes: &[config::Lane]) -> impl Iterator<Item = Warning> {
     lanes.iter().filter_map(absent).map(|(lane, core)| Warning::NoSuchCore { lane, core })
 }
 
-/// The UUIDs of this machine's GPUs; none, and a line in the log that says why, if NVML cannot tell.
-fn gpu_uuids() -> Vec<String> {
+/// The UUIDs of the GPUs that `devices = "auto"` stands for; none, and a line in the log that says why, if the driver cannot tell. NVML knows all of the machine's, CUDA
+/// those that this process may have: a lane on another one would not open.
+pub fn auto_gpus() -> Vec<String> {
+    if let Some(listed) = lane::visible_gpus() {
+        return listed.inspect_err(|error| tracing::warn!(error, "CUDA lists no GPUs")).unwrap_or_default();
+    }
     let listed = nvml::gpus().inspect_err(|error| tracing::warn!(%error, "NVML lists no GPUs"));
     listed.unwrap_or_default().into_iter().map(|gpu| gpu.uuid).collect()
 }

@@ -11,6 +11,7 @@
 //   hangs        1: nothing moves on the device
 //   kernel_us    what each kernel takes at least
 //   captures     0: no graphs
+//   instantiates another number than 0: what is captured becomes no graph, for this error of CUDA's
 //   cudnn        0: cuDNN takes no convolution; another number: it does not start, and says that
 // CUDA_EMULATOR_COUNTS: a file that says in the end how often each function was called.
 #include <chrono>

@@ -51,6 +51,8 @@ EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec *made, CUgraph graph, un
     NEEDS_A_WELL_DEVICE
     if (flags)
         return CUDA_ERROR_INVALID_VALUE;
+    if (long code = current->told("instantiates", 0))
+        return static_cast<CUresult>(code);
     *made = reinterpret_cast<CUgraphExec>(new Graph(*reinterpret_cast<Graph *>(graph)));
     return CUDA_SUCCESS;
 }

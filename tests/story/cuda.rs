@@ -151,8 +151,8 @@ fn who_runs_a_network_is_what_there_is() {
         ("guesses=0", "kernels=\"cudnn graphs\"", None),
         ("cudnn=0", "kernels=\"candle\"", Some(TOLD[1])),
         ("cudnn=1008", "kernels=\"candle\"", Some(TOLD[2])),
-        // As where it is not installed.
-        ("cudnn=1001", "kernels=\"candle\"", None),
+        // What is said where it is not installed, too; it is.
+        ("cudnn=1001", "kernels=\"candle\"", Some(TOLD[2])),
     ] {
         let gpus = Gpus::new();
         gpus.0.says(&[0, 1, 2, 3].map(|gpu| format!("{gpu}.{says}\n")).concat());
@@ -186,6 +186,37 @@ fn a_library_that_does_not_load_says_why() {
         "{log:?}"
     );
     assert!(log.iter().any(|line| line.contains("kernels=\"candle\"")), "{log:?}");
+    assert!(!log.iter().any(|line| line.contains("cuDNN does not start")), "it is as good as not installed: {log:?}");
+}
+
+/// Of two calls that fail, one after the other, the first one's error says why.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn a_graph_that_is_not_made_says_why() {
+    let _alone = alone();
+    let gpus = Gpus::new();
+    gpus.0.says(&[0, 1, 2, 3].map(|gpu| format!("{gpu}.instantiates=2\n")).concat());
+    let daemon = gpus.daemon(&shipped());
+    assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1))), "call by call");
+    let log = daemon.log();
+    let refused: Vec<_> = log.iter().filter(|line| line.contains("CUDA captures no graph")).collect();
+    assert!(!refused.is_empty(), "{log:?}");
+    assert!(refused.iter().all(|line| line.contains("CUDA_ERROR_OUT_OF_MEMORY")), "{refused:?}");
+}
+
+/// An error that CUDA has no name for may be anything; where the device does not open again for it, another process is needed.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn an_unknown_error_that_comes_again_is_of_the_process() {
+    let _alone = alone();
+    let gpus = Gpus::new();
+    let daemon = gpus.daemon(&shipped());
+    gpus.0.says(&format!("{GPU}.fails=999\n"));
+    assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(2))), "an unknown error");
+    daemon.wait_until("fenced", |daemon| daemon.lane_states()[GPU] == "fenced");
+    let events = daemon.json("/admin/events").to_string();
+    assert!(events.contains("needs a new process"), "{events}");
+    assert!(daemon.log().iter().any(|line| line.contains("CUDA_ERROR_UNKNOWN")));
 }
 
 /// Lanes open at the same time, and what each asks of its GPU would end what another captures.
@@ -226,7 +257,7 @@ fn weights_that_find_no_memory_say_how_much_they_need() {
     assert!(told.contains(words) && told.contains("lane 2"), "{told}");
 }
 
-/// NVML and CUDA know a GPU by the same UUID; the lanes are made by what NVML lists.
+/// NVML and CUDA know a GPU by the same UUID; lanes are made of what CUDA shows this process, which may be fewer.
 #[test]
 #[ignore = "scripts/check-cuda runs it"]
 fn all_gpus_are_taken_by_their_uuids() {
@@ -236,7 +267,7 @@ fn all_gpus_are_taken_by_their_uuids() {
     let lanes = text.find("[[lane]]").unwrap()..text.find("# Exactly one deployment").unwrap();
     let text = format!("devices = \"auto\"\n{}{}", &text[..lanes.start], &text[lanes.end..]);
     let (control, file) = (gpus.0.beside("nvml"), gpus.0.file());
-    fs::write(&control, "count = 3\n").unwrap();
+    fs::write(&control, "count = 4\n").unwrap();
     let library = std::env::current_exe().unwrap().with_file_name("libnvml_stub.so");
     let path = |path: &PathBuf| path.to_str().unwrap().to_owned();
     let variables = [path(&library), path(&control), path(&file)];
@@ -246,6 +277,8 @@ fn all_gpus_are_taken_by_their_uuids() {
             ("PARITYD_NVML_LIBRARY", &variables[0]),
             ("PARITYD_NVML_STUB", &variables[1]),
             ("CUDA_EMULATOR_CONTROL", &variables[2]),
+            // As `CUDA_VISIBLE_DEVICES` would.
+            ("CUDA_EMULATOR_GPUS", "3"),
         ],
     );
     let told = daemon.json("/admin/lanes");
@@ -255,7 +288,7 @@ fn all_gpus_are_taken_by_their_uuids() {
         assert_eq!(device, format!("GPU-00000000-0000-0000-0000-{gpu:012}"));
     }
     // What the driver says of a GPU fences the lane that CUDA runs there.
-    fs::write(&control, "count = 3\n1.ret = 15\n").unwrap();
+    fs::write(&control, "count = 4\n1.ret = 15\n").unwrap();
     daemon.wait_until("fenced", |daemon| daemon.lane_states() == ["healthy", "fenced", "healthy"]);
     assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1))), "a GPU that is lost");
 }

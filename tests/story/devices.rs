@@ -248,6 +248,29 @@ fn what_the_driver_tells_of_a_gpu_fences_its_lane_at_once() {
     assert_all_work(&daemon, "told, and no more");
 }
 
+/// A part of a GPU that MIG made has one id for CUDA and another for NVML: what NVML never had it has not lost.
+#[test]
+fn a_gpu_that_nvml_never_knew_is_not_lost() {
+    let _alone = alone();
+    let driver = Driver::new();
+    let own = "0.uuid = MIG-00000000-0000-0000-0000-000000000000";
+    driver.says(own);
+    let variables = driver.variables();
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.to_str().unwrap()));
+    let daemon = Daemon::start_with(&lanes_of_gpus(), &variables);
+    let told = || daemon.log().iter().filter(|line| line.contains("NVML does not know this GPU")).count();
+    daemon.wait_until("told of it", |_| told() > 0);
+    // Two more looks.
+    assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(3))), "a GPU unknown to NVML");
+    assert_all_work(&daemon, "nothing is known of it");
+    assert_eq!((told(), daemon.metric("parityd_gpu_up", "000000000000")), (1, None));
+    // Once NVML has had it, it may lose it.
+    driver.says("");
+    daemon.wait_until("found", |daemon| daemon.metric("parityd_gpu_up", "000000000000") == Some(1.0));
+    driver.says(own);
+    daemon.wait_until("fenced", |daemon| daemon.lane_states()[LANE] == "fenced");
+}
+
 /// Xid 31 is a broken program, perhaps another tenant's: the lane proves that it is well, and loses nothing.
 #[test]
 fn an_xid_of_a_program_asks_for_a_canary_and_no_more() {

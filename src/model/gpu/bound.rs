@@ -11,7 +11,7 @@ use cudarc::{
     cudnn::result::CudnnError,
     driver::{
         CudaGraph, CudaSlice, CudaStream, DriverError,
-        sys::{CUdeviceptr, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode},
+        sys::{CUdeviceptr, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode, CUstreamCaptureStatus},
     },
 };
 
@@ -221,7 +221,7 @@ impl Bound {
             // SAFETY: as where they were tried; a graph runs in the stream, as they do.
             let launched = calls.iter().try_for_each(|call| unsafe { call.launch(&self.cudnn, workspace) });
             // Whatever came of that: until then the stream does nothing else.
-            let graph = twice(|| stream.end_capture(CUgraphInstantiate_flags(0)));
+            let graph = end_capture(stream);
             match (launched, graph) {
                 (Ok(()), Ok(Some(graph))) => match graph.upload() {
                     Ok(()) => return Some(graph),
@@ -237,6 +237,16 @@ impl Bound {
         }
         None
     }
+}
+
+/// Ends a capture; once more where that was not done for an error of before ([`twice`]). Where it was done and made no graph, the error says why: another end would be refused, and
+/// that told instead.
+fn end_capture(stream: &Arc<CudaStream>) -> std::result::Result<Option<CudaGraph>, DriverError> {
+    let end = || stream.end_capture(CUgraphInstantiate_flags(0));
+    end().or_else(|error| match twice(|| stream.capture_status()) {
+        Ok(CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) | Err(_) => Err(error),
+        Ok(_) => end(),
+    })
 }
 
 /// Stages that one launch does, with their share of the whole work.

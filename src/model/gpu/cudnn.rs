@@ -34,8 +34,10 @@ const ALGORITHMS: usize = 2 * Algorithm::CUDNN_CONVOLUTION_FWD_ALGO_COUNT as usi
 /// The algorithm that takes all that may follow a convolution, and the only one where no rectifier does.
 const TAKES_ALL: Algorithm = Algorithm::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
 
-/// What is said where there is no such library, and by cuDNN where it cannot start.
-pub(super) const NOT_THERE: CudnnError = CudnnError(sys::cudnnStatus_t::CUDNN_STATUS_NOT_INITIALIZED);
+/// Whether there is such a library. One that cannot start says the same as what stands for one that is not there (scripts/cuda-toolchain); that has no version.
+pub(super) fn is_installed() -> bool {
+    result::get_version() != sys::cudnnStatus_t::CUDNN_STATUS_NOT_INITIALIZED as usize
+}
 
 /// Whether cuDNN refuses what it was asked, now and ever: a parameter that it does not take, or a case that it has nothing for.
 pub(super) fn is_refusal(error: CudnnError) -> bool {
@@ -47,7 +49,7 @@ pub(super) fn is_refusal(error: CudnnError) -> bool {
 pub(super) struct Handle(sys::cudnnHandle_t, usize);
 
 impl Handle {
-    /// Fails where the library is not installed, too: with [`NOT_THERE`].
+    /// Fails where the library is not installed, too: see [`is_installed`].
     pub(super) fn new(stream: &CudaStream) -> Outcome<Self> {
         let ordinal = stream.context().ordinal();
         // What it has the device do while it starts is its own affair.

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use super::{
     bound::{Bound, Calls, Part},
-    cudnn::{Handle, NOT_THERE},
+    cudnn::{Handle, is_installed},
     twice,
 };
 use crate::model::{
@@ -64,7 +64,7 @@ impl Program {
             Err(error) => {
                 // Unless it is the device that is at fault, which is told here.
                 stream.synchronize().map_err(Error::wrap)?;
-                if error != NOT_THERE {
+                if is_installed() {
                     tracing::warn!(%error, "cuDNN does not start: candle's kernels run what it would");
                 }
                 return Ok(None);

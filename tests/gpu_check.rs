@@ -1,0 +1,133 @@
+//! `scripts/gpu-check` around a program that stands for parityd: what it keeps when something fails, when there is no time, and when it is told to end.
+//!
+//! Time on a GPU is lent, and ends when it ends; what was measured by then must be there, and nothing may be left running. Needs Python.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "what was skipped is the test's report")]
+#![expect(clippy::disallowed_methods, reason = "another process has its own clock")]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Knows one network; its daemon listens, and neither it nor who asks it ever ends.
+const PROGRAM: &str = r#"#!/bin/sh
+folder=${0%/bin/parityd}
+case "$*" in
+--config*) echo $$ >"$folder/daemon"; echo 'listening url="http://127.0.0.1:9"' >&2; exec sleep 300 ;;
+*"bench http"*) touch "$folder/asked"; exec sleep 300 ;;
+*mlp*) echo said >&2; echo '{"passes": [{"network": "mlp", "row": [2], "batch": 1, "kernels": "cpu", "p50_us": 1, "progress": []}]}' ;;
+*) echo oops >&2; exit 70 ;;
+esac
+"#;
+
+/// A folder as `scripts/build-cuda` makes it. `PyTorch` is there, and damaged.
+struct Folder(TempDir);
+
+impl Folder {
+    /// None, and why, where there is no Python.
+    fn new() -> Option<Self> {
+        if Command::new("python3").arg("--version").output().is_err() {
+            println!("skipped: there is no Python");
+            return None;
+        }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = Folder(TempDir::new().unwrap());
+        for made in ["bin", "torch"] {
+            fs::create_dir(folder.at(made)).unwrap();
+        }
+        for (from, to) in [("scripts/gpu-check", "gpu-check"), ("config.toml", "config.toml")] {
+            fs::copy(root.join(from), folder.at(to)).unwrap();
+        }
+        fs::write(folder.at("torch/__init__.py"), "raise OSError('half a library')\n").unwrap();
+        fs::write(folder.at("bin/parityd"), PROGRAM).unwrap();
+        fs::set_permissions(folder.at("bin/parityd"), fs::Permissions::from_mode(0o755)).unwrap();
+        Some(folder)
+    }
+
+    fn at(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn starts(&self, arguments: &[&str]) -> Child {
+        let mut command = Command::new("python3");
+        command.arg(self.at("gpu-check")).args(["--device", "cpu"]).args(arguments).env("PYTHONPATH", self.0.path());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn runs(&self, arguments: &[&str]) -> Output {
+        self.starts(arguments).wait_with_output().unwrap()
+    }
+
+    fn result(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.at(&format!("results/{name}.json"))).unwrap()).unwrap()
+    }
+
+    /// Check, outcome and what was told of each.
+    fn summary(&self) -> Vec<[String; 3]> {
+        let summary = self.result("summary");
+        let word = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+        let checks = summary["checks"].as_array().unwrap();
+        checks.iter().map(|row| ["check", "outcome", "told"].map(|key| word(row, key))).collect()
+    }
+
+    fn waits_for(&self, name: &str) {
+        let begun = Instant::now();
+        while !self.at(name).exists() {
+            assert!(begun.elapsed() < Duration::from_mins(1), "{name} is not there");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn what_fails_costs_nothing_else() {
+    let Some(folder) = Folder::new() else { return };
+    let output = folder.runs(&["--only", "forward"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("failed: forward: ") && told.contains("oops"), "told at once: {told}");
+    let forward = folder.result("forward");
+    assert_eq!(forward["passes"][0]["network"], "mlp", "{forward}");
+    assert_eq!(forward["wrong"].as_array().unwrap().len(), 6, "{forward}");
+    let log = fs::read_to_string(folder.at("results/parityd.log")).unwrap();
+    assert!(log.contains("--network mlp") && log.contains("\nsaid\n"), "of runs that end well, too: {log}");
+    let torch = &folder.result("summary")["torch"];
+    assert!(torch.as_str().unwrap().contains("half a library"), "{torch}");
+}
+
+#[test]
+fn without_time_nothing_begins() {
+    let Some(folder) = Folder::new() else { return };
+    let output = folder.runs(&["--only", "forward,devices", "--budget", "0"]);
+    assert_eq!(output.status.code(), Some(0), "it is no failure");
+    let skipped = |name: &str| [name, "skipped", "no time"].map(str::to_owned);
+    assert_eq!(folder.summary(), [skipped("forward"), skipped("devices")]);
+    let output = folder.runs(&["--only", "forwards"]);
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The daemon has a session of its own, and would hold the GPU.
+#[test]
+fn who_is_told_to_end_leaves_nothing_running() {
+    let Some(folder) = Folder::new() else { return };
+    let child = folder.starts(&["--only", "lanes,poison"]);
+    folder.waits_for("asked");
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(folder.summary(), [["lanes", "failed", "it was told to end"].map(str::to_owned)]);
+    assert!(fs::read_to_string(folder.at("results/lanes.log")).unwrap().contains("listening"));
+    let daemon = fs::read_to_string(folder.at("daemon")).unwrap();
+    let there = Command::new("kill").args(["-0", daemon.trim()]).stderr(Stdio::null()).status().unwrap();
+    assert!(!there.success(), "its daemon is left");
+}
