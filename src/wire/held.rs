@@ -99,6 +99,7 @@ mod tests {
         let mut held = Held::new(1 << 20, &budget);
         held.take(buffer.slice(..1)).expect("it fits");
         assert!(buffer.is_unique(), "nothing else looks into it");
+        drop(held);
         let mut held = Held::new(1 << 20, &budget);
         held.take(buffer.slice(1..)).expect("it fits");
         assert!(!buffer.is_unique());
