@@ -97,6 +97,7 @@ pub(crate) fn fatal(error: &anyhow::Error) {
 
 /// A lane whose device panics in every canary is told like any other line that repeats. A panic of the main thread, which calls this, ends the process here:
 /// unwinding would wait for threads that wait for it, and a daemon that holds its port and answers nothing is restarted by nobody.
+#[expect(clippy::exit, reason = "where the main thread panics, its own way out may never end")]
 fn tell_panics(format: Format) {
     let main = thread::current().id();
     // One for each place: what breaks all the time must not hide what breaks once, and ends the process.

@@ -104,7 +104,9 @@ impl Metrics {
         let registry = Registry::new();
         let queries = counters(&registry, "parityd_queries_total", "Answered queries.", &["deployment", "provenance"]);
         let errors = counters(&registry, "parityd_errors_total", "Refused or failed queries.", &["reason"]);
-        REASONS.iter().for_each(|reason| drop(errors.with_label_values(&[reason])));
+        for reason in REASONS {
+            drop(errors.with_label_values(&[reason]));
+        }
         let stripes = counters(&registry, "parityd_stripes_total", "Stripes that are over.", &["outcome"]);
         let agreement = counters(
             &registry,

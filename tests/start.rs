@@ -172,10 +172,11 @@ fn outcome(mut command: Command) -> (Option<i32>, String) {
             child.kill().and_then(|()| child.wait()).unwrap();
             return (None, told());
         }
-        if Instant::now() > end {
+        let late = Instant::now() > end;
+        if late {
             child.kill().and_then(|()| child.wait()).unwrap();
-            panic!("it neither serves nor ends: {}", told());
         }
+        assert!(!late, "it neither serves nor ends: {}", told());
         thread::sleep(Duration::from_millis(10));
     }
 }

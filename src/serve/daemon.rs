@@ -82,8 +82,10 @@ fn room_for_threads(count: usize) -> io::Result<()> {
         Ok(())
     });
     drop(closed);
-    // They do nothing that could panic.
-    threads.into_iter().for_each(|thread| drop(thread.join()));
+    for thread in threads {
+        // It does nothing that could panic.
+        drop(thread.join());
+    }
     given
 }
 

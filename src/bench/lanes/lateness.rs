@@ -28,8 +28,13 @@ impl Lateness {
     /// That of a cell, from how late each query of it was sent.
     pub(super) fn new(cell: &Cell, mut late_ms: Vec<f64>) -> Self {
         late_ms.sort_unstable_by(f64::total_cmp);
-        let [p50_ms, p99_ms, p999_ms] = [0.5, 0.99, 0.999].map(|share| at(&late_ms, share));
-        Lateness { scenario: cell.scenario.clone(), policy: cell.policy.clone(), p50_ms, p99_ms, p999_ms }
+        Lateness {
+            scenario: cell.scenario.clone(),
+            policy: cell.policy.clone(),
+            p50_ms: at(&late_ms, 0.5),
+            p99_ms: at(&late_ms, 0.99),
+            p999_ms: at(&late_ms, 0.999),
+        }
     }
 
     /// Whether it is of this cell.
