@@ -1,6 +1,6 @@
 //! `devices`: which GPUs there are, which lanes are configured, and their states in a running daemon.
 //!
-//! Works without a driver, without a configuration and without a daemon: what is not there is said, and the rest is told.
+//! Works without a driver, without a configuration and without a daemon: what is not there is said, and the rest is told, which is no failure.
 
 use std::{
     io::{self, Read, Write},

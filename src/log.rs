@@ -9,8 +9,10 @@ use std::{
     collections::BTreeMap,
     io::{self, IsTerminal, Write},
     panic::{self, PanicHookInfo},
+    process,
     sync::{Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use parityd::{
@@ -19,7 +21,16 @@ use parityd::{
 };
 use serde_json::json;
 use tracing_appender::non_blocking::WorkerGuard;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{format::Writer, time::FormatTime},
+};
+
+/// The exit code of a bug: a panic, or arithmetic that failed although everything was checked.
+pub(crate) const BUG: u8 = 70;
+
+/// How long the log may take to write its last lines before a panic ends the process.
+const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// How lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -30,6 +41,14 @@ pub(crate) enum Format {
     Json,
 }
 
+/// The format of a word. A variable that is set to nothing is not set.
+pub(crate) fn format(word: &str) -> Result<Format, String> {
+    match word.trim() {
+        "" => Ok(Format::Human),
+        word => clap::ValueEnum::from_str(word, true).map_err(|_| "write human or json".to_owned()),
+    }
+}
+
 /// Writes what is left in the buffer when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Log(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
@@ -37,13 +56,14 @@ pub(crate) struct Log(#[expect(dead_code, reason = "held for its drop")] WorkerG
 /// Starts the log on standard error. The message of a failure is for the user of `--log`.
 pub(crate) fn start(filter: &str, format: Format) -> Result<Log, String> {
     let filter = parse(filter)?;
+    // First: there may be no thread for the log.
+    tell_panics(format);
     let (writer, guard) = tracing_appender::non_blocking(io::stderr());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         Format::Human => builder.with_ansi(io::stderr().is_terminal()).init(),
         Format::Json => builder.json().init(),
     }
-    tell_panics(format);
     Ok(Log(guard))
 }
 
@@ -75,8 +95,11 @@ pub(crate) fn fatal(error: &anyhow::Error) {
     }
 }
 
-/// A lane whose device panics in every canary is told like any other line that repeats.
+/// A lane whose device panics in every canary is told like any other line that repeats. A panic of the main thread, which calls this, ends the process here:
+/// unwinding would wait for threads that wait for it, and a daemon that holds its port and answers nothing is restarted by nobody.
+#[expect(clippy::exit, reason = "where the main thread panics, its own way out may never end")]
 fn tell_panics(format: Format) {
+    let main = thread::current().id();
     // One for each place: what breaks all the time must not hide what breaks once, and ends the process.
     let (clock, places) = (Clock::start(), Mutex::new(BTreeMap::<String, Repeats>::new()));
     let usual = panic::take_hook();
@@ -91,6 +114,10 @@ fn tell_panics(format: Format) {
                 drop(writeln!(io::stderr(), "{}", line(panic, left_out)));
             }
         }
+        if thread::current().id() == main {
+            clock.pause(LAST_LINES);
+            process::exit(BUG.into());
+        }
     }));
 }
 
@@ -98,7 +125,11 @@ fn tell_panics(format: Format) {
 fn line(panic: &PanicHookInfo<'_>, left_out: Option<u64>) -> serde_json::Value {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let mut timestamp = String::new();
+    // A clock that cannot be written down leaves it empty.
+    let _told = tracing_subscriber::fmt::time().format_time(&mut Writer::new(&mut timestamp));
     json!({
+        "timestamp": timestamp,
         "level": "ERROR",
         "fields": {
             "message": "panic",

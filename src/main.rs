@@ -1,7 +1,7 @@
 //! The `parityd` command: reads the command line, starts the log, runs one subcommand, turns its outcome into an exit code.
 //!
-//! Exit codes: 0 ok, 2 usage, 65 measured but void, 70 a bug, 75 a device did not open, 78 cannot start (configuration, weights, port, data, server), 130 a
-//! measurement that Ctrl-C ended. Errors are typed in the library; here, at the rim, they are told apart and printed. Output goes to
+//! Exit codes: 0 ok, 2 usage, 65 measured but void, 70 a bug, 75 what may pass by itself (a device that did not open, a port that is taken, no threads or
+//! files left), 78 cannot start (configuration, weights, rights, data, server), 130 a measurement that Ctrl-C ended. Errors are typed in the library; here, at the rim, they are told apart and printed. Output goes to
 //! standard output, the log and the progress bar to standard error.
 
 mod cli;
@@ -28,9 +28,11 @@ use parityd::{
     lane::{self, OpenError},
     serve::{self, NEW_PROCESS, Plan, ServeError},
     train::{self, AllOptions, Backend, BaseOptions, CalibrateOptions, ParityOptions, Remade, Settings, TrainError},
+    weights::try_write,
 };
 
 use cli::{Cli, Command, Eval, Train, TrainAll, TrainBase, TrainCalibrate, TrainParity, TrainRun};
+use log::BUG;
 use output::print;
 
 /// What was measured is printed, but nothing should be concluded from it. `EX_DATAERR` of sysexits.
@@ -39,10 +41,7 @@ const VOID: u8 = 65;
 /// Ctrl-C ended a measurement: 128 + SIGINT, as shells have it.
 const INTERRUPTED: u8 = 130;
 
-/// A bug: a panic, or arithmetic that failed although everything was checked.
-const BUG: u8 = 70;
-
-/// Configuration, weights, port or data do not allow it.
+/// Configuration, weights, rights or data do not allow it.
 const CANNOT_START: u8 = 78;
 
 /// Seeds of the permutations that `eval` uses, too, if nobody says otherwise.
@@ -68,7 +67,7 @@ fn main() -> ExitCode {
             log::fatal(&error);
             ExitCode::from(exit_code(&error))
         }
-        // The panic's message is already on standard error.
+        // One that was passed on from another thread; the message is already on standard error.
         Err(_) => ExitCode::from(BUG),
     };
     // Its last lines are written now; a lane that hangs may keep the process's end waiting, but not its log.
@@ -83,7 +82,7 @@ fn main() -> ExitCode {
 /// that pool is read from the environment once; changing the environment of a running process is unsafe, starting with another is not.
 /// Gives why it could not be done.
 fn without_shared_pool() -> Option<io::Error> {
-    if env::var_os(CANDLE_THREADS).is_some() {
+    if env::var_os(CANDLE_THREADS).is_some_and(|threads| !threads.is_empty()) {
         return None;
     }
     let mut arguments = env::args_os();
@@ -126,11 +125,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(BenchError::Void { .. }) => return VOID,
         Some(BenchError::Interrupted) => return INTERRUPTED,
         Some(BenchError::Figure { .. }) => return BUG,
-        Some(BenchError::Daemon(error)) if error.is_of_a_device() => return NEW_PROCESS,
+        Some(BenchError::Daemon(error)) if error.may_pass() => return NEW_PROCESS,
         Some(BenchError::Device(error)) if error.is_of_a_device() => return NEW_PROCESS,
         Some(_) | None => {}
     }
-    let serving = error.downcast_ref().is_some_and(ServeError::is_of_a_device);
+    let serving = error.downcast_ref().is_some_and(ServeError::may_pass);
     if serving || error.downcast_ref().is_some_and(OpenError::is_of_a_device) {
         return NEW_PROCESS;
     }
@@ -140,13 +139,14 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 fn train_base(options: &TrainBase) -> Result<()> {
-    let TrainBase { arch, out, name, version, run } = options;
+    let TrainBase { arch, out, name, version, replace, run } = options;
     let options = BaseOptions {
         architecture: *arch,
         out: out.clone(),
         name: name.clone(),
         version: version.clone(),
         data: data::locate(run.data.as_deref()),
+        replace: *replace,
         settings: settings(run, 64)?,
     };
     Ok(train::base(&options)?)
@@ -189,6 +189,7 @@ fn train_all(options: &TrainAll) -> Result<()> {
         data: data.clone(),
         epochs: options.epochs.map(|epochs| epochs as usize),
         resume: options.resume,
+        replace: options.replace,
         backend: Backend::of(device.clone()),
     })?;
     let measuring = MeasureOptions { seeds: &SEEDS, device, timed: false };
@@ -222,6 +223,9 @@ fn evaluate(options: &Eval) -> Result<()> {
     };
     for folder in folders.iter().filter(|_| options.record) {
         eval::may_record(folder)?;
+    }
+    if let Some(dir) = &options.plots {
+        try_write(dir).map_err(|error| EvalError::File { file: dir.clone(), error })?;
     }
     let seeds: Vec<u64> = (0..options.seeds).collect();
     let device = lane::open_device(&options.device)?;

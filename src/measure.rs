@@ -1,17 +1,22 @@
 //! `bench`: from the command line to the library and back to standard output.
 
-use std::{env, path::Path, time::Duration};
+use std::{
+    env,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::{CommandFactory, error::ErrorKind};
 use parityd::{
     bench::{
-        self, BenchError, CompareOptions, ForwardOptions, HttpOptions, LanesOptions, Load, VirtualOptions,
+        self, BenchError, CompareOptions, ForwardOptions, HttpOptions, LanesOptions, Load, ServerUrl, VirtualOptions,
         VirtualReport,
     },
-    config,
+    config::{self, Config},
     serve::StartFaults,
-    weights::{Manifest, WeightsError, write_page},
+    weights::{Manifest, WeightsError, try_page, try_write, write_page},
 };
 
 use crate::{
@@ -22,7 +27,7 @@ use crate::{
 /// Runs one of them.
 pub(crate) fn run(bench: &Bench, config: Option<&Path>) -> Result<()> {
     match bench {
-        Bench::Http(options) => http(options),
+        Bench::Http(options) => http(options, config),
         Bench::Virtual(options) => simulate(options),
         Bench::Lanes(options) => lanes(options, config),
         Bench::Forward(options) => forward(options),
@@ -32,7 +37,7 @@ pub(crate) fn run(bench: &Bench, config: Option<&Path>) -> Result<()> {
     }
 }
 
-fn http(options: &BenchHttp) -> Result<()> {
+fn http(options: &BenchHttp, config: Option<&Path>) -> Result<()> {
     let wrong = |message: String| -> ! { Cli::command().error(ErrorKind::ValueValidation, message).exit() };
     if options.rate * options.seconds > bench::REQUESTS_MAX {
         wrong(format!("--rate times --seconds is more than {} requests", bench::REQUESTS_MAX));
@@ -42,7 +47,7 @@ fn http(options: &BenchHttp) -> Result<()> {
         wrong(format!("--fault {fault}: the load ends after {} s; raise --seconds", options.seconds));
     }
     let report = bench::http(&HttpOptions {
-        url: options.url.clone(),
+        url: server(options.url.as_ref(), config)?,
         model: options.model.clone(),
         load: Load {
             rate: options.rate,
@@ -64,7 +69,23 @@ fn http(options: &BenchHttp) -> Result<()> {
     }
 }
 
+/// The server to measure: the one that is named, else that of the configuration that is named, else the usual one.
+fn server(url: Option<&ServerUrl>, config: Option<&Path>) -> Result<ServerUrl> {
+    if let Some(url) = url {
+        return Ok(url.clone());
+    }
+    let listen = match config {
+        Some(path) => Config::load(path).map_err(StartFaults::Config)?.http.listen,
+        None => SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+    };
+    ServerUrl::of(listen).ok_or_else(|| {
+        let told = "the configuration's [http] listen leaves the port to the system; name the server with --url";
+        Cli::command().error(ErrorKind::ValueValidation, told).exit()
+    })
+}
+
 fn simulate(options: &BenchVirtual) -> Result<()> {
+    may_write(options.plots.as_deref(), options.html.as_deref())?;
     if let Some(file) = &options.from {
         let report = VirtualReport::read(file)?;
         drawings(options, &report)?;
@@ -113,6 +134,7 @@ fn drawings(options: &BenchVirtual, report: &VirtualReport) -> Result<()> {
 }
 
 fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
+    may_write(None, options.html.as_deref())?;
     if let Some(file) = &options.from {
         let report = bench::LanesReport::read(file)?;
         page_to(options.html.as_deref(), || report.html())?;
@@ -185,6 +207,18 @@ fn compare(options: &BenchCompare) -> Result<()> {
 fn command() -> String {
     // Wherever it lies, and whatever it is called there.
     std::iter::once("parityd".to_owned()).chain(env::args().skip(1)).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether figures and a page can be written where they are asked for: found out before anything is measured.
+fn may_write(plots: Option<&Path>, page: Option<&Path>) -> Result<()> {
+    let unwritten = |file: &Path, error| BenchError::Unwritten { file: file.to_path_buf(), error };
+    if let Some(dir) = plots {
+        try_write(dir).map_err(|error| unwritten(dir, error))?;
+    }
+    if let Some(file) = page {
+        try_page(file).map_err(|error| unwritten(file, error))?;
+    }
+    Ok(())
 }
 
 /// Writes a page where one is asked for.

@@ -24,6 +24,34 @@ use crate::query::{LaneId, Provenance};
 /// Upper bounds of the latency histograms, in seconds: 0.1 ms to 10 s, three a decade.
 const SECONDS: [f64; 16] = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
+/// The words of `parityd_errors_total`, all of them. Each is there from the start: a rate of what first appears with its first failure never shows that one.
+const REASONS: [&str; 24] = [
+    "bad_field",
+    "bad_json",
+    "bad_picture",
+    "body_timeout",
+    "body_too_long",
+    "broken_body",
+    "deadline",
+    "draining",
+    "foreign_origin",
+    "full",
+    "no_length",
+    "not_ready",
+    "not_served",
+    "picture_too_large",
+    "query_fault",
+    "stopped",
+    "too_many_rows",
+    "unknown_lane",
+    "unknown_model",
+    "unknown_route",
+    "unknown_version",
+    "wrong_content_encoding",
+    "wrong_content_type",
+    "wrong_verb",
+];
+
 /// How a stripe ended; the `outcome` label of `parityd_stripes_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StripeOutcome {
@@ -76,6 +104,9 @@ impl Metrics {
         let registry = Registry::new();
         let queries = counters(&registry, "parityd_queries_total", "Answered queries.", &["deployment", "provenance"]);
         let errors = counters(&registry, "parityd_errors_total", "Refused or failed queries.", &["reason"]);
+        for reason in REASONS {
+            drop(errors.with_label_values(&[reason]));
+        }
         let stripes = counters(&registry, "parityd_stripes_total", "Stripes that are over.", &["outcome"]);
         let agreement = counters(
             &registry,
@@ -289,6 +320,7 @@ mod tests {
         for line in [
             "parityd_queries_total{deployment=\"m\",provenance=\"reconstructed\"} 1",
             "parityd_errors_total{reason=\"deadline\"} 2",
+            "parityd_errors_total{reason=\"full\"} 0",
             "parityd_query_seconds_bucket{le=\"0.005\"} 1",
             "parityd_queue_jobs 0",
             "parityd_queries_open 7",

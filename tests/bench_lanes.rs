@@ -74,6 +74,8 @@ fn emulated_lanes_are_set_beside_their_twins_in_virtual_time() {
 
 #[test]
 fn real_lanes_run_the_configuration_under_injected_faults() {
+    let folder = TempDir::new().unwrap();
+    let page = folder.path().join("lanes.html");
     let output = bench(&[
         "--config",
         "examples/parm.toml",
@@ -91,6 +93,8 @@ fn real_lanes_run_the_configuration_under_injected_faults() {
         "none",
         "--policy",
         "hedged",
+        "--html",
+        page.to_str().unwrap(),
         "--json",
     ]);
     let report = measured(&output);
@@ -99,6 +103,12 @@ fn real_lanes_run_the_configuration_under_injected_faults() {
     assert_eq!(cells.len(), 4);
     assert!(cells.iter().all(|cell| cell["queries"].as_u64().unwrap() > 100), "{report}");
     assert!(report["virtual_cells"].as_array().unwrap().is_empty());
+    assert_eq!(report["lateness"].as_array().unwrap().len(), 4, "the client's, of each cell");
+    let drawn = fs::read_to_string(page).unwrap();
+    assert!(
+        drawn.contains("<th>jobs a query</th></tr>") && !drawn.contains("virtual"),
+        "there is no virtual time beside it"
+    );
 }
 
 #[test]
@@ -155,6 +165,16 @@ fn wrong_words_are_refused_with_the_right_ones() {
     let output = bench(&["virtual", "--weights", "weights/nowhere", "--seconds", "1"]);
     assert_eq!(output.status.code(), Some(78), "found out before anything is simulated");
     assert!(String::from_utf8_lossy(&output.stderr).contains("weights/nowhere/manifest.toml: cannot be read"));
+    for arguments in [
+        ["virtual", "--html", "/nowhere/x.html"],
+        ["virtual", "--plots", "/proc/x"],
+        ["lanes", "--html", "/nowhere/x.html"],
+    ] {
+        let output = bench(&arguments);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(78) && output.stdout.is_empty(), "before anything is measured: {log}");
+        assert!(log.contains(arguments[2]), "{log}");
+    }
     let output = bench(&["lanes", "--from", "config.toml"]);
     assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&output.stderr).contains("is no result of `parityd bench lanes --json`"));
@@ -201,4 +221,51 @@ fn the_doctor_and_the_small_figures_are_told() {
         figures.len() >= 10 && figures.iter().all(|figure| figure["p50_ns"].as_f64().unwrap() > 0.0),
         "{figures:?}"
     );
+}
+
+/// Whoever reads the page can make it again.
+#[test]
+fn what_a_simulation_says_it_was_made_by_makes_it_again() {
+    let folder = TempDir::new().unwrap();
+    let run = [
+        "virtual",
+        "--loads",
+        "30",
+        "-k",
+        "2",
+        "--scenarios",
+        "D",
+        "--policy",
+        "none",
+        "--seconds",
+        "1",
+        "--seeds",
+        "1",
+    ];
+    let page = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    let told = page(&bench(&run));
+    let made =
+        format!("    parityd bench {} --json > tail.json\n    parityd bench virtual --from tail.json\n", run.join(" "));
+    assert!(told.contains(&made) && !told.contains("docs/benchmarks"), "{told}");
+    let json = folder.path().join("tail.json");
+    fs::write(&json, bench(&[&run[..], &["--json"]].concat()).stdout).unwrap();
+    let again = page(&bench(&["virtual", "--from", json.to_str().unwrap()]));
+    let table = |page: &str| page.split_once("## D").map(|(_, table)| table.to_owned());
+    assert!(again.contains(&made) && table(&again).is_some() && table(&again) == table(&told), "{again}");
+}
+
+#[test]
+fn the_load_goes_where_the_named_configuration_listens() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("config.toml");
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml")).unwrap();
+    // Nobody listens there.
+    for (listen, code, told) in
+        [("0.0.0.0:1", 78, "http://127.0.0.1:1"), ("127.0.0.1:0", 2, "name the server with --url")]
+    {
+        fs::write(&file, text.replace("listen = \"127.0.0.1:8000\"", &format!("listen = {listen:?}"))).unwrap();
+        let output = bench(&["--config", file.to_str().unwrap(), "http", "--seconds", "1"]);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(code) && log.contains(told), "{log}");
+    }
 }

@@ -98,6 +98,14 @@ fn what_is_there_is_kept_and_what_is_not_is_made() {
     // Without --resume nothing is kept.
     let (_, log) = run(all, dir.path());
     assert_eq!(log.matches(EPOCH).count(), 5, "{log}");
+
+    // Other models go only if they may.
+    let other = "train all --weights weights --out quick --data . --epochs 2";
+    let output = parityd(other, dir.path());
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(78) && log.contains("the 3 parity models that learned from it"), "{log}");
+    assert!(made == weights(&dir.path().join("quick")));
+    run(&format!("{other} --replace"), dir.path());
 }
 
 #[test]
@@ -114,4 +122,57 @@ fn the_folder_that_is_read_is_not_written() {
         assert!(log.contains(says), "{arguments}: {log}");
     }
     assert_eq!(before, fs::read(dir.path().join("weights/a/1/manifest.toml")).unwrap());
+}
+
+/// Whoever meant another folder, or only to try something, must not lose what took hours.
+#[test]
+fn a_base_model_that_is_there_is_not_replaced_unless_it_may_go() {
+    let dir = trained();
+    let files = |folder: &str| {
+        ["manifest.toml", "base.safetensors"].map(|file| fs::read(dir.path().join(folder).join(file)).unwrap())
+    };
+    let refused = |arguments: &str, says: &str| {
+        let before = [files("weights/a/1"), files("weights/b/2")];
+        let output = parityd(arguments, dir.path());
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(78) && log.contains(says), "{arguments}: {log}");
+        assert!(before == [files("weights/a/1"), files("weights/b/2")], "{arguments}");
+    };
+    // Nothing has learned from this one, and a longer run of it is what --resume is for.
+    let b = "train base --data . --arch linear --out weights/b/2 --name b --version 2 --patience 1";
+    refused(
+        &format!("{b} --epochs 9 --seed 6"),
+        "weights/b/2 holds a base model (linear) that this would replace; name another",
+    );
+    refused(&format!("{b} --epochs 20 --seed 5"), "--replace if it may go");
+    run(&format!("{b} --epochs 20 --seed 5 --resume"), dir.path());
+    // From this one three have.
+    let a = "train base --data . --out weights/a/1 --name a";
+    let lost = "and the 3 parity models that learned from it would be lost";
+    for more in
+        ["--epochs 3 --seed 6", "--epochs 4 --seed 5", "--epochs 4 --seed 5 --resume", "--epochs 3 --seed 5 --batch 32"]
+    {
+        refused(&format!("{a} --arch linear --preset one_cycle {more}"), lost);
+    }
+    refused(&format!("{a} --arch linear --epochs 3 --seed 5"), lost);
+    refused("train base --data nowhere --out weights/a/1 --arch mlp --epochs 3", lost);
+    // The same once more changes nothing. Of other images it is another model, which shows in the end, and costs nothing either.
+    let again = "train base --out weights/a/1 --name a --arch linear --preset one_cycle --epochs 3 --seed 5";
+    run(&format!("{again} --data ."), dir.path());
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::copy(dir.path().join("train-labels-idx1-ubyte.gz"), other.join("train-labels-idx1-ubyte.gz")).unwrap();
+    let mut images = [0x803_u32, 1_000, 28, 28].map(u32::to_be_bytes).concat();
+    images.extend((0..1_000 * 28 * 28).map(|pixel: usize| pixel.to_le_bytes()[0]));
+    fs::write(other.join("train-images-idx3-ubyte"), images).unwrap();
+    refused(&format!("{again} --data other"), lost);
+    // A manifest that cannot be read is somebody's, too.
+    fs::write(dir.path().join("weights/b/2/manifest.toml"), "format = 99").unwrap();
+    refused(&format!("{b} --epochs 20 --seed 5"), "say --replace if it may go");
+    for (arguments, folder) in
+        [(format!("{again} --seed 6 --data ."), "a/1"), (format!("{b} --epochs 2 --seed 5"), "b/2")]
+    {
+        run(&format!("{} --replace", arguments.replace("--seed 5 --seed 6", "--seed 6")), dir.path());
+        assert!(!String::from_utf8_lossy(&files(&format!("weights/{folder}"))[0]).contains("[[parity]]"));
+    }
 }

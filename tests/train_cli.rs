@@ -53,13 +53,13 @@ fn refused(arguments: &str, dir: &Path, code: i32, says: &str) {
 fn a_seed_gives_the_same_weights_however_often_it_is_interrupted() {
     let dir = data();
     let train = |out: &str, arch: &str, more: &str| {
-        run(&format!("train base --arch {arch} --out weights/{out}/1 --data . {more}"), dir.path());
-        fs::read(dir.path().join(format!("weights/{out}/1/base.safetensors"))).unwrap()
+        run(&format!("train base --arch {arch} --out weights/{arch}-{out}/1 --data . {more}"), dir.path());
+        fs::read(dir.path().join(format!("weights/{arch}-{out}/1/base.safetensors"))).unwrap()
     };
     for arch in ["mlp", "lenet5"] {
         let whole = train("whole", arch, "--epochs 2 --seed 3");
         assert_eq!(whole, train("again", arch, "--epochs 2 --seed 3"));
-        assert_ne!(whole, train("again", arch, "--epochs 2 --seed 4"));
+        assert_ne!(whole, train("again", arch, "--epochs 2 --seed 4 --replace"));
         train("parts", arch, "--epochs 1 --seed 3");
         assert_eq!(whole, train("parts", arch, "--epochs 2 --seed 3 --resume"));
     }
@@ -108,7 +108,7 @@ fn a_checkpoint_of_other_images_is_refused() {
     let mut images = [0x803_u32, 1_000, 28, 28].map(u32::to_be_bytes).concat();
     images.resize(images.len() + 1_000 * 28 * 28, 7);
     fs::write(other.join("train-images-idx3-ubyte"), images).unwrap();
-    for training in ["parity --weights w -k 2", "base --arch linear --out w"] {
+    for training in ["parity --weights w -k 2", "base --arch linear --out w --replace"] {
         let training = format!("train {training} --epochs 2 --resume");
         refused(&format!("{training} --data other"), dir.path(), 78, "other settings or images");
         run(&format!("{training} --data ."), dir.path());
@@ -249,7 +249,7 @@ fn a_trained_folder_is_measured_and_recorded() {
     assert!(figures >= 8, "{figures} files, a network's figures as SVG and as PNG");
 
     // A new base leaves no parity model behind that learned from the old one.
-    run("train base --arch mlp --out weights/tiny/1 --name tiny --data . --epochs 1 --seed 9", dir.path());
+    run("train base --arch mlp --out weights/tiny/1 --name tiny --data . --epochs 1 --seed 9 --replace", dir.path());
     let json = run("eval --all --data . --json", dir.path());
     assert!(json.contains("\"code\": \"none\"") && json.contains("\"a_d\": null"), "{json}");
 }
@@ -284,7 +284,7 @@ fn the_last_row_of_a_code_has_it_calibrated() {
     );
     assert_eq!((&at[0]["a_d"], &at[0]["a_a"]), (&rows[0]["a_d"], &rows[0]["a_a"]), "all of them, of each pattern");
     assert!(rows[0]["calibration_error"].as_f64().is_some_and(|error| error < 0.5));
-    run("train base --arch mlp --out w --data . --epochs 1 --seed 9", dir.path());
+    run("train base --arch mlp --out w --data . --epochs 1 --seed 9 --replace", dir.path());
     assert!(!manifest().contains("[[calibration]]"), "it was for another base");
 }
 
@@ -356,5 +356,10 @@ fn refusals_have_their_exit_codes() {
     refused("--log nonsense=loud eval --all", dir.path(), 2, "--log");
     run("train base --arch mlp --out w --epochs 1 --data .", dir.path());
     refused("train parity --weights w -k 2 --row 1 --epochs 1 --data .", dir.path(), 78, "no parity row 1");
-    refused("train base --arch mlp --out w --epochs 2 --data . --seed 2 --resume", dir.path(), 78, "other settings");
+    refused(
+        "train base --arch mlp --out w --epochs 2 --data . --seed 2 --resume --replace",
+        dir.path(),
+        78,
+        "other settings",
+    );
 }

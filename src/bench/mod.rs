@@ -46,7 +46,7 @@ pub use env::Env;
 pub use error::BenchError;
 pub use fault::FaultAt;
 pub use forward::{ForwardOptions, ForwardReport, Pass, Told, forward};
-pub use lanes::{Agreement, FIVE, LanesOptions, LanesPage, LanesReport, Trial, lanes};
+pub use lanes::{Agreement, FIVE, LanesOptions, LanesPage, LanesReport, Lateness, Trial, lanes};
 pub use load::{Arrivals, Load};
 pub use micro::{Beside, Figure, MicroReport, Target, micro};
 pub use report::{FaultReport, LoadReport, Percentiles, Report, ServerReport};

@@ -22,11 +22,11 @@ const BEYOND_MIN: f64 = 10.0;
 
 /// One in a hundred requests leaves later than this: the client was starved of processor time for longer than one turn of the scheduler,
 /// and what the server saw was no longer the drawn schedule but clumps of it.
-const LATENESS_P99_MAX_MS: f64 = 5.0;
+pub(super) const LATENESS_P99_MAX_MS: f64 = 5.0;
 
 /// The client's own lateness as a share of a latency, both at the same percentile. Above it, a good part of that figure is the client and
 /// not the server; where even the median is, the run is void.
-const LATENESS_SHARE_MAX: f64 = 0.25;
+pub(super) const LATENESS_SHARE_MAX: f64 = 0.25;
 
 /// Percentiles, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]

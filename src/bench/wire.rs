@@ -4,7 +4,14 @@
 //! hand on hyper's connections and not in hyper-util's pool, because opening a connection is part of a request's latency, must not be
 //! retried behind our back, and its failures (no more descriptors here, or nobody there) mean different things.
 
-use std::{fmt, fmt::Write, io, net::SocketAddr, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    fmt::Write,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -31,6 +38,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct ServerUrl {
     host: String,
     port: u16,
+}
+
+impl ServerUrl {
+    /// The server that listens on that address of this machine; `None` for port 0, which is any.
+    pub fn of(listen: SocketAddr) -> Option<Self> {
+        let ip = match listen.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+        };
+        let host = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+        (listen.port() != 0).then_some(ServerUrl { host, port: listen.port() })
+    }
 }
 
 impl fmt::Display for ServerUrl {

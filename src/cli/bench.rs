@@ -37,15 +37,15 @@ counts as the deadline at least.\nExit codes: 0 a valid run, 2 usage, 65 the run
 the same), 78 cannot start, 130 \
 interrupted.";
 
-const LANES_EXITS: &str = "Exit codes: 0 a valid run, 2 usage, 65 the run is void (emulated lanes or their client were later than 4 % of a job, or time was stolen), 78 cannot start.";
+const LANES_EXITS: &str = "Exit codes: 0 a valid run, 2 usage, 65 the run is void (emulated lanes or their client were later than 4 % of a job, the client of real ones later than a quarter of a median latency or than 5 ms, or time was stolen), 78 cannot start.";
 
 const COMPARE_EXITS: &str = "Exit codes: 0 compared, 2 usage, 78 not a result, a void run, or runs that are unlike.";
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchHttp {
-    /// The server; http only
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
-    pub(crate) url: ServerUrl,
+    /// The server; http only [default: where the configuration that --config names listens, else http://127.0.0.1:8000]
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<ServerUrl>,
 
     /// The model to ask
     #[arg(long, value_name = "NAME", default_value = "fashion-mnist")]

@@ -18,7 +18,7 @@ use parityd::{
 
 pub(crate) use bench::{Bench, BenchCompare, BenchForward, BenchHttp, BenchLanes, BenchVirtual, Json};
 
-use crate::log::Format;
+use crate::log::{self, Format};
 
 /// A single-node, multi-GPU inference daemon that decodes the predictions of slow, hung or dead devices from parity models.
 #[derive(Debug, Parser)]
@@ -32,8 +32,8 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "LEVEL", env = "PARITYD_LOG", default_value = "info")]
     pub(crate) log: String,
 
-    /// How the log looks
-    #[arg(long, global = true, value_name = "FORMAT", env = "PARITYD_LOG_FORMAT", default_value = "human")]
+    /// How the log looks: human or json
+    #[arg(long, global = true, value_name = "FORMAT", env = "PARITYD_LOG_FORMAT", default_value = "human", value_parser = log::format)]
     pub(crate) log_format: Format,
 
     #[command(subcommand)]
@@ -99,6 +99,10 @@ pub(crate) struct TrainBase {
     /// Deployment version, told to clients
     #[arg(long, default_value = "1", value_parser = plain_name)]
     pub(crate) version: String,
+
+    /// Write over another base model that is there, whose parity models are lost
+    #[arg(long)]
+    pub(crate) replace: bool,
 
     #[command(flatten)]
     pub(crate) run: TrainRun,
@@ -191,6 +195,10 @@ pub(crate) struct TrainAll {
     /// Keep what is there already, made with the same settings, and go on from checkpoints
     #[arg(long)]
     pub(crate) resume: bool,
+
+    /// Write over other base models that are there, whose parity models are lost
+    #[arg(long)]
+    pub(crate) replace: bool,
 
     /// Where: cpu, cuda:N or GPU-<uuid>
     #[arg(long, default_value = "cpu")]

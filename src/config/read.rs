@@ -36,6 +36,8 @@ pub(super) const GRPC_LISTEN: &str = "PARITYD_GRPC_LISTEN";
 pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
 pub(super) fn config(root: &mut Section<'_, '_>, folder: &Path, environment: Environment<'_>) -> Config {
+    // A variable that is set to nothing is not set.
+    let environment: Environment<'_> = &|name| environment(name).filter(|value| !value.trim().is_empty());
     let config = Config {
         http: root.table("http", |table| http(table, environment)),
         grpc: grpc(root, environment),

@@ -314,6 +314,13 @@ fn the_environment_overrides_the_file_and_is_checked_alike() {
     assert_eq!(with("[::1]:2").unwrap().http.listen.to_string(), "[::1]:2");
     let told = with("nowhere").unwrap_err().to_string();
     assert!(told.starts_with("PARITYD_HTTP_LISTEN: http.listen = \"nowhere\": must be an IP address"), "{told}");
+    for nothing in ["", " "] {
+        assert_eq!(with(nothing).unwrap().http.listen.to_string(), "127.0.0.1:1", "set to nothing is not set");
+    }
+    for of_many in ["224.0.0.1:80", "255.255.255.255:80", "[ff02::1]:80", "[::ffff:224.0.0.1]:80"] {
+        let told = with(of_many).unwrap_err().to_string();
+        assert!(told.contains("must be an address of one machine"), "{told}");
+    }
 }
 
 #[test]
@@ -328,6 +335,7 @@ fn without_its_table_or_variable_there_is_no_port_of_grpc() {
     assert_eq!(with("[grpc]\n", None), Ok(Some("127.0.0.1:8001".into())));
     assert_eq!(with("[grpc]\nlisten = \"[::1]:9\"\n", None), Ok(Some("[::1]:9".into())));
     assert_eq!(with("", Some("127.0.0.1:0")), Ok(Some("127.0.0.1:0".into())));
+    assert_eq!(with("", Some("")), Ok(None));
     assert_eq!(with("[grpc]\nlisten = \"[::1]:9\"\n", Some("[::1]:8")), Ok(Some("[::1]:8".into())));
     let told = with("", Some("nowhere")).unwrap_err();
     assert!(told.starts_with("PARITYD_GRPC_LISTEN: grpc.listen = \"nowhere\": must be an IP address"), "{told}");

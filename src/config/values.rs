@@ -3,7 +3,11 @@
 //! Nothing is converted silently: `"8"` is no number, `8.0` is no whole number, and a number outside its range is refused rather than
 //! clamped. Milliseconds may be whole or not, since 0.5 ms is a sensible time on a GPU.
 
-use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use toml::de::DeValue;
 
@@ -126,5 +130,17 @@ pub(super) fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Read<T>
 
 /// An address and a port.
 pub(super) fn address(text: &str) -> Read<SocketAddr> {
-    text.parse().map_err(|_| "must be an IP address and a port such as \"127.0.0.1:8000\" or \"[::1]:8000\"".to_owned())
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "must be an IP address and a port such as \"127.0.0.1:8000\" or \"[::1]:8000\"".to_owned())?;
+    // The system listens there, and no connection ever comes.
+    let is_of_many = match address.ip().to_canonical() {
+        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
+    };
+    if is_of_many {
+        Err("must be an address of one machine, which multicast and broadcast addresses are not".to_owned())
+    } else {
+        Ok(address)
+    }
 }

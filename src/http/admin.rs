@@ -1,11 +1,15 @@
 //! The admin routes: what the lanes are doing, and faults for tests and demonstrations.
 //!
 //! They exist only when they are configured. A page in an operator's browser must not be able to break a lane: a POST needs a JSON content
-//! type, which a plain form cannot send, and an `Origin` that is absent or this host's own.
+//! type, which a plain form cannot send, and an `Origin` that is absent or this host's own. What a browser sends must also name the host by its address or as `localhost`:
+//! a page of another site, whose name has come to mean this machine meanwhile (DNS rebinding), is its own origin. Without both headers nobody browses.
+
+use std::net::IpAddr;
 
 use hyper::{
     HeaderMap, StatusCode,
     header::{HOST, ORIGIN},
+    http::uri::Authority,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -130,12 +134,29 @@ pub(super) async fn fault(shared: &Shared, asked: &mut Asked, lanes: &dyn Lanes,
     Ok(respond::nothing())
 }
 
-/// Whether a browser says that another site's page asks.
+/// What every browser says of a request, and a page cannot change.
+const FETCH_SITE: &str = "sec-fetch-site";
+
+/// Whether a browser says that another site's page asks, or a page of a host whose name is not this machine's for sure.
 fn is_foreign(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let Some(origin) = headers.get(ORIGIN) else {
+        return headers.contains_key(FETCH_SITE) && !is_named_by_address(headers);
+    };
     let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    !matches!((authority, host), (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host))
+    let is_own = authority.zip(host(headers)).is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host));
+    !is_own || !is_named_by_address(headers)
+}
+
+fn host(headers: &HeaderMap) -> Option<&str> {
+    headers.get(HOST)?.to_str().ok()
+}
+
+/// Whether the host is named by what no other site's owner can make mean this machine.
+fn is_named_by_address(headers: &HeaderMap) -> bool {
+    let Some(authority) = host(headers).and_then(|host| host.parse::<Authority>().ok()) else { return false };
+    let name = authority.host();
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 /// The fault that a body asks for; `None` clears.
@@ -224,5 +245,34 @@ mod tests {
         assert!(!is_foreign(&headers(Some("http://127.0.0.1:8000"))));
         assert!(is_foreign(&headers(Some("http://127.0.0.1:9000"))));
         assert!(is_foreign(&headers(Some("null"))));
+    }
+
+    /// A page of attacker.example, whose name now means this machine, is of the same origin there.
+    #[test]
+    fn a_name_that_another_may_have_given_this_machine_is_no_host_for_browsers() {
+        let asked = |host: &str, origin: bool, browses: bool| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, host.parse().expect("a value"));
+            if origin {
+                headers.insert(ORIGIN, format!("http://{host}").parse().expect("a value"));
+            }
+            if browses {
+                headers.insert(FETCH_SITE, "same-origin".parse().expect("a value"));
+            }
+            headers
+        };
+        for host in [
+            "attacker.example:8000",
+            "attacker.example",
+            "localhost.attacker.example:8000",
+            "127.0.0.1.attacker.example",
+        ] {
+            assert!(is_foreign(&asked(host, true, true)) && is_foreign(&asked(host, true, false)), "{host}");
+            assert!(is_foreign(&asked(host, false, true)), "{host}");
+            assert!(!is_foreign(&asked(host, false, false)), "{host}: curl and `bench http` ask by any name");
+        }
+        for host in ["127.0.0.1:8000", "localhost:8000", "LOCALHOST", "[::1]:8000", "10.0.0.7:8000"] {
+            assert!(!is_foreign(&asked(host, true, true)), "{host}");
+        }
     }
 }

@@ -30,7 +30,8 @@ pub struct Gpu {
 
 /// Opens the library.
 fn open() -> Result<Nvml, NvmlError> {
-    match env::var_os(LIBRARY_VARIABLE) {
+    // A variable that is set to nothing is not set.
+    match env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()) {
         Some(path) => Nvml::builder().lib_path(&path).init(),
         None => Nvml::init(),
     }

@@ -6,13 +6,14 @@
 //! accepts no more, answers what it has, and ends with 0.
 
 use std::{
-    env, fs,
+    env, fs, io,
     net::{SocketAddr, TcpListener},
     process,
     sync::Arc,
     thread,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -49,11 +50,15 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
         Some(predecessor) => {
             plan.left_out = predecessor.left_out(plan.config.lanes())?;
             start_log::starting(&plan);
-            (Running::start(&plan)?, predecessor.take_over()?)
+            let running = Running::start(&plan)?;
+            let ports = predecessor.take_over()?;
+            start_log::inherited(&ports, &plan.config);
+            (running, ports)
         }
     };
     let plan = &plan;
     start_log::lanes(plan);
+    room_for_threads(HTTP_THREADS + 1).map_err(ServeError::Thread)?;
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
     let runtime = threads.map_err(ServeError::Thread)?;
@@ -64,6 +69,24 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
     systemd.finish();
     tracing::info!(unanswered, "stopped");
     Ok(())
+}
+
+/// Whether the system gives so many threads more. The runtime panics where it does not, and waits for ever for those that it got.
+fn room_for_threads(count: usize) -> io::Result<()> {
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock();
+    let mut threads = Vec::new();
+    let given = (0..count).try_for_each(|_| {
+        let gate = Arc::clone(&gate);
+        threads.push(thread::Builder::new().name("room".to_owned()).spawn(move || drop(gate.lock()))?);
+        Ok(())
+    });
+    drop(closed);
+    for thread in threads {
+        // It does nothing that could panic.
+        drop(thread.join());
+    }
+    given
 }
 
 /// Makes a port ready for the runtime; gives its address, which is not the configured one if that leaves the port to the system, or if another process
@@ -88,13 +111,14 @@ async fn serve(
     predecessor: Option<Predecessor>,
 ) -> Result<usize, ServeError> {
     let listen = plan.config.http.listen;
+    let served = ports.count();
     let copied = ports.try_clone().map_err(|source| ServeError::Listen { table: "http", listen, source })?;
     let successor = await_successor(plan, running, copied)?;
     let (listener, address) = listening("http", listen, ports.http)?;
     let mut signals = Signals::new()?;
     let (draining, drains) = watch::channel(());
     let ends = (left_to_another(successor.clone()), drained(drains.clone()));
-    let limits = limits(plan);
+    let limits = limits(plan, served);
     let beside = grpc_port(plan, (running, limits), ports.grpc, ends)?;
     // What could fail is done: connections are accepted as soon as the ports are polled.
     if let Some(mut predecessor) = predecessor {
@@ -212,9 +236,8 @@ fn site(plan: &Plan, running: &Running, limits: Limits) -> Site {
     }
 }
 
-/// What clients of each port may take; says so if that is less than it should be.
-fn limits(plan: &Plan) -> Limits {
-    let ports = 1 + usize::from(plan.config.grpc.is_some());
+/// What clients of each of so many ports may take; says so if that is less than it should be.
+fn limits(plan: &Plan, ports: usize) -> Limits {
     let usual = Limits::new(plan.config.deployment.queue_max, plan.config.http.drain);
     let wanted = usual.descriptors(ports);
     let files = descriptors::at_least(wanted);

@@ -2,6 +2,8 @@
 
 use std::{io, net::SocketAddr};
 
+use rustix::io::Errno;
+
 use super::SuccessionError;
 use crate::{
     code::{CodeError, Kind},
@@ -47,26 +49,51 @@ pub enum StartFaults {
 }
 
 impl ServeError {
-    /// Whether a configured device failed, or the process that this one was to succeed: another process, or time, may mend that, and an
-    /// unattended machine must try.
-    pub const fn is_of_a_device(&self) -> bool {
+    /// Whether another process, or time, may mend it, so that an unattended machine must try: a configured device, the process that this one was to
+    /// succeed, a port that another process has, an address that is not up yet, what the system has no more of.
+    pub fn may_pass(&self) -> bool {
         match self {
+            ServeError::Lane { source: OpenError::Pool(_), .. } | ServeError::Thread(_) => true,
             ServeError::Lane { source, .. } => source.is_of_a_device(),
             // The supervisor starts it anew without one.
-            ServeError::Succession(_) => true,
-            ServeError::Listen { .. } | ServeError::LaneEnded | ServeError::Thread(_) | ServeError::Signal(_) => false,
+            ServeError::Succession(error) => !matches!(error, SuccessionError::Nobody { .. }),
+            ServeError::Listen { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) || is_short(source)
+            }
+            ServeError::Signal(source) => is_short(source),
+            ServeError::LaneEnded => false,
         }
+    }
+}
+
+/// Whether the process or the system has no more of something.
+fn is_short(error: &io::Error) -> bool {
+    let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::AGAIN];
+    Errno::from_io_error(error).is_some_and(|found| short.contains(&found))
+}
+
+/// What to do about it.
+fn more(source: &io::Error) -> &'static str {
+    match Errno::from_io_error(source) {
+        Some(Errno::MFILE) => "raise LimitNOFILE= (ulimit -n)",
+        Some(Errno::NFILE) => "raise fs.file-max, or end other programs",
+        Some(Errno::AGAIN) => "raise TasksMax= and LimitNPROC= (ulimit -u, pids.max), or end other programs",
+        Some(_) | None => "end other programs, or give this one more memory",
     }
 }
 
 /// What to do about a port that cannot be listened on.
 fn remedy(source: &io::Error, table: &str) -> String {
-    if source.kind() == io::ErrorKind::PermissionDenied {
+    if is_short(source) {
+        more(source).to_owned()
+    } else if source.kind() == io::ErrorKind::PermissionDenied {
         format!("ports below 1024 need CAP_NET_BIND_SERVICE, or set [{table}] listen to a port above")
     } else if source.kind() == io::ErrorKind::AddrNotAvailable {
-        format!("set [{table}] listen to an address of this machine, or to 0.0.0.0 for all of them")
+        format!(
+            "wait until the address is up, or set [{table}] listen to one of this machine, or to 0.0.0.0 for all of them"
+        )
     } else {
-        format!("set [{table}] listen to a free address (port 0 takes any free port)")
+        format!("end who has it, or set [{table}] listen to a free address (port 0 takes any free port)")
     }
 }
 
@@ -95,7 +122,7 @@ pub enum ServeError {
     #[error("a lane ended while it loaded its models; its panic is in the log")]
     LaneEnded,
     /// No thread, or no runtime.
-    #[error("the system gives no more threads: {0}")]
+    #[error("the system gives no more threads, or what they need: {}; {}", .0, more(.0))]
     Thread(#[source] io::Error),
     /// It was to take over from another process.
     #[error("this process could not take over from another: {0}")]

@@ -15,6 +15,7 @@ use rustix::net::{
 };
 
 use super::{Plan, ServeError, succession::SuccessionError};
+use crate::config::Config;
 
 /// The word that comes with them.
 const PORT: u8 = b'P';
@@ -46,6 +47,30 @@ impl Ports {
         let bind = |table, listen| listener(listen).map_err(|source| ServeError::Listen { table, listen, source });
         let http = bind("http", plan.config.http.listen)?;
         Ok(Ports { http, grpc: plan.config.grpc.map(|grpc| bind("grpc", grpc.listen)).transpose()? })
+    }
+
+    /// How many.
+    pub(super) fn count(&self) -> usize {
+        1 + usize::from(self.grpc.is_some())
+    }
+
+    /// Where sockets that came from another process are not what this configuration asks for: the table, the address that is served (if any), and the one that
+    /// is asked for (if any).
+    pub(super) fn unlike(&self, config: &Config) -> Vec<(&'static str, Option<SocketAddr>, Option<SocketAddr>)> {
+        let is_it = |served: SocketAddr, asked: SocketAddr| {
+            // Port 0 was any.
+            served.ip() == asked.ip() && (asked.port() == 0 || served.port() == asked.port())
+        };
+        let tables = [
+            ("http", Some(&self.http), Some(config.http.listen)),
+            ("grpc", self.grpc.as_ref(), config.grpc.map(|grpc| grpc.listen)),
+        ];
+        let told = tables.map(|(table, port, asked)| (table, port.and_then(|port| port.local_addr().ok()), asked));
+        let same = |served: Option<SocketAddr>, asked: Option<SocketAddr>| match (served, asked) {
+            (Some(served), Some(asked)) => is_it(served, asked),
+            (served, asked) => served == asked,
+        };
+        told.into_iter().filter(|&(_, served, asked)| !same(served, asked)).collect()
     }
 
     /// The same sockets once more.
@@ -88,9 +113,35 @@ impl Ports {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, net::TcpStream, time::Duration};
+    use std::{fs, net::TcpStream, path::Path, time::Duration};
 
     use super::*;
+
+    #[test]
+    fn sockets_that_another_process_bound_are_held_against_the_configuration() {
+        let bound = || listener(([127, 0, 0, 1], 0).into()).expect("a free port");
+        let address = |port: &TcpListener| port.local_addr().expect("bound");
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml")).expect("it is there");
+        let config = |http: &str, grpc: Option<SocketAddr>| {
+            let text = text.replace("listen = \"127.0.0.1:8000\"", &format!("listen = \"{http}\""));
+            let mut config = Config::parse(&text, Path::new(""), "config.toml").expect("valid");
+            config.grpc = grpc.map(|listen| crate::config::Grpc { listen });
+            config
+        };
+        let ports = Ports { http: bound(), grpc: None };
+        assert_eq!(ports.count(), 1);
+        let http = address(&ports.http);
+        for same in ["127.0.0.1:0".to_owned(), http.to_string()] {
+            assert_eq!(ports.unlike(&config(&same, None)), [], "{same}");
+        }
+        let (other, grpc) = (SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 1], 2)));
+        assert_eq!(ports.unlike(&config("127.0.0.1:1", None)), [("http", Some(http), Some(other))]);
+        assert_eq!(ports.unlike(&config("127.0.0.1:0", Some(grpc))), [("grpc", None, Some(grpc))], "it is not there");
+        let ports = Ports { grpc: Some(bound()), ..ports };
+        let served = ports.grpc.as_ref().map(address);
+        assert_eq!(ports.count(), 2);
+        assert_eq!(ports.unlike(&config("127.0.0.1:0", None)), [("grpc", served, None)], "it is there still");
+    }
 
     #[test]
     fn a_burst_of_clients_waits_to_be_accepted_and_is_not_turned_away() {

@@ -5,8 +5,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use super::Plan;
-use crate::{config::fault_domains, http::Limits, lane};
+use super::{Plan, ports::Ports};
+use crate::{
+    config::{Config, fault_domains},
+    http::Limits,
+    lane,
+};
 
 /// Before anything slow.
 pub(super) fn starting(plan: &Plan) {
@@ -61,6 +65,20 @@ pub(super) fn few_descriptors(limits: Limits, files: usize, wanted: usize) {
         wanted,
         "the file limit allows few connections: beyond connections_max, clients wait at the port instead of being refused; raise LimitNOFILE= (ulimit -Hn)"
     );
+}
+
+/// The ports are those of the process before, whatever the configuration says by now.
+pub(super) fn inherited(ports: &Ports, config: &Config) {
+    for (table, served, asked) in ports.unlike(config) {
+        let word =
+            |address: Option<SocketAddr>| address.map_or_else(|| "none".to_owned(), |address| address.to_string());
+        tracing::warn!(
+            table,
+            served = word(served),
+            configured = word(asked),
+            "the port stays that of the process before until a restart"
+        );
+    }
 }
 
 /// All lanes are ready and the port is open.
@@ -133,7 +151,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::Config;
 
     #[test]
     fn a_word_is_quoted_if_a_shell_would_not_take_it_whole() {

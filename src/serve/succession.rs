@@ -46,10 +46,13 @@ use crate::{
     query::LaneId,
 };
 
-/// The exit code of a process that another may take the place of: a device did not open, or is not what it was.
+/// The exit code of a process that another may take the place of: a device did not open or is not what it was, a port was taken, the system was short of
+/// something. `EX_TEMPFAIL` of sysexits.
 pub const NEW_PROCESS: u8 = 75;
 /// Set for a successor: its standard input is the socket.
 const SUCCEEDS: &str = "PARITYD_SUCCEEDS";
+/// What it is set to.
+const STDIN: &str = "stdin";
 /// How long a successor may take to load weights and open devices; what the systemd unit gives a start.
 const LOADING: Duration = Duration::from_mins(5);
 /// How long it may take to say that it serves, once it has the port.
@@ -81,6 +84,14 @@ pub enum SuccessionError {
     /// It said something else.
     #[error("the other process sent an unexpected word of the succession")]
     Words,
+    /// Somebody else has set the variable.
+    #[error(
+        "{SUCCEEDS} is {value:?}, and standard input is no other parityd's socket: unset it, it is for the process that a parityd starts"
+    )]
+    Nobody {
+        /// What it says.
+        value: String,
+    },
     /// This process was told to stop meanwhile.
     #[error("the daemon stops")]
     Stopping,
@@ -97,11 +108,12 @@ pub(super) struct Predecessor {
 impl Predecessor {
     /// The process that this one was started by to succeed it; `None` for any other start.
     pub(super) fn find() -> Result<Option<Self>, SuccessionError> {
-        if env::var_os(SUCCEEDS).is_none() {
-            return Ok(None);
+        let Some(value) = env::var_os(SUCCEEDS).filter(|value| !value.is_empty()) else { return Ok(None) };
+        let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(SuccessionError::Silent)?);
+        if value != STDIN || socket.local_addr().is_err() {
+            return Err(SuccessionError::Nobody { value: value.to_string_lossy().into_owned() });
         }
-        let socket = io::stdin().as_fd().try_clone_to_owned().map_err(SuccessionError::Silent)?;
-        Ok(Some(Predecessor { socket: UnixStream::from(socket), taken: Arc::default() }))
+        Ok(Some(Predecessor { socket, taken: Arc::default() }))
     }
 
     /// Which of these lanes start without their devices.
@@ -250,7 +262,7 @@ fn successor(socket: UnixStream) -> io::Result<Child> {
     // The program that runs: under its name if that is still there, so that `ps` shows it; a newer one may stand in its place.
     let program = env::current_exe().ok().filter(|program| program.exists()).unwrap_or_else(|| "/proc/self/exe".into());
     let mut command = Command::new(program);
-    command.arg0(name).args(arguments).env(SUCCEEDS, "stdin").stdin(Stdio::from(OwnedFd::from(socket)));
+    command.arg0(name).args(arguments).env(SUCCEEDS, STDIN).stdin(Stdio::from(OwnedFd::from(socket)));
     // Set to the process that systemd started, it would keep another one from feeding the watchdog.
     command.env_remove("WATCHDOG_PID").spawn()
 }

@@ -29,6 +29,8 @@ pub struct AllOptions {
     pub epochs: Option<usize>,
     /// Whether to keep what is there already, and to go on from checkpoints.
     pub resume: bool,
+    /// Whether other base models there may go, and the parity models that learned from them.
+    pub replace: bool,
     /// What it computes with.
     pub backend: Backend,
 }
@@ -49,31 +51,46 @@ pub fn all(options: &AllOptions) -> Result<Vec<Remade>, TrainError> {
     if fs::canonicalize(out).ok() == fs::canonicalize(weights).ok() {
         return Err(TrainError::SameFolder { dir: out.clone() });
     }
-    let mut made = Vec::new();
-    for old in eval::shipped(weights)? {
+    let remade = |old: PathBuf| {
         let new = out.join(old.strip_prefix(weights).expect("it was found below that folder"));
-        folder(options, &old, &new)?;
-        made.push(Remade { old, new });
+        Remade { old, new }
+    };
+    let made: Vec<Remade> = eval::shipped(weights)?.into_iter().map(remade).collect();
+    // All of them before the first is trained.
+    for Remade { old, new } in &made {
+        let recorded = Manifest::read(old)?;
+        if !has_base(options, new, &recorded, &settings(options, old, &recorded.base.training)?) {
+            base::may_replace(&of_base(options, old, new, &recorded)?)?;
+        }
+    }
+    for Remade { old, new } in &made {
+        folder(options, old, new)?;
     }
     Ok(made)
+}
+
+/// What makes the base model of a manifest again.
+fn of_base(options: &AllOptions, old: &Path, new: &Path, recorded: &Manifest) -> Result<BaseOptions, TrainError> {
+    Ok(BaseOptions {
+        architecture: recorded.base.architecture,
+        out: new.to_path_buf(),
+        name: recorded.deployment.name.clone(),
+        version: recorded.deployment.version.clone(),
+        data: options.data.clone(),
+        replace: options.replace,
+        settings: settings(options, old, &recorded.base.training)?,
+    })
 }
 
 /// One folder of weights.
 fn folder(options: &AllOptions, old: &Path, new: &Path) -> Result<(), TrainError> {
     let recorded = Manifest::read(old)?;
     let settings = |training: &Training| settings(options, old, training);
-    let of_base = settings(&recorded.base.training)?;
-    if has_base(options, new, &recorded, &of_base) {
+    let of_base = of_base(options, old, new, &recorded)?;
+    if has_base(options, new, &recorded, &of_base.settings) {
         tracing::info!(folder = %new.display(), "kept the base model");
     } else {
-        base(&BaseOptions {
-            architecture: recorded.base.architecture,
-            out: new.to_path_buf(),
-            name: recorded.deployment.name.clone(),
-            version: recorded.deployment.version.clone(),
-            data: options.data.clone(),
-            settings: of_base,
-        })?;
+        base(&of_base)?;
     }
     for model in &recorded.parities {
         let settings = settings(&model.training)?;
@@ -128,7 +145,7 @@ fn has_base(options: &AllOptions, new: &Path, recorded: &Manifest, settings: &Se
     let Ok(made) = Manifest::read(new) else { return false };
     options.resume
         && (made.base.architecture, &made.deployment) == (recorded.base.architecture, &recorded.deployment)
-        && is_trained_with(&made.base.training, settings)
+        && settings.made(&made.base.training)
         && is_whole(new, &made.base.file, &made.base.sha256)
 }
 
@@ -142,16 +159,8 @@ fn has_parity(options: &AllOptions, new: &Path, model: &Parity, settings: &Setti
     let there = made.parities.iter().find(same);
     options.resume
         && there.is_some_and(|row| {
-            row.base_sha256 == made.base.sha256
-                && is_trained_with(&row.training, settings)
-                && is_whole(new, &row.file, &row.sha256)
+            row.base_sha256 == made.base.sha256 && settings.made(&row.training) && is_whole(new, &row.file, &row.sha256)
         })
-}
-
-fn is_trained_with(training: &Training, settings: &Settings) -> bool {
-    let Settings { preset, seed, batch, epochs, patience, .. } = *settings;
-    training.preset == preset.as_str()
-        && (training.seed, training.batch, training.epochs, training.patience) == (seed, batch, epochs, patience)
 }
 
 fn is_whole(dir: &Path, file: &str, hash: &str) -> bool {

@@ -117,6 +117,7 @@ mod tests {
             name: "a".to_owned(),
             version: "1".to_owned(),
             data: dir.to_path_buf(),
+            replace: false,
             settings,
         };
         base(&options).unwrap();
@@ -195,6 +196,7 @@ mod tests {
             name: "a".to_owned(),
             version: "1".to_owned(),
             data: dir.path().to_path_buf(),
+            replace: false,
             settings: settings(&backend, Preset::Parm, 1),
         };
         base(&options(Backend::Programs)).unwrap();

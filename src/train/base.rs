@@ -1,6 +1,9 @@
 //! Trains a base model: cross-entropy on the labels.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use candle_core::Result;
 use rand_chacha::ChaCha8Rng;
@@ -16,7 +19,9 @@ use crate::{
     data::{self, Images},
     eval::class,
     model::{Architecture, Device, Learner, Net, Parameters, Plan, Preprocessing},
-    weights::{Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Normalisation, Output, canary},
+    weights::{
+        Base, Dataset, Deployment, FORMAT, Fault, Input, MANIFEST_FILE, Manifest, Normalisation, Output, canary, sha256,
+    },
 };
 
 /// The base model's file within a folder of weights.
@@ -35,6 +40,8 @@ pub struct BaseOptions {
     pub version: String,
     /// The folder of the data.
     pub data: PathBuf,
+    /// Whether another base model there may go, and the parity models that learned from it.
+    pub replace: bool,
     /// The settings.
     pub settings: Settings,
 }
@@ -87,9 +94,10 @@ impl Lesson for Labels<'_> {
     }
 }
 
-/// Trains a base model and writes it with its manifest. Parity models of another base in that folder leave the manifest: they would
-/// be refused.
+/// Trains a base model and writes it with its manifest. Parity models of another base in that folder leave the manifest, if they may: they
+/// would be refused.
 pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
+    may_replace(options)?;
     super::writable(&options.out)?;
     let (train, validation) = data::train(&options.data)?;
     let plan = options.architecture.plan(&[1, train.size.0, train.size.1], data::LABELS.len())?;
@@ -106,6 +114,7 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
         run.fit(&Labels { backend, plan: &plan, preprocessing, varied, train: &train, validation: &validation })?;
     // The canary is what CPUs give, whatever trained it: they are the exact ones.
     let net = Net::new(&plan, preprocessing, &fitted.parameters, &Device::Cpu)?;
+    still_may_replace(options, &sha256(&fitted.parameters.to_safetensors()?))?;
     let base = Base {
         architecture: options.architecture,
         file: FILE.to_owned(),
@@ -125,6 +134,43 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
             Err(_) => new,
         })
     })?)
+}
+
+/// Refuses to train over a base model that is there, and over what learned from it, unless that may go or what is made is the same once more: whoever
+/// meant another folder finds out before anything is learned.
+pub(super) fn may_replace(options: &BaseOptions) -> std::result::Result<(), TrainError> {
+    let file = options.out.join(MANIFEST_FILE);
+    // Even a link to nowhere is somebody's.
+    if options.replace || fs::symlink_metadata(&file).is_err() {
+        return Ok(());
+    }
+    let old = Manifest::read(&options.out)
+        .map_err(|fault| Fault { next: "name another folder with --out, or say --replace if it may go", ..fault })?;
+    let is_same = old.base.architecture == options.architecture && options.settings.made(&old.base.training);
+    if is_same || goes_on(&old, options) { Ok(()) } else { Err(replaces(options, &old)) }
+}
+
+/// The same once it is known what came out: other images or another device give another model of the same settings. The checkpoint stays.
+fn still_may_replace(options: &BaseOptions, sha256: &str) -> std::result::Result<(), TrainError> {
+    match Manifest::read(&options.out) {
+        Ok(old) if !options.replace && old.base.sha256 != sha256 && !goes_on(&old, options) => {
+            Err(replaces(options, &old))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether `old` is an earlier end of the run that is to go on, and nothing has learned from it.
+fn goes_on(old: &Manifest, options: &BaseOptions) -> bool {
+    let Settings { preset, seed, batch, resume, .. } = options.settings;
+    let training = &old.base.training;
+    let of_run = (training.preset.as_str(), training.seed, training.batch) == (preset.as_str(), seed, batch);
+    resume && of_run && old.base.architecture == options.architecture && old.parities.is_empty()
+}
+
+fn replaces(options: &BaseOptions, old: &Manifest) -> TrainError {
+    let (architecture, parities) = (old.base.architecture, old.parities.len());
+    TrainError::Replaces { dir: options.out.clone(), architecture, parities }
 }
 
 /// What is written in the place of `old`. The very same base model, which a run that was done already gives, keeps the models that learned from it.

@@ -31,7 +31,7 @@ use crate::{
     code::{CodeError, Kind},
     data::{DataError, Images},
     eval::EvalError,
-    model::{Device, Encoder, NoFit, Parameters, Tensor, TensorError},
+    model::{Architecture, Device, Encoder, NoFit, Parameters, Tensor, TensorError},
     weights::{Fault, Normalisation, Training, Unchanged, WeightsError, sha256, try_write, write_whole},
 };
 pub use adam::Adam;
@@ -61,6 +61,15 @@ pub struct Settings {
     pub backend: Backend,
 }
 
+impl Settings {
+    /// Whether a model was trained with these; on what and from which images a manifest does not tell.
+    fn made(&self, training: &Training) -> bool {
+        let Settings { preset, seed, batch, epochs, patience, .. } = *self;
+        training.preset == preset.as_str()
+            && (training.seed, training.batch, training.epochs, training.patience) == (seed, batch, epochs, patience)
+    }
+}
+
 impl fmt::Display for Settings {
     /// As flags, `--resume` excepted: it does not change the outcome.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,6 +80,15 @@ impl fmt::Display for Settings {
             Backend::Programs => Ok(()),
             Backend::Tensors(_) => write!(f, " --device {}", self.backend),
         }
+    }
+}
+
+/// What goes with a base model.
+fn lost(parities: usize) -> String {
+    match parities {
+        0 => String::new(),
+        1 => ", and the parity model that learned from it would be lost".to_owned(),
+        parities => format!(", and the {parities} parity models that learned from it would be lost"),
     }
 }
 
@@ -94,6 +112,19 @@ pub enum TrainError {
     SameFolder {
         /// The folder.
         dir: PathBuf,
+    },
+    /// Another base model would be written over.
+    #[error(
+        "{} holds a base model ({architecture}) that this would replace{}; name another folder with --out, or say --replace if it may go",
+        dir.display(), lost(*parities)
+    )]
+    Replaces {
+        /// The folder.
+        dir: PathBuf,
+        /// The network of the base model that is there.
+        architecture: Architecture,
+        /// How many parity models learned from it.
+        parities: usize,
     },
     /// The code has no such parity row.
     #[error("there is no parity row {row}: r = {r}")]

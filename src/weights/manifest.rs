@@ -360,28 +360,15 @@ pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// The same for a page that somebody names, in a folder that is there. What is a link, a pipe or a device is written to as it is, since a rename would put a
-/// file in its place; and so is a file that may be written in a folder that may not.
-pub fn write_page(file: &Path, page: &[u8]) -> io::Result<()> {
-    let is_other = fs::symlink_metadata(file).is_ok_and(|found| !found.is_file());
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if is_other || !folder.is_dir() {
-        return fs::write(file, page);
-    }
-    let is_shut = |error: &io::Error| {
-        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
-        matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | ResourceBusy)
-    };
-    match write_whole(file, page) {
-        Err(error) if is_shut(&error) => fs::write(file, page),
-        written => written,
-    }
+/// Whether a file can be written in a folder that is there.
+pub(super) fn try_file(folder: &Path) -> io::Result<()> {
+    let file = folder.join(".parityd-writes-here");
+    fs::write(&file, []).and_then(|()| fs::remove_file(&file))
 }
 
 /// Whether a folder, which is made if it is not there, can be locked and written: to be found out before anything is learned or measured.
 pub fn try_write(folder: &Path) -> io::Result<()> {
-    let file = folder.join(".parityd-writes-here");
     fs::create_dir_all(folder)?;
     let _locked = lock(folder)?;
-    fs::write(&file, []).and_then(|()| fs::remove_file(&file))
+    try_file(folder)
 }

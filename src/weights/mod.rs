@@ -11,6 +11,7 @@ mod check;
 mod decoder;
 mod manifest;
 pub mod oracle;
+mod page;
 
 use std::{
     fmt::{self, Write},
@@ -32,8 +33,9 @@ pub use check::{ParityPlan, encoded_plan, parity_plan};
 pub use decoder::{decoder, decoder_of};
 pub use manifest::{
     Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Measured, Normalisation, Output, Parity,
-    Training, Unchanged, try_write, write_page, write_whole,
+    Training, Unchanged, try_write, write_whole,
 };
+pub use page::{try_page, write_page};
 
 /// One thing that is wrong with a folder of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]

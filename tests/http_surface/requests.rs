@@ -36,7 +36,7 @@ fn readiness_is_the_engines_and_liveness_is_not() {
         assert_eq!(reply.json()["ready"], false);
     }
     assert_eq!(port.get("/v2/health/live").status, 200);
-    assert!(!port.get("/metrics").body.contains("reason=\"not_ready\""), "a probe is no failed query");
+    assert!(port.get("/metrics").body.contains("reason=\"not_ready\"} 0"), "a probe is no failed query");
 }
 
 #[test]

@@ -30,6 +30,10 @@ fn json_lines_are_json_to_the_last_panic_and_a_fault_that_repeats_is_told_ten_ti
         told.count()
     };
     assert_eq!(told("panic", ""), 1, "a panic is a line like the others");
+    for line in &lines {
+        let at = line["timestamp"].as_str().unwrap_or_default();
+        assert!(at.starts_with("20") && at.ends_with('Z') && at.len() > 20, "{line}");
+    }
     assert_eq!(told("listening", ""), 1);
     // Ten at once, and one for each minute that a slow machine may take.
     let moves = told("lane moved", "0");

@@ -110,9 +110,11 @@ fn a_successor_that_fails_changes_nothing() {
     assert_eq!(daemon.status("/v2/health/ready"), Some(200));
     let replies = send(&daemon.url, Load::new(100, Duration::from_secs(1)));
     assert_all_answered(&replies, "a daemon whose successor failed");
-    daemon.configure(&restarting());
+    // It takes the port over as it is, whatever its configuration says by now.
+    daemon.configure(&restarting().replacen("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:9\"", 1));
     assert_eq!(daemon.succeeded(), Some(0));
     daemon.wait_healthy();
+    assert!(told(&daemon, "the port stays that of the process before until a restart"));
 }
 
 /// Where nobody could be told of another process, a daemon that ends is taken for one that failed.

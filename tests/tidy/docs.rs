@@ -133,24 +133,43 @@ fn dashboard_and_alerts_name_only_metrics_that_there_are() {
     }
 }
 
+/// The words that stand behind the arms of a source's matches.
+fn arms(path: &str) -> BTreeSet<String> {
+    let source = source(path);
+    let arms: BTreeSet<String> = literals(&source)
+        .into_iter()
+        .filter(|(at, _)| source.served.chars().take(*at).collect::<String>().trim_end().ends_with("=>"))
+        .map(|(_, text)| text)
+        .filter(|text| text.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        .collect();
+    assert!(arms.len() > 2, "{path} has no reasons");
+    arms
+}
+
 /// A client's developer finds what to do about each refusal.
 #[test]
 fn operations_md_explains_every_reason() {
     let page = page("docs/operations.md");
     let words = words(&page);
     for path in ["src/wire/error.rs", "src/query.rs"] {
-        let source = source(path);
-        let arms: Vec<String> = literals(&source)
-            .into_iter()
-            .filter(|(at, _)| source.served.chars().take(*at).collect::<String>().trim_end().ends_with("=>"))
-            .map(|(_, text)| text)
-            .filter(|text| text.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
-            .collect();
-        assert!(arms.len() > 2, "{path} has no reasons");
         // `Provenance` has words of its own, which stand with its metric.
-        let missing: Vec<_> = arms.iter().filter(|word| !words.contains(word.as_str())).collect();
+        let missing: Vec<_> = arms(path).into_iter().filter(|word| !words.contains(word.as_str())).collect();
         assert!(missing.iter().all(|word| ["direct", "approximate"].contains(&word.as_str())), "{path}: {missing:?}");
     }
+}
+
+/// A counter that appears with its first failure hides that one from every rate.
+#[test]
+fn every_reason_is_counted_from_the_start() {
+    let told = page("src/metrics.rs");
+    let listed = told.split_once("const REASONS").and_then(|(_, rest)| rest.split_once("];")).expect("the list").0;
+    let listed: BTreeSet<String> = listed.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    let mut reasons = arms("src/wire/error.rs");
+    reasons.extend(arms("src/query.rs"));
+    for provenance in ["direct", "reconstructed", "approximate", "default"] {
+        reasons.remove(provenance);
+    }
+    assert_eq!(listed, reasons);
 }
 
 /// Every key that a configuration can print says when to turn it.

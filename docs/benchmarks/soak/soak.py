@@ -355,7 +355,7 @@ def run(options, folder, pid, http, grpc):
         time.sleep(1)
     settled = time.monotonic() - ended
     after |= {"descriptors": descriptors(pid), "memory": memory(pid)}
-    refused = re.findall(r'^parityd_errors_total\{reason="(\w+)"\} (\d+)$', get(http, "/metrics"), re.M)
+    refused = re.findall(r'^parityd_errors_total\{reason="(\w+)"\} ([1-9]\d*)$', get(http, "/metrics"), re.M)
     refused = {reason: int(count) for reason, count in refused}
     return {
         "seconds": options.seconds, "capacity": most, "rude": dict(soak.seen), "refused": refused, "honest": answered, "before": before, "after": after,

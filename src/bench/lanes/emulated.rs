@@ -108,6 +108,7 @@ impl Stage<'_> {
             weights: options.weights.display().to_string(),
             calibration,
             worst,
+            lateness: Vec::new(),
             void_reason: (!worst.is_good()).then(late).or_else(|| doctor::void_reason(&env.doctor)),
             cells,
             virtual_cells,

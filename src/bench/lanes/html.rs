@@ -6,6 +6,16 @@ use crate::{
     chart::Dash,
 };
 
+/// What each row tells.
+const HEAD: [&str; 8] = ["policy", "p50 ms", "p99", "p99.9", "decoded %", "right %", "unanswered", "jobs a query"];
+
+/// And beside its twin in virtual time, which real lanes have none of.
+const TWIN: [&str; 2] = ["real / virtual p99", "within 10 %"];
+
+const ALONE: &str = "How long the slowest of so many queries takes: 100 is p99, 1000 is p99.9.";
+const BESIDE: &str =
+    "How long the slowest of so many queries takes: 100 is p99, 1000 is p99.9. Dotted: the same in virtual time.";
+
 impl LanesReport {
     /// The page.
     pub fn html(&self) -> Result<String, BenchError> {
@@ -37,24 +47,14 @@ impl LanesReport {
             page.section(&format!("{weather}: {}", weather.words()));
             let (real, simulated): (Vec<&Cell>, Vec<&Cell>) = (real.iter().collect(), simulated.iter().collect());
             let sets = [(real.as_slice(), Dash::Solid, ""), (simulated.as_slice(), Dash::Dotted, ", virtual")];
+            let sets = if self.emulated { &sets[..] } else { &sets[..1] };
             let title = format!("{weather}: the tail at {:.0} % load", 100.0 * real[0].load);
-            page.figure(
-                &figures::tail(&title, &sets, &policies),
-                "How long the slowest of so many queries takes: 100 is p99, 1000 is p99.9. Dotted: the same in virtual time.",
-            )?;
-            let head = [
-                "policy",
-                "p50 ms",
-                "p99",
-                "p99.9",
-                "decoded %",
-                "right %",
-                "unanswered",
-                "jobs a query",
-                "real / virtual p99",
-                "within 10 %",
-            ];
-            page.table(&head.map(str::to_owned), &real.iter().map(|cell| self.row(cell)).collect::<Vec<_>>());
+            page.figure(&figures::tail(&title, sets, &policies), if self.emulated { BESIDE } else { ALONE })?;
+            let head = HEAD.iter().chain(TWIN.iter().filter(|_| self.emulated)).map(|&head| head.to_owned());
+            page.table(&head.collect::<Vec<_>>(), &real.iter().map(|cell| self.row(cell)).collect::<Vec<_>>());
+        }
+        if let Some(legend) = self.legend() {
+            page.text(&legend);
         }
         Ok(page.finish())
     }
@@ -72,17 +72,18 @@ impl LanesReport {
             Some(_) if agreement.is_equivalent() => "yes",
             Some(_) => "no",
         });
-        vec![
+        let [p50, p99, p999] = self.figures(cell);
+        let mut row = vec![
             figures::name(cell),
-            format!("{:.1}", cell.p50.ms),
-            format!("{:.1}", cell.p99.ms),
-            format!("{:.1}", cell.p999.ms),
+            p50,
+            p99,
+            p999,
             format!("{:.1}", 100.0 * cell.decoded),
             cell.accuracy.map_or_else(|| "?".to_owned(), |share| format!("{:.1}", 100.0 * share)),
             format!("{:.0}", cell.unanswered * cell.queries as f64),
             format!("{:.2}", cell.jobs_per_query),
-            ratio,
-            within.to_owned(),
-        ]
+        ];
+        row.extend([ratio, within.to_owned()].into_iter().filter(|_| self.emulated));
+        row
     }
 }

@@ -5,7 +5,8 @@
 //! beside its twin in virtual time: if the simulator is right, they agree. How late lanes and client were is part of the result; more than 4 % of a
 //! job makes it void, and a calibration beforehand chooses jobs long enough for this machine.
 //!
-//! *Real* lanes are those of a configuration, with the weather injected as faults, one policy after the other.
+//! *Real* lanes are those of a configuration, with the weather injected as faults, one policy after the other. Their jobs may be so short that the client is a good part
+//! of a figure: it is marked and void by the rule of `bench http`.
 
 mod agreement;
 mod client;
@@ -13,6 +14,7 @@ mod daemon;
 mod device;
 mod emulated;
 mod html;
+mod lateness;
 mod page;
 mod real;
 
@@ -24,12 +26,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use agreement::Agreement;
+pub use lateness::Lateness;
 pub use page::LanesPage;
 
 use super::{
     BenchError, Env,
-    cell::{self, Cell},
+    cell::{self, Cell, Quantile},
     contender::{self, Contender},
+    table::LATE,
     weather::Weather,
 };
 use crate::{
@@ -121,6 +125,9 @@ pub struct LanesReport {
     pub calibration: Vec<Trial>,
     /// The worst run's lateness.
     pub worst: Trial,
+    /// The client's in each cell of real lanes.
+    #[serde(default)]
+    pub lateness: Vec<Lateness>,
     /// Why nothing should be concluded from it.
     pub void_reason: Option<String>,
     /// The cells.
@@ -190,6 +197,27 @@ impl LanesReport {
     /// What an earlier run wrote as JSON.
     pub fn read(file: &Path) -> Result<Self, BenchError> {
         super::read(file, "lanes")
+    }
+
+    /// p50, p99 and p99.9 of a cell, each marked if the client is a good part of it.
+    fn figures(&self, cell: &Cell) -> [String; 3] {
+        let late = self.lateness.iter().find(|late| late.is_of(cell));
+        let marks = late.map_or([false; 3], |late| late.marks(cell));
+        let figure = |(quantile, is_late): (Quantile, bool)| {
+            let mark = if is_late { LATE } else { "" };
+            format!("{mark}{:.1}", quantile.ms)
+        };
+        let [p50, p99, p999] = marks;
+        [(cell.p50, p50), (cell.p99, p99), (cell.p999, p999)].map(figure)
+    }
+
+    /// What the mark means, where there is one.
+    fn legend(&self) -> Option<String> {
+        let is_marked = |cell: &Cell| self.figures(cell).iter().any(|figure| figure.starts_with(LATE));
+        self.cells
+            .iter()
+            .any(is_marked)
+            .then(|| format!("{LATE} more than a quarter of it may be the lateness of this client."))
     }
 
     /// As JSON.

@@ -40,6 +40,9 @@ impl Display for LanesPage<'_> {
             writeln!(f, "\n## {weather}: {}, {:.0} % load\n", weather.words(), 100.0 * cells[0].load)?;
             self.table(f, &cells)?;
         }
+        if let Some(legend) = self.0.legend() {
+            writeln!(f, "\n{legend}")?;
+        }
         if let Some(reason) = &self.0.void_reason {
             writeln!(f, "\n**This run is void**: {reason}.")?;
         }
@@ -70,8 +73,8 @@ impl LanesPage<'_> {
             if let Some(k) = cell.k {
                 push(format_args!(", k = {k}"));
             }
-            for quantile in [cell.p50, cell.p99, cell.p999] {
-                push(format_args!(" | {:.1}", quantile.ms));
+            for figure in self.0.figures(cell) {
+                push(format_args!(" | {figure}"));
             }
             let right = cell.accuracy.map_or_else(|| "?".to_owned(), |share| format!("{:.1}", 100.0 * share));
             let unanswered = cell.unanswered * cell.queries as f64;

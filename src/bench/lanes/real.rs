@@ -18,7 +18,7 @@ use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
-    LATE_SHARE, LanesOptions, LanesReport, Trial,
+    LATE_SHARE, LanesOptions, LanesReport, Lateness, Trial,
     client::{self, Answered, Labelled},
     daemon::{Daemon, Site},
 };
@@ -76,6 +76,9 @@ impl Emulation for Stalls {
     }
 }
 
+/// Latencies, jobs, and the milliseconds by which queries were sent late.
+type Ran = (Vec<Latency>, f64, Vec<f64>);
+
 struct Bench<'o> {
     options: &'o LanesOptions,
     clock: Clock,
@@ -107,21 +110,26 @@ pub(super) fn measure(
     bench.service = bench.capacity(&plain)?;
     let weathers = super::weathers(options);
     let all = weathers.len() * contenders.len() * usize::try_from(options.runs).unwrap_or(usize::MAX);
-    let (mut cells, mut done) = (Vec::new(), 0);
+    let (mut cells, mut lateness, mut void, mut done) = (Vec::new(), Vec::new(), None, 0);
     let mut worst = Trial { service_ms: millis(bench.service), lanes_late_ms: 0.0, client_late_ms: 0.0 };
     for weather in weathers {
         for contender in &contenders {
-            let (mut runs, mut jobs) = (Vec::new(), 0.0);
+            let (mut runs, mut jobs, mut late) = (Vec::new(), 0.0, Vec::new());
             for seed in (0..options.runs).map(|run| options.seed.wrapping_add(run)) {
-                let (latencies, ran, client_late_ms) = bench.run(weather, contender, seed)?;
-                worst.client_late_ms = worst.client_late_ms.max(client_late_ms);
+                let (latencies, ran, sent_late) = bench.run(weather, contender, seed)?;
+                worst.client_late_ms = worst.client_late_ms.max(at(&sent_late, LATE_SHARE));
+                late.extend(sent_late);
                 runs.push(latencies);
                 jobs += ran;
                 done += 1;
                 progress(done, all);
             }
             let k = contender.code.as_ref().map(|code| code.k);
-            cells.push(Cell::new(&Place { weather, k, load: options.load, policy: contender.name }, &runs, jobs));
+            let cell = Cell::new(&Place { weather, k, load: options.load, policy: contender.name }, &runs, jobs);
+            let late = Lateness::new(&cell, late);
+            void = void.or_else(|| late.void_reason(&cell));
+            lateness.push(late);
+            cells.push(cell);
         }
     }
     let env = Env::read(&options.command, options.seed, &watch);
@@ -134,7 +142,8 @@ pub(super) fn measure(
         weights: config.deployment.weights.display().to_string(),
         calibration: Vec::new(),
         worst,
-        void_reason: doctor::void_reason(&env.doctor),
+        lateness,
+        void_reason: void.or_else(|| doctor::void_reason(&env.doctor)),
         cells,
         virtual_cells: Vec::new(),
         agreements: Vec::new(),
@@ -168,8 +177,8 @@ impl Bench<'_> {
         Ok(took.mul_f64(lanes as f64 / daemon.jobs(1.0).max(1.0)))
     }
 
-    /// One policy once: latencies, jobs, and p99 of how late queries were sent.
-    fn run(&self, weather: Weather, contender: &Contender, seed: u64) -> Result<(Vec<Latency>, f64, f64), BenchError> {
+    /// One policy once: latencies, jobs, and how late each query was sent, sorted.
+    fn run(&self, weather: Weather, contender: &Contender, seed: u64) -> Result<Ran, BenchError> {
         let (lanes, span) = (self.site.lanes(), self.options.span);
         let gap = self.service.div_f64(self.options.load * lanes as f64);
         let arrivals = Arrivals::new(seed, gap).map(|at| at.since(Time::ZERO)).take_while(|after| *after < span);
@@ -190,7 +199,7 @@ impl Bench<'_> {
         });
         let mut sent_late: Vec<f64> = sent_late.into_iter().map(millis).collect();
         sent_late.sort_unstable_by(f64::total_cmp);
-        Ok((latencies.swap_remove(0), daemon.jobs(contender.parity_cost), at(&sent_late, LATE_SHARE)))
+        Ok((latencies.swap_remove(0), daemon.jobs(contender.parity_cost), sent_late))
     }
 
     /// Sets and clears faults as the weather has it, until the run is over.

@@ -169,7 +169,7 @@ impl Display for GridReport {
         let GridReport { service_ms, seconds, seeds, env, .. } = self;
         writeln!(
             f,
-            "# ParM's evaluation, under a virtual clock\n\nMade by\n\n    {} > docs/benchmarks/parm-grid.md\n\n\
+            "# ParM's evaluation, under a virtual clock\n\nMade by\n\n    {}\n\n\
              The settings of ParM's experiments (SOSP 2019, section 5.2): 12 instances and 12/k for parity, jobs of {service_ms} ms, Poisson arrivals, on parityd's own \
              core; {seeds} runs of {seconds} s a cell. `none` has all instances as plain ones (the paper's *Equal-Resources*). A pair that is slow runs 1.5 to 3 \
              times slower for 1 to 3 s; what the paper's shuffles did to an instance is not reported, so this is a guess. *Light multitenancy*: two \

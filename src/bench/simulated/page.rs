@@ -1,4 +1,4 @@
-//! The page `docs/benchmarks/tail.md`, made of a report alone.
+//! The page of a report, made of that alone: `docs/benchmarks/tail.md` is one.
 
 use std::fmt::{self, Display, Write as _};
 
@@ -68,9 +68,10 @@ fn head(f: &mut fmt::Formatter<'_>, report: &VirtualReport) -> fmt::Result {
     let cpu = env.cpu.clone().unwrap_or_else(unknown);
     writeln!(
         f,
-        "# Tail latency of all policies\n\nMade by\n\n    {} > docs/benchmarks/tail/tail.json\n    parityd bench virtual \
-         --from docs/benchmarks/tail/tail.json > docs/benchmarks/tail.md\n",
-        env.command
+        "# Tail latency of all policies\n\nMade by\n\n    {}{} > tail.json\n    parityd bench virtual --from tail.json\n",
+        env.command,
+        // What this page can be made of again, whatever the run printed.
+        if env.command.split(' ').any(|word| word == "--json") { "" } else { " --json" }
     )?;
     write!(
         f,

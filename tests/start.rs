@@ -1,0 +1,182 @@
+//! Starts that fail, as a supervisor sees them: which exit code, which sentence, and that the process ends at all.
+//!
+//! What only an editor can mend is 78, which systemd leaves alone; what may pass by itself is 75, which it tries again (`systemd/parityd.service`).
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "waits for another process")]
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Cannot start, and no restart mends it.
+const CANNOT: i32 = 78;
+
+/// May pass by itself.
+const LATER: i32 = 75;
+
+/// A panic.
+const BUG: i32 = 70;
+
+/// How long a start, or its end, may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// `program` before the shipped daemon, without the developer's environment.
+fn daemon(before: &[&str], arguments: &[&str]) -> Command {
+    let binary = env!("CARGO_BIN_EXE_parityd");
+    let mut words = before.iter().copied().chain([binary]).chain(arguments.iter().copied());
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    for name in ["PARITYD_LOG", "PARITYD_LOG_FORMAT", "NOTIFY_SOCKET", "RUST_BACKTRACE"] {
+        command.env_remove(name);
+    }
+    command.env("PARITYD_HTTP_LISTEN", "127.0.0.1:0").env("PARITYD_GRPC_LISTEN", "127.0.0.1:0");
+    command
+}
+
+#[track_caller]
+fn ends(command: &mut Command, code: i32, says: &str) {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let log = String::from_utf8_lossy(&stderr);
+    assert_eq!(status.code(), Some(code), "{log}");
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.contains(says), "{last:?} does not say {says:?}");
+}
+
+#[test]
+fn a_port_that_may_be_free_later_is_tried_again() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    ends(daemon(&[], &["serve"]).env("PARITYD_HTTP_LISTEN", &address), LATER, "set [http] listen to a free address");
+    ends(daemon(&[], &["serve"]).env("PARITYD_GRPC_LISTEN", &address), LATER, "set [grpc] listen to a free address");
+    // TEST-NET-1: no machine's, until somebody gives it one.
+    let absent = "192.0.2.1:8000";
+    ends(daemon(&[], &["serve"]).env("PARITYD_HTTP_LISTEN", absent), LATER, "wait until the address is up");
+}
+
+#[test]
+fn addresses_that_nobody_can_reach_are_refused() {
+    for address in ["224.0.0.1:8000", "255.255.255.255:8000", "[ff02::1]:8000"] {
+        let mut check = daemon(&[], &["check"]);
+        ends(check.env("PARITYD_HTTP_LISTEN", address), CANNOT, "must be an address of one machine");
+    }
+}
+
+#[test]
+fn a_variable_that_is_set_to_nothing_is_not_set() {
+    let mut check = daemon(&[], &["check"]);
+    for name in
+        ["PARITYD_HTTP_LISTEN", "PARITYD_GRPC_LISTEN", "PARITYD_LOG", "PARITYD_LOG_FORMAT", "PARITYD_NVML_LIBRARY"]
+    {
+        check.env(name, "");
+    }
+    let Output { status, stdout, stderr } = check.output().unwrap();
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+    assert!(String::from_utf8_lossy(&stdout).contains("127.0.0.1:8000"));
+    ends(daemon(&[], &["check"]).env("PARITYD_LOG_FORMAT", "xml"), 2, "--help");
+}
+
+#[test]
+fn a_variable_of_successions_that_somebody_else_set_is_named() {
+    for value in ["1", "stdin"] {
+        ends(daemon(&[], &["serve"]).env("PARITYD_SUCCEEDS", value), CANNOT, "PARITYD_SUCCEEDS is");
+    }
+}
+
+/// Files: from too few for anything to enough to serve.
+#[test]
+fn a_process_without_files_is_tried_again() {
+    let mut ended = 0;
+    for files in (6..60).step_by(3) {
+        let limit = format!("--nofile={files}");
+        let (code, log) = outcome(daemon(&["prlimit", &limit], &["serve"]));
+        if log.contains("cannot listen on") {
+            assert!(code == Some(LATER) && log.contains("LimitNOFILE="), "{files}: {code:?} {log}");
+            ended += 1;
+        }
+        if code.is_none() {
+            break;
+        }
+    }
+    println!("{ended} starts found no file for a port");
+}
+
+/// Threads: a runtime that gets one of two panics, and unwinding would wait for the one for ever, with the port bound.
+#[test]
+fn a_process_without_threads_ends_and_is_tried_again() {
+    let own = fs::metadata("/proc/self").unwrap();
+    if std::os::unix::fs::MetadataExt::uid(&own) != 0 {
+        println!("skipped: only root can start a process whose threads are counted apart from its own");
+        return;
+    }
+    // Of the user that nobody is: what it may read lies elsewhere.
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let binary = folder.path().join("parityd");
+    fs::hard_link(env!("CARGO_BIN_EXE_parityd"), &binary)
+        .or_else(|_| fs::copy(env!("CARGO_BIN_EXE_parityd"), &binary).map(drop))
+        .unwrap();
+    let weights = folder.path().join("weights/fashion-mnist/1");
+    assert!(Command::new("cp").arg("-r").arg(root.join("weights")).arg(folder.path()).status().unwrap().success());
+    assert!(weights.is_dir());
+    fs::copy(root.join("config.toml"), folder.path().join("config.toml")).unwrap();
+    assert!(Command::new("chmod").args(["-R", "a+rX"]).arg(folder.path()).status().unwrap().success());
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (mut serves, mut later) = (false, 0);
+    for threads in 1..40 {
+        let limit = format!("--nproc={threads}");
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--clear-groups", "prlimit", &limit]).arg(&binary).arg("serve");
+        command.current_dir(folder.path()).stdin(Stdio::null()).env_remove("PARITYD_LOG").env_remove("NOTIFY_SOCKET");
+        command.env("PARITYD_HTTP_LISTEN", "127.0.0.1:0").env("PARITYD_GRPC_LISTEN", "127.0.0.1:0");
+        let (code, log) = outcome(command);
+        match code {
+            None => {
+                serves = true;
+                break;
+            }
+            Some(LATER) => {
+                assert!(
+                    log.contains("TasksMax=") || log.contains("did not open") || log.contains("threads"),
+                    "{threads}: {log}"
+                );
+                later += 1;
+            }
+            // The log has no thread: there is nobody to say so in a sentence.
+            Some(BUG) => assert!(log.contains("panicked"), "{threads}: {log}"),
+            // Not even a shell's program starts.
+            Some(other) => assert!(threads < 3, "{threads}: {other} {log}"),
+        }
+    }
+    assert!(serves && later > 2, "{later} starts found too few threads");
+}
+
+/// The exit code of a start and its log; `None` once it serves, and then it is ended.
+#[track_caller]
+fn outcome(mut command: Command) -> (Option<i32>, String) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut child: Child = command.stdout(Stdio::null()).stderr(log.reopen().unwrap()).spawn().unwrap();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let told = || fs::read_to_string(log.path()).unwrap_or_default();
+        if let Some(status) = child.try_wait().unwrap() {
+            return (status.code(), told());
+        }
+        if told().contains("listening") {
+            child.kill().and_then(|()| child.wait()).unwrap();
+            return (None, told());
+        }
+        let late = Instant::now() > end;
+        if late {
+            child.kill().and_then(|()| child.wait()).unwrap();
+        }
+        assert!(!late, "it neither serves nor ends: {}", told());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
