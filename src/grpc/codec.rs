@@ -77,9 +77,10 @@ fn check<U: 'static>(message: &[u8]) -> Result<(), Status> {
     let request = TypeId::of::<U>() == TypeId::of::<ModelInferRequest>();
     let mut left = FIELDS_MAX;
     let fits = count(message, if request { &LISTS_OF_A_REQUEST } else { &[] }, &mut left);
-    match fits.map_err(|error| Status::internal(error.to_string()))? {
-        true => Ok(()),
-        false => Err(Status::internal(format!("more than {FIELDS_MAX} fields"))),
+    if fits.map_err(|error| Status::internal(error.to_string()))? {
+        Ok(())
+    } else {
+        Err(Status::internal(format!("more than {FIELDS_MAX} fields")))
     }
 }
 

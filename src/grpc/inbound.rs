@@ -263,12 +263,12 @@ impl Body for Inbound {
             return Poll::Ready(Some(Ok(Frame::data(mem::take(&mut self.out.next)))));
         }
         self.out.claim = None;
-        let held = match ready!(self.poll_message(context)) {
-            Some(Ok(held)) => held,
+        let message = match ready!(self.poll_message(context)) {
+            Some(Ok(message)) => message,
             Some(Err(status)) => return Poll::Ready(Some(Err(status))),
             None => return Poll::Ready(None),
         };
-        let (bytes, claim) = held.into_bytes();
+        let (bytes, claim) = message.into_bytes();
         let length = u32::try_from(bytes.len()).expect("a longer one is refused");
         let head = [&[0][..], &length.to_be_bytes()].concat();
         self.out = Out { next: bytes, claim: Some(claim) };

@@ -15,7 +15,7 @@ use crate::{
 
 /// A message with its head, as it goes over the wire.
 fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
-    [&[flag], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat()
+    [&[flag], &u32::try_from(message.len()).expect("it is short").to_be_bytes()[..], message].concat()
 }
 
 fn named(id: &str) -> Vec<u8> {
@@ -24,8 +24,8 @@ fn named(id: &str) -> Vec<u8> {
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
+    encoder.write_all(bytes).expect("memory takes it");
+    encoder.finish().expect("memory takes it")
 }
 
 #[test]
@@ -34,7 +34,9 @@ fn a_streams_messages_may_come_a_byte_at_a_time_or_together() {
     let messages = [named("the-first"), named("the-second"), named("the-third")].concat();
     for bytes in [1, 7, 100, messages.len()] {
         let mut raw = Raw::saying(&port, "ModelStreamInfer", &[]);
-        messages.chunks(bytes).for_each(|part| raw.data(part));
+        for part in messages.chunks(bytes) {
+            raw.data(part);
+        }
         for id in ["the-first", "the-second", "the-third"] {
             assert!(raw.is_told(id), "{id} in parts of {bytes}: the stream goes on, and each is answered");
         }

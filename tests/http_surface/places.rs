@@ -54,7 +54,9 @@ fn half_a_body_keeps_no_place_and_is_refused_and_one_that_is_nearly_whole_is_ans
     let whole = request("POST", INFER, "", &rows(&[ROW]));
     let (most, rest) = whole.split_at(whole.len() - 5);
     let mut halves = [port.connect(), port.connect()];
-    halves.iter_mut().for_each(|half| half.send(most.as_bytes()));
+    for half in &mut halves {
+        half.send(most.as_bytes());
+    }
     let mut clients = [port.connect(), port.connect()];
     for client in &mut clients {
         assert_eq!(client.ask(request("GET", "/v2", "", "").as_bytes()).status, 200, "though nobody was answered");
