@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    alone, assert_all_answered,
+    assert_all_answered, beside,
     control::Control,
     daemon::{Daemon, config},
     load::{Load, Reply, send},
@@ -177,7 +177,7 @@ fn check(daemon: &Daemon, outcome: &Outcome, what: &str, limit: Duration) {
 
 #[test]
 fn faults_that_jobs_show_are_found_and_healed() {
-    let _alone = alone();
+    let _beside = beside();
     let driver = Driver::new();
     let daemon = driver.daemon();
     let second = Duration::from_secs(1);
@@ -200,7 +200,7 @@ fn faults_that_jobs_show_are_found_and_healed() {
 /// A thread cannot be ended; the device is well, and another thread takes the lane.
 #[test]
 fn a_thread_that_never_comes_back_is_replaced() {
-    let _alone = alone();
+    let _beside = beside();
     let driver = Driver::new();
     let daemon = driver.daemon();
     let second = Duration::from_secs(1);
@@ -217,7 +217,7 @@ fn a_thread_that_never_comes_back_is_replaced() {
 
 #[test]
 fn what_the_driver_tells_of_a_gpu_fences_its_lane_at_once() {
-    let _alone = alone();
+    let _beside = beside();
     let driver = Driver::new();
     let daemon = driver.daemon();
     let second = Duration::from_secs(1);
@@ -251,7 +251,7 @@ fn what_the_driver_tells_of_a_gpu_fences_its_lane_at_once() {
 /// A part of a GPU that MIG made has one id for CUDA and another for NVML: what NVML never had it has not lost.
 #[test]
 fn a_gpu_that_nvml_never_knew_is_not_lost() {
-    let _alone = alone();
+    let _beside = beside();
     let driver = Driver::new();
     let own = "0.uuid = MIG-00000000-0000-0000-0000-000000000000";
     driver.says(own);
@@ -274,7 +274,7 @@ fn a_gpu_that_nvml_never_knew_is_not_lost() {
 /// Xid 31 is a broken program, perhaps another tenant's: the lane proves that it is well, and loses nothing.
 #[test]
 fn an_xid_of_a_program_asks_for_a_canary_and_no_more() {
-    let _alone = alone();
+    let _beside = beside();
     let driver = Driver::new();
     let daemon = driver.daemon();
     let canaries = || daemon.metric("parityd_jobs_total", "canary").unwrap_or(0.0);
@@ -286,7 +286,7 @@ fn an_xid_of_a_program_asks_for_a_canary_and_no_more() {
 
 #[test]
 fn a_clock_that_is_held_down_sharpens_the_eye_and_takes_nothing_away() {
-    let _alone = alone();
+    let _beside = beside();
     let driver = Driver::new();
     let daemon = driver.daemon();
     let limited = || daemon.metric("parityd_gpu_limited", "hw_thermal").unwrap_or(0.0);
@@ -305,7 +305,7 @@ fn a_clock_that_is_held_down_sharpens_the_eye_and_takes_nothing_away() {
 /// A driver that does not answer says nothing of its GPUs.
 #[test]
 fn an_nvml_that_hangs_blocks_neither_service_nor_the_end() {
-    let _alone = alone();
+    let _beside = beside();
     let driver = Driver::new();
     let mut daemon = driver.daemon();
     driver.says("hang_ms = 600000");
@@ -325,7 +325,7 @@ fn an_nvml_that_hangs_blocks_neither_service_nor_the_end() {
 
 #[test]
 fn without_nvml_lanes_are_judged_by_their_jobs() {
-    let _alone = alone();
+    let _beside = beside();
     let nowhere = [("PARITYD_NVML_LIBRARY", "/nowhere/libnvidia-ml.so")];
     let daemon = Daemon::start_with(&lanes_of_gpus(), &nowhere);
     let slow = || daemon.fault(LANE, r#"{"kind": "slow", "factor": 3}"#);
@@ -337,7 +337,7 @@ fn without_nvml_lanes_are_judged_by_their_jobs() {
 
 #[test]
 fn devices_lists_gpus_lanes_and_their_states() {
-    let _alone = alone();
+    let _beside = beside();
     let driver = Driver::new();
     let daemon = driver.daemon();
     driver.says("0.ret = 15");
@@ -364,7 +364,7 @@ fn devices_lists_gpus_lanes_and_their_states() {
 /// When all are slow, slow is normal, and nobody is left out.
 #[test]
 fn when_all_lanes_are_slow_none_is_left_out_for_long() {
-    let _alone = alone();
+    let _beside = beside();
     let driver = Driver::new();
     let daemon = driver.daemon();
     for lane in 0..LANES {
@@ -381,7 +381,7 @@ fn when_all_lanes_are_slow_none_is_left_out_for_long() {
 /// Ready means that queries can be answered, not that the process lives.
 #[test]
 fn readiness_goes_with_the_last_base_lane_and_comes_back_with_the_first() {
-    let _alone = alone();
+    let _beside = beside();
     let driver = Driver::new();
     let daemon = driver.daemon();
     driver.says("0.ret = 15\n1.ret = 15");

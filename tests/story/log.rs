@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::{
-    alone,
+    beside,
     daemon::{Daemon, agent, config},
     load::{Load, send},
 };
@@ -16,7 +16,7 @@ const IMPATIENT: [(&str, &str); 2] =
 
 #[test]
 fn json_lines_are_json_to_the_last_panic_and_a_fault_that_repeats_is_told_ten_times() {
-    let _alone = alone();
+    let _beside = beside();
     let daemon = Daemon::start_with(&config("config.toml", &IMPATIENT), &[("PARITYD_LOG_FORMAT", "json")]);
     daemon.fault(1, r#"{"kind": "panic"}"#);
     daemon.fault(0, r#"{"kind": "error"}"#);
@@ -45,7 +45,7 @@ fn json_lines_are_json_to_the_last_panic_and_a_fault_that_repeats_is_told_ten_ti
 #[test]
 fn a_refused_request_is_found_by_its_id_and_many_are_told_ten_times() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let _alone = alone();
+    let _beside = beside();
     let daemon = Daemon::start_with(&config("config.toml", &[]), &[("PARITYD_LOG_FORMAT", "json")]);
     let agent = agent(Duration::from_secs(5));
     for number in 0..40 {

@@ -1,7 +1,7 @@
 //! Stories: the real daemon, real weights, real threads, faults injected from outside, and what clients see of them.
 //!
-//! Each story starts its own daemon on a free port. They run one at a time, because they measure time and the machine may have two cores;
-//! bounds are wide enough for a busy one. What is promised here is in README.md: every query is answered, and labelled.
+//! Each story starts its own daemon on a free port. Those that count what is late run one at a time, because the machine may have two cores; those of
+//! states, which mostly wait, beside each other. Bounds are wide enough for a busy machine. What is promised here is in README.md: every query is answered, and labelled.
 
 #![expect(clippy::unwrap_used, reason = "a harness ends the test when the unexpected happens")]
 #![expect(clippy::print_stdout, reason = "what is measured and logged shows when a story fails")]
@@ -28,17 +28,24 @@ mod table;
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
 use daemon::{Daemon, config};
 use load::{Load, Reply, argmax, images, send};
 
-/// Held while a story runs; one that failed does not fail the others.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// One story holds it, or some that bear each other.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// Held while a story runs that minds others; one that failed does not fail those.
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held while a story runs that minds no other of its kind.
+fn beside() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many replies had each status; 0 is no reply at all.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    alone, assert_all_answered,
+    assert_all_answered, beside,
     daemon::{Daemon, config},
     load::{Load, send},
 };
@@ -37,7 +37,7 @@ fn break_lane(daemon: &Daemon, lane: usize) {
 /// 200 queries a second on connections that are kept, a fatal error, and a second one in the process that took over.
 #[test]
 fn another_process_takes_over_and_no_query_fails() {
-    let _alone = alone();
+    let _beside = beside();
     let mut daemon = start();
     let first = daemon.process();
     let load = Load::new(200, Duration::from_secs(5));
@@ -81,7 +81,7 @@ fn another_process_takes_over_and_no_query_fails() {
 /// While some lane serves on, a succession may wait for `fence_ms` after the last start; where none does, it does not.
 #[test]
 fn where_no_lane_is_left_a_successor_starts_at_once() {
-    let _alone = alone();
+    let _beside = beside();
     let mut daemon = Daemon::start_with(
         &config(
             "config.toml",
@@ -102,7 +102,7 @@ fn where_no_lane_is_left_a_successor_starts_at_once() {
 /// A successor that cannot start costs a line in the log; the lanes that are left serve on, and the next one may start.
 #[test]
 fn a_successor_that_fails_changes_nothing() {
-    let _alone = alone();
+    let _beside = beside();
     let mut daemon = start();
     daemon.configure("nonsense");
     break_lane(&daemon, 0);
@@ -120,7 +120,7 @@ fn a_successor_that_fails_changes_nothing() {
 /// Where nobody could be told of another process, a daemon that ends is taken for one that failed.
 #[test]
 fn without_a_supervisor_that_understands_a_broken_device_is_fenced() {
-    let _alone = alone();
+    let _beside = beside();
     let daemon = Daemon::start(&restarting());
     assert!(told(&daemon, "no successor can start"));
     break_lane(&daemon, 0);
@@ -133,7 +133,7 @@ fn without_a_supervisor_that_understands_a_broken_device_is_fenced() {
 /// A stop ends whoever is about to take over, too. The successor waits for a configuration that comes from a pipe, and meanwhile its predecessor ends.
 #[test]
 fn a_stop_during_a_succession_ends_both() {
-    let _alone = alone();
+    let _beside = beside();
     let mut daemon = start();
     let folder = daemon.folder();
     let processes = || {

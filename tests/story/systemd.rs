@@ -12,7 +12,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    alone,
+    beside,
     daemon::{Daemon, config},
     load::{Load, send},
     statuses,
@@ -60,7 +60,7 @@ impl Supervisor {
 
 #[test]
 fn it_is_told_of_readiness_life_and_the_end() {
-    let _alone = alone();
+    let _beside = beside();
     let (systemd, mut daemon, _folder) = Supervisor::start(&config("config.toml", &[]));
     let ready = systemd.hear_of("READY=1");
     assert!(ready.contains("STATUS=3 of 3 lanes healthy; answered 0 direct"), "{ready}");
@@ -79,7 +79,7 @@ fn it_is_told_of_readiness_life_and_the_end() {
 /// Its socket holds few words, and whoever writes into a full one waits: nobody who answers queries does.
 #[test]
 fn a_systemd_that_does_not_listen_keeps_no_query_waiting() {
-    let _alone = alone();
+    let _beside = beside();
     let (systemd, mut daemon, _folder) = Supervisor::start(&config("config.toml", &[]));
     // A word every fifth of a second, two at a time: far more than any socket of the kind holds.
     let words: usize =
@@ -95,7 +95,7 @@ fn a_systemd_that_does_not_listen_keeps_no_query_waiting() {
 /// Only the main process is listened to, so systemd hears which one that is, and then that one: with all lanes well.
 #[test]
 fn it_is_told_which_process_took_over() {
-    let _alone = alone();
+    let _beside = beside();
     let restarts = [("fence_ms = 30000", "fence_ms = 100"), ("on_fatal = \"fence\"", "on_fatal = \"restart\"")];
     let (systemd, mut daemon, _folder) = Supervisor::start(&config("config.toml", &restarts));
     systemd.hear_of("WATCHDOG=1");
@@ -113,7 +113,7 @@ fn it_is_told_which_process_took_over() {
 /// A daemon none of whose lanes can answer is not alive, whatever its threads do. The paper's baseline calls such lanes healthy.
 #[test]
 fn the_watchdog_starves_when_every_base_lane_is_stuck_and_is_fed_when_one_comes_back() {
-    let _alone = alone();
+    let _beside = beside();
     let (systemd, daemon, _folder) = Supervisor::start(&config("examples/parm.toml", &[]));
     systemd.hear_of("WATCHDOG=1");
     for lane in [0, 1] {
