@@ -14,10 +14,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 use ureq::Agent;
 
-use crate::load::{Load, send};
-
-/// How long a lane may take to heal before queries come to show that it has.
-const BY_ITSELF: Duration = Duration::from_secs(5);
 /// How long a daemon may take to load its weights and pass its canaries on a busy machine.
 const START: Duration = Duration::from_secs(30);
 
@@ -154,16 +150,14 @@ impl Daemon {
         lanes.iter().map(|lane| lane["state"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Waits until every lane works again: by itself, as a rule. A device that has rested may be slower than it was at work, so that what it was slow with before
-    /// shows only under load that it is over.
+    /// Waits until every lane works again.
     pub(crate) fn wait_healthy(&self) {
-        let begun = Instant::now();
-        self.wait_until("healthy on every lane", |daemon| {
-            if begun.elapsed() > BY_ITSELF {
-                send(&daemon.url, Load::new(100, Duration::from_millis(100)));
-            }
-            daemon.lane_states().iter().all(|state| state == "healthy")
-        });
+        self.wait_until("healthy on every lane", Daemon::is_healthy);
+    }
+
+    /// Whether every lane works.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.lane_states().iter().all(|state| state == "healthy")
     }
 
     /// The sum of a metric over those of its samples whose labels hold `labels`; `None` if there is no such sample.

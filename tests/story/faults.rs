@@ -32,7 +32,7 @@ fn breaks_nothing(fault: &str) {
         let replies = send_while_broken(&daemon, lane, fault);
         assert_all_answered(&replies, &format!("{fault} on lane {lane}"));
         daemon.clear(lane);
-        daemon.wait_healthy();
+        daemon.wait_healed();
         let after = send(&daemon.url, Load::new(50, Duration::from_millis(200)));
         assert_all_answered(&after, &format!("after {fault} on lane {lane}"));
     }
@@ -126,6 +126,6 @@ fn a_slow_lane_is_found_spared_and_taken_back() {
     assert!(hedged || replies.iter().any(Reply::is_decoded), "its late jobs were run again, unless they were decoded");
     assert_eq!(daemon.lane_states()[BASE], "straggler", "it was slow to the end");
     daemon.clear(BASE);
-    daemon.wait_healthy();
+    daemon.wait_healed();
     assert!(daemon.log().iter().any(|line| line.contains("slow: the last job took")), "the log says why");
 }

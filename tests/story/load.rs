@@ -27,6 +27,9 @@ const CONNECTIONS: usize = 256;
 /// A request that is not answered by then counts as unanswered: the longest deadline and much slack.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// How long a lane may take to heal before queries come to show that it has.
+const BY_ITSELF: Duration = Duration::from_secs(5);
+
 /// What is sent.
 #[derive(Clone, Copy)]
 pub(crate) struct Load {
@@ -174,4 +177,18 @@ fn exchange(agent: &ureq::Agent, url: &str, body: &str) -> Reply {
 /// The class with the largest output.
 pub(crate) fn argmax(logits: &[f32]) -> Option<usize> {
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
+}
+
+impl Daemon {
+    /// Waits until every lane has healed from what it was slow with: by itself, as a rule. A device that has rested may be slower than it was at work, so that it shows
+    /// only under load that this is over.
+    pub(crate) fn wait_healed(&self) {
+        let begun = Instant::now();
+        self.wait_until("healthy on every lane", |daemon| {
+            if begun.elapsed() > BY_ITSELF {
+                send(&daemon.url, Load::new(100, Duration::from_millis(100)));
+            }
+            daemon.is_healthy()
+        });
+    }
 }
