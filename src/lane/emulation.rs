@@ -18,7 +18,9 @@ pub struct EmulatedLoss;
 
 /// What a device does while a batch runs.
 pub struct Meanwhile<'l> {
-    /// Hears of the parts of the batch.
+    /// Takes the number of parts that are over, unless another thread has the lane by now.
+    pub over: &'l dyn Fn(usize),
+    /// Hears of them from whoever outlives this.
     pub feed: &'l Arc<dyn Feed>,
     /// Makes what has run since its last call longer, if a fault makes the lane slow.
     pub stretch: &'l dyn Fn(),

@@ -295,7 +295,11 @@ impl Lane {
                     lane.id,
                     batch,
                     started,
-                    &Meanwhile { feed: &self.feed, stretch: &|| progress.stretch() },
+                    &Meanwhile {
+                        over: &|parts| progress.over(parts),
+                        feed: &self.feed,
+                        stretch: &|| progress.stretch(),
+                    },
                 )?;
             }
             faults.after(outputs);

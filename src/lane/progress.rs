@@ -55,9 +55,13 @@ impl<'l> Progress<'l> {
             return;
         }
         self.stretch();
-        // Of a job that was stuck nobody wants to hear any more.
+        self.over(over);
+    }
+
+    /// So many parts of the work are over. Of a job that was stuck nobody wants to hear any more: the lane is in another by now.
+    pub(super) fn over(&self, parts: usize) {
         if !self.tenure.is_over() {
-            self.feed.progress(self.lane, over);
+            self.feed.progress(self.lane, parts);
         }
     }
 

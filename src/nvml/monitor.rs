@@ -237,7 +237,7 @@ impl Shared {
                         if !std::mem::replace(&mut lasting.told_unknown, true) {
                             tracing::warn!(
                                 gpu = gpu.uuid,
-                                "NVML does not know this GPU (parts that MIG makes have ids of their own): it is judged by its jobs alone"
+                                "NVML does not know this GPU (it was lost before this process began, or is a part that MIG made): it is judged by its jobs alone"
                             );
                         }
                         continue;

@@ -102,7 +102,7 @@ impl Emulation for Fixed {
             self.wait(began + part);
             (meanwhile.stretch)();
             if over < PARTS {
-                meanwhile.feed.progress(lane, over);
+                (meanwhile.over)(over);
             }
             began = self.clock.now();
         }

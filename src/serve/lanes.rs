@@ -134,14 +134,14 @@ impl Member {
         if threads.next.is_some() {
             return tracing::debug!(%lane, "the thread that is to replace the lane's has not opened the device yet");
         }
-        threads.stuck.retain(Held::is_left);
-        if threads.stuck.len() >= STUCK_MAX {
-            return tracing::error!(%lane, stuck = threads.stuck.len(), "too many of the lane's threads are stuck: the daemon must be restarted");
-        }
         // First the call, then the question: one that has come back since it was found is in another call by now, in which it is well.
         let Some(stuck) = threads.running.inside().filter(|_| engine.is_stuck(lane)) else {
             return tracing::debug!(%lane, "the lane's thread has come back by itself");
         };
+        threads.stuck.retain(Held::is_left);
+        if threads.stuck.len() >= STUCK_MAX {
+            return tracing::error!(%lane, stuck = threads.stuck.len(), "too many of the lane's threads are stuck: the daemon must be restarted");
+        }
         let (member, told) = (Arc::clone(self), Arc::clone(engine));
         let feed = Arc::clone(engine) as Arc<dyn Feed>;
         match lane::replace(self.spec.clone(), feed, stuck, move |tried| member.tried(tried, &told)) {

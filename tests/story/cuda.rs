@@ -81,7 +81,7 @@ fn a_gpu_that_stands_still_costs_no_query() {
     let daemon = gpus.daemon(&shipped());
     let outcome = break_for_a_second(&gpus, &daemon, &format!("{GPU}.hangs=1\n"));
     assert_found(&daemon, &outcome, "hung", "in flight");
-    daemon.wait_healthy();
+    daemon.wait_healed();
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_gpu_without_memory_loses_slots_and_no_lane() {
     let daemon = gpus.daemon(&shipped());
     let outcome = break_for_a_second(&gpus, &daemon, &format!("{GPU}.memory_mib=0\n"));
     assert_found(&daemon, &outcome, "failed", "out of memory");
-    daemon.wait_healthy();
+    daemon.wait_healed();
     let log = daemon.log().join("\n");
     assert!(log.contains("the GPU has too little memory left (CUDA_ERROR_OUT_OF_MEMORY)"), "{log}");
     assert!(!log.contains("did not open again"), "it kept its device: {log}");
@@ -134,7 +134,7 @@ fn another_process_has_a_context_of_its_own() {
     assert_all_answered(&replies, "a process that was succeeded");
     assert_eq!(daemon.succeeded(), Some(0));
     assert_ne!(daemon.process(), first);
-    daemon.wait_healthy();
+    daemon.wait_healed();
     assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1))), "the next process");
 }
 

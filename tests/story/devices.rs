@@ -182,7 +182,7 @@ fn faults_that_jobs_show_are_found_and_healed() {
     let daemon = driver.daemon();
     let second = Duration::from_secs(1);
     for (what, fault, state, reason, limit) in [
-        ("slow x3", r#"{"kind": "slow", "factor": 3}"#, "straggler", "of its expected time", second),
+        ("slow x3", r#"{"kind": "slow", "factor": 3}"#, "straggler", "of its expected time", 2 * second),
         ("hang", r#"{"kind": "hang"}"#, "hung", "in flight", second),
         ("panic", r#"{"kind": "panic"}"#, "failed", "panic", second),
         ("error", r#"{"kind": "error"}"#, "failed", "error", second),
@@ -191,8 +191,8 @@ fn faults_that_jobs_show_are_found_and_healed() {
         ("NaN", r#"{"kind": "nan"}"#, "failed", "non-finite", second),
         ("garbage", r#"{"kind": "garbage"}"#, "failed", "canary", 5 * second),
     ] {
-        let lasts = if what == "garbage" { 6 * second } else { 2 * second };
-        let outcome = break_for(&daemon, lasts, (state, reason), || daemon.fault(LANE, fault), || daemon.clear(LANE));
+        let outcome =
+            break_for(&daemon, limit + second, (state, reason), || daemon.fault(LANE, fault), || daemon.clear(LANE));
         check(&daemon, &outcome, what, limit);
     }
 }
@@ -296,8 +296,8 @@ fn a_clock_that_is_held_down_sharpens_the_eye_and_takes_nothing_away() {
     assert_all_answered(&replies, "throttled");
     assert_all_work(&daemon, "heat alone is no fault");
     let slow = || daemon.fault(LANE, r#"{"kind": "slow", "factor": 3}"#);
-    let outcome = break_for(&daemon, Duration::from_secs(2), SLOW, slow, || daemon.clear(LANE));
-    check(&daemon, &outcome, "throttle, slow x3", Duration::from_secs(1));
+    let outcome = break_for(&daemon, Duration::from_secs(3), SLOW, slow, || daemon.clear(LANE));
+    check(&daemon, &outcome, "throttle, slow x3", Duration::from_secs(2));
     driver.says("");
     daemon.wait_until("cool", |_| limited() < 0.5);
 }
@@ -329,8 +329,8 @@ fn without_nvml_lanes_are_judged_by_their_jobs() {
     let nowhere = [("PARITYD_NVML_LIBRARY", "/nowhere/libnvidia-ml.so")];
     let daemon = Daemon::start_with(&lanes_of_gpus(), &nowhere);
     let slow = || daemon.fault(LANE, r#"{"kind": "slow", "factor": 3}"#);
-    let outcome = break_for(&daemon, Duration::from_secs(2), SLOW, slow, || daemon.clear(LANE));
-    check(&daemon, &outcome, "no NVML, slow x3", Duration::from_secs(1));
+    let outcome = break_for(&daemon, Duration::from_secs(3), SLOW, slow, || daemon.clear(LANE));
+    check(&daemon, &outcome, "no NVML, slow x3", Duration::from_secs(2));
     let lines: Vec<_> = daemon.log().into_iter().filter(|line| line.contains("NVML cannot be opened")).collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
 }

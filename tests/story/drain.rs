@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    beside,
+    alone, beside,
     daemon::{Daemon, config},
     load::{Load, Reply, send},
     statuses,
@@ -28,7 +28,7 @@ fn send_and_stop(daemon: &Daemon, at: Duration, load: Load) -> (Vec<Reply>, Inst
 
 #[test]
 fn queries_sent_before_a_stop_are_answered_and_later_ones_told() {
-    let _beside = beside();
+    let _alone = alone();
     for round in 0..3 {
         let mut daemon = Daemon::start(&config("config.toml", &[]));
         let load = Load { seed: round, ..Load::new(100, Duration::from_secs(3)) };
@@ -49,7 +49,7 @@ fn queries_sent_before_a_stop_are_answered_and_later_ones_told() {
 /// A lane that hangs holds neither its queries nor the process's end.
 #[test]
 fn a_fenced_lane_is_abandoned() {
-    let _beside = beside();
+    let _alone = alone();
     let mut daemon = Daemon::start(&config("config.toml", &[]));
     daemon.fault(0, HANG);
     let (replies, _) = send_and_stop(&daemon, Duration::from_secs(1), Load::new(100, Duration::from_millis(900)));
@@ -67,13 +67,18 @@ fn stuck(deadline_ms: u32, drain_ms: u32) -> Daemon {
     daemon
 }
 
+/// Until a query is admitted.
+fn wait_for_one(daemon: &Daemon) {
+    daemon.wait_until("admitted", |daemon| daemon.metric("parityd_queries_open", "") == Some(1.0));
+}
+
 #[test]
 fn while_it_waits_for_admitted_queries_new_ones_get_a_503() {
     let _beside = beside();
     let mut daemon = stuck(2000, 10_000);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| send(&daemon.url, Load::new(10, Duration::from_millis(100))));
-        thread::sleep(Duration::from_millis(200));
+        wait_for_one(&daemon);
         daemon.signal();
         daemon.wait_until("draining", |daemon| daemon.status("/v2/health/ready") == Some(503));
         let refused = send(&daemon.url, Load::new(100, Duration::from_millis(300)));
@@ -92,7 +97,7 @@ fn queries_that_outlast_drain_ms_get_a_503_and_a_second_signal_ends_it_at_once()
         let mut daemon = stuck(60_000, if second { 60_000 } else { 300 });
         let replies = thread::scope(|scope| {
             let waiting = scope.spawn(|| send(&daemon.url, Load::new(10, Duration::from_millis(100))));
-            thread::sleep(Duration::from_millis(300));
+            wait_for_one(&daemon);
             daemon.signal();
             if second {
                 daemon.wait_until("draining", |daemon| daemon.status("/v2/health/ready") == Some(503));

@@ -1,7 +1,7 @@
 //! Stories: the real daemon, real weights, real threads, faults injected from outside, and what clients see of them.
 //!
 //! Each story starts its own daemon on a free port. Those that count what is late run one at a time, because the machine may have two cores; those of
-//! states, which mostly wait, beside each other. Bounds are wide enough for a busy machine. What is promised here is in README.md: every query is answered, and labelled.
+//! states, which mostly wait, by twos. Bounds are wide enough for a busy machine. What is promised here is in README.md: every query is answered, and labelled.
 
 #![expect(clippy::unwrap_used, reason = "a harness ends the test when the unexpected happens")]
 #![expect(clippy::print_stdout, reason = "what is measured and logged shows when a story fails")]
@@ -28,24 +28,44 @@ mod table;
 
 use std::{
     collections::BTreeMap,
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Condvar, Mutex, PoisonError},
     time::Duration,
 };
 
 use daemon::{Daemon, config};
 use load::{Load, Reply, argmax, images, send};
 
-/// One story holds it, or some that bear each other.
-static MACHINE: RwLock<()> = RwLock::new(());
+/// The halves of the machine that are free. Not more, however many threads the tests have: each story's client has hundreds of sockets.
+static HALVES: Mutex<usize> = Mutex::new(2);
+static GIVEN_BACK: Condvar = Condvar::new();
 
-/// Held while a story runs that minds others; one that failed does not fail those.
-fn alone() -> RwLockWriteGuard<'static, ()> {
-    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+/// So many halves, given back when the story ends, whatever its end.
+struct Share(usize);
+
+impl Share {
+    fn take(halves: usize) -> Self {
+        let free = HALVES.lock().unwrap_or_else(PoisonError::into_inner);
+        let enough = GIVEN_BACK.wait_while(free, |free| *free < halves);
+        *enough.unwrap_or_else(PoisonError::into_inner) -= halves;
+        Share(halves)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        *HALVES.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        GIVEN_BACK.notify_all();
+    }
+}
+
+/// Held while a story runs that minds others.
+fn alone() -> Share {
+    Share::take(2)
 }
 
 /// Held while a story runs that minds no other of its kind.
-fn beside() -> RwLockReadGuard<'static, ()> {
-    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+fn beside() -> Share {
+    Share::take(1)
 }
 
 /// How many replies had each status; 0 is no reply at all.

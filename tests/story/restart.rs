@@ -61,7 +61,7 @@ fn another_process_takes_over_and_no_query_fails() {
         replies.len()
     );
     // The device is well in the new process.
-    daemon.wait_healthy();
+    daemon.wait_healed();
     assert_eq!(daemon.status("/v2/health/ready"), Some(200));
     // It can be succeeded, too, and stopped like any daemon.
     let second = daemon.process();
@@ -71,7 +71,7 @@ fn another_process_takes_over_and_no_query_fails() {
     });
     daemon.follow();
     assert_ne!(daemon.process(), second);
-    daemon.wait_healthy();
+    daemon.wait_healed();
     let replies = send(&daemon.url, Load::new(100, Duration::from_secs(1)));
     assert_all_answered(&replies, "the third process");
     daemon.signal();
@@ -95,7 +95,7 @@ fn where_no_lane_is_left_a_successor_starts_at_once() {
     // Whatever becomes of these.
     send(&daemon.url, Load::new(100, Duration::from_millis(500)));
     assert_eq!(daemon.succeeded(), Some(0));
-    daemon.wait_healthy();
+    daemon.wait_healed();
     assert_all_answered(&send(&daemon.url, Load::new(100, Duration::from_secs(1))), "all devices are back");
 }
 
@@ -113,7 +113,7 @@ fn a_successor_that_fails_changes_nothing() {
     // It takes the port over as it is, whatever its configuration says by now.
     daemon.configure(&restarting().replacen("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:9\"", 1));
     assert_eq!(daemon.succeeded(), Some(0));
-    daemon.wait_healthy();
+    daemon.wait_healed();
     assert!(told(&daemon, "the port stays that of the process before until a restart"));
 }
 

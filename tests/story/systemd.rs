@@ -105,7 +105,7 @@ fn it_is_told_which_process_took_over() {
     assert_eq!(daemon.succeeded(), Some(0));
     assert_eq!(told.trim(), format!("MAINPID={}", daemon.process()));
     systemd.forget();
-    daemon.wait_healthy();
+    daemon.wait_healed();
     systemd.hear_of("STATUS=3 of 3 lanes healthy");
     systemd.hear_of("WATCHDOG=1");
 }
