@@ -80,7 +80,8 @@ SEEDS = {
     "picture": [b"\0" + picture for picture in PICTURES]
     + [b"\1--b\r\nContent-Disposition: form-data; name=\"f\"; filename=\"f\"\r\n\r\n" + PICTURES[0] + b"\r\n--b--\r\n"],
     "coding": [b"\0" + gzip.compress(JSON[0], mtime=0), b"\1" + zlib.compress(JSON[2]), b"\0" + gzip.compress(JSON[0], mtime=0) * 2, b"\1" + zlib.compress(b" " * 60_000)],
-    "grpc": [framed(message), framed(typed), framed(gzip.compress(message, mtime=0), 1), framed(message)[:30], framed(b"")],
+    "grpc": [b"\0" + framed(message), b"\0" + framed(typed), b"\2" + framed(gzip.compress(message, mtime=0), 1), b"\0" + framed(message)[:30], b"\0" + framed(b"")]
+    + [b"\1" + framed(message) + framed(typed), b"\3" + framed(gzip.compress(message, mtime=0), 1) + framed(typed), b"\5" + framed(zlib.compress(message), 1) * 2],
 }
 
 

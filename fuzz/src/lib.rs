@@ -87,9 +87,12 @@ pub fn coding(data: &[u8]) {
     assert!([200, 400, 413].contains(&reply.status), "{}", reply.head);
 }
 
-/// The body of a gRPC call: messages, whole and broken.
-pub fn call(body: &[u8]) {
-    let kinds = frames_after(body);
+/// The body of a gRPC call: messages, whole and broken. The first byte says of which method, and how those are compressed that are.
+pub fn call(data: &[u8]) {
+    let Some((form, body)) = data.split_first() else { return };
+    let method = if form % 2 == 1 { "ModelStreamInfer" } else { "ModelInfer" };
+    let encoding = ["identity", "gzip", "deflate", "br"][usize::from(form / 2 % 4)];
+    let kinds = frames_after(method, encoding, body);
     assert!([1, 3, 7].iter().any(|kind| kinds.contains(kind)), "an answer, a reset or a farewell: {kinds:?}");
 }
 
@@ -284,17 +287,19 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Calls `ModelInfer` with this body, which need not be a message; gives the kinds of frames that come back.
-fn frames_after(body: &[u8]) -> Vec<u8> {
+/// Calls a method with this body, which need not be a message; gives the kinds of frames that come back.
+fn frames_after(method: &str, encoding: &str, body: &[u8]) -> Vec<u8> {
     let mut stream = connect(ports(LONG).grpc);
     let mut head = Vec::new();
+    let path = format!("/inference.GRPCInferenceService/{method}");
     for (name, value) in [
         (":method", "POST"),
         (":scheme", "http"),
-        (":path", "/inference.GRPCInferenceService/ModelInfer"),
+        (":path", path.as_str()),
         (":authority", "x"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
+        ("grpc-encoding", encoding),
     ] {
         head.push(0);
         for text in [name, value] {

@@ -95,9 +95,15 @@ impl<R, A> Front<R, A> {
 
     /// Refuses what is not gRPC as HTTP does: its client would not understand a status of gRPC.
     fn refuse_foreign(&self, caller: &Caller) -> BoxFuture<Reply, Infallible> {
-        self.shared.unanswered(caller, &ClientError::WrongType { expected: "application/grpc" }.into());
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        self.shared.unanswered_as(
+            status.as_str(),
+            caller,
+            &ClientError::WrongType { expected: "application/grpc" }.into(),
+        );
         let mut reply = Reply::new(Body::empty());
-        *reply.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        *reply.status_mut() = status;
+        reply.headers_mut().insert(REQUEST_ID, caller.id());
         Box::pin(async { Ok(reply) })
     }
 }
@@ -177,8 +183,7 @@ where
                 shared.unanswered(&caller, &error);
                 reply = status(&error).into_http();
             }
-            let id = HeaderValue::from_str(caller.0.1.id()).expect("an id is plain");
-            reply.headers_mut().insert(REQUEST_ID, id);
+            reply.headers_mut().insert(REQUEST_ID, caller.id());
             let call = if is_standing { call.stands() } else { call };
             Ok(reply.map(|body| call.body(body)))
         })

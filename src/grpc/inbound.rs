@@ -7,21 +7,21 @@
 //! stream of requests, to whoever asks for the next [`message`](Inbound::message), so that a stream which rests holds nothing.
 
 use std::{
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame};
 use parking_lot::Mutex;
-use tokio::time::Sleep;
 use tonic::{Code, Status};
 
 use super::{Caller, Shared, codec::decode, proto::inference::ModelInferRequest, replies::Asked, status::status};
-use crate::wire::{Claim, ClientError, Coding, Error, Held, Inflater};
+use crate::wire::{Arriving, Claim, ClientError, Coding, Crowd, Error, Held, Inflater};
 
 /// Bytes before each message: whether it is compressed, and its length.
 const HEAD_BYTES: usize = 5;
@@ -53,9 +53,28 @@ pub(super) struct Inbound {
     partial: Option<Partial>,
     /// The one message of a call that is not whole.
     whole: Option<Held>,
-    patience: Option<Pin<Box<Sleep>>>,
+    patience: Option<Patience>,
     over: bool,
     out: Out,
+}
+
+/// Resolves when what arrives has taken too long, and to what that is.
+type Patience = Pin<Box<dyn Future<Output = Error> + Send>>;
+
+/// Ends with `timeout`, or because of somebody who needs the place of what is `arriving`.
+fn patience(timeout: Duration, arriving: Option<Arriving>) -> Patience {
+    Box::pin(async move {
+        let needed = async {
+            match &arriving {
+                Some(arriving) => arriving.is_too_late().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(timeout) => ClientError::Timeout(timeout).into(),
+            () = needed => Crowd::Connections.into(),
+        }
+    })
 }
 
 /// As much as has come of what is before a message.
@@ -101,11 +120,11 @@ impl Inbound {
         messages: Messages,
         asked: Asked,
     ) -> Self {
-        let timeout = shared.site.limits.body_timeout;
         if messages.is_stream {
             asked.whole();
         }
-        let patience = (!messages.is_stream).then(|| Box::pin(tokio::time::sleep(timeout)));
+        let timeout = shared.site.limits.body_timeout;
+        let patience = (!messages.is_stream).then(|| patience(timeout, Some(asked.arriving())));
         Inbound {
             body,
             shared,
@@ -143,10 +162,9 @@ impl Inbound {
                 return Poll::Ready(None);
             }
             if let Some(patience) = &mut self.patience
-                && patience.as_mut().poll(context).is_ready()
+                && let Poll::Ready(error) = patience.as_mut().poll(context)
             {
-                let timeout = self.shared.site.limits.body_timeout;
-                return Poll::Ready(Some(Err(self.end(ClientError::Timeout(timeout)))));
+                return Poll::Ready(Some(Err(self.end(error))));
             }
             if !self.data.is_empty() {
                 match self.step() {
@@ -178,7 +196,7 @@ impl Inbound {
         }
         if self.messages.is_stream {
             let timeout = self.shared.site.limits.body_timeout;
-            self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+            self.patience.get_or_insert_with(|| patience(timeout, None));
         }
         let mut partial = match self.partial.take() {
             Some(partial) => partial,
@@ -218,7 +236,7 @@ impl Inbound {
             }
             (flag, _) => return Err(ClientError::field("message", format!("begins with {flag}, not 0 or 1")).into()),
         };
-        if length > bytes_max {
+        if length > coding.arrives_max(bytes_max) {
             return Err(ClientError::BodyTooLong { bytes_max }.into());
         }
         let held = Held::new(bytes_max, &self.shared.budget);
@@ -230,13 +248,20 @@ impl Inbound {
         if self.head.length > 0 || self.partial.is_some() {
             return Err(ClientError::BrokenBody);
         }
-        self.over = true;
-        self.asked.whole();
+        self.is_over();
         Ok(self.whole.take())
     }
 
-    fn end(&mut self, error: impl Into<Error>) -> Status {
+    /// Nothing more is read, and there is something to answer.
+    fn is_over(&mut self) {
         self.over = true;
+        // In this order, or the connection would seem to rest between the two.
+        self.asked.whole();
+        self.patience = None;
+    }
+
+    fn end(&mut self, error: impl Into<Error>) -> Status {
+        self.is_over();
         let error = error.into();
         self.shared.unanswered(&self.caller, &error);
         status(&error)

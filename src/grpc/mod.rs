@@ -31,6 +31,7 @@ mod write;
 use std::{fmt, sync::Arc};
 
 pub use server::serve;
+use tonic::codegen::http::HeaderValue;
 
 use crate::{
     admission::Admission,
@@ -72,12 +73,24 @@ struct Shared {
 #[derive(Clone, Debug)]
 struct Caller(Arc<(String, Trace)>);
 
+impl Caller {
+    /// Its `x-request-id`.
+    fn id(&self) -> HeaderValue {
+        HeaderValue::from_str(self.0.1.id()).expect("an id is plain")
+    }
+}
+
 impl Shared {
     /// Counts what was refused, and tells of it.
-    fn unanswered(&self, Caller(caller): &Caller, error: &Error) {
+    fn unanswered(&self, caller: &Caller, error: &Error) {
+        self.unanswered_as(status::word(status::code(error)), caller, error);
+    }
+
+    /// The same, of what was refused with another status than its own.
+    fn unanswered_as(&self, status: &str, Caller(caller): &Caller, error: &Error) {
         let (path, trace) = &**caller;
         error.count(&self.site.metrics);
-        self.traces.unanswered(trace, ("POST", path), status::word(status::code(error)), error);
+        self.traces.unanswered(trace, ("POST", path), status, error);
     }
 
     /// Tells of what was answered.

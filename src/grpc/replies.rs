@@ -18,7 +18,7 @@ use tonic::Status;
 
 use crate::{
     clock::{Clock, Time},
-    wire::{Activity, Busy},
+    wire::{Activity, Arriving, Busy},
 };
 
 /// The replies of one connection.
@@ -63,6 +63,11 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// What it asks has not come whole, for as long as that lives.
+    pub(super) fn arriving(&self) -> Arriving {
+        self.activity.arriving()
+    }
+
     /// It has, whole.
     pub(super) fn whole(&self) {
         self.busy.lock().get_or_insert_with(|| self.activity.busy());

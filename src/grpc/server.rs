@@ -154,15 +154,15 @@ async fn connection(stream: TcpStream, mut place: Place, shared: Arc<Shared>, fr
         biased;
         ended = connection.as_mut() => return told(ended),
         () = shared.drain.left() => {}
-        () = place.needed() => {}
-        () = last.notified() => {}
+        () = place.needed() => place.hurry(),
+        () = last.notified() => place.hurry(),
     }
     // The client is told (GOAWAY), and what it has sent before it hears of that is answered.
     connection.as_mut().graceful_shutdown();
     loop {
         match tokio::time::timeout(LAST_WORDS, connection.as_mut()).await {
             Ok(ended) => return told(ended),
-            // It does not even say that it has heard.
+            // It does not even say that it has heard, and sends nothing.
             Err(_) if place.rests() => return,
             Err(_) => {}
         }

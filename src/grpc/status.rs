@@ -19,7 +19,7 @@ use crate::{
 pub(super) const fn code(error: &Error) -> Code {
     match error {
         Error::Client(error) => code_of_client(error),
-        Error::Busy | Error::Refused(Refusal::Full) => Code::ResourceExhausted,
+        Error::Busy(_) | Error::Refused(Refusal::Full) => Code::ResourceExhausted,
         Error::Refused(Refusal::TooManyRows { .. } | Refusal::NotCalibrated)
         | Error::Failed { failure: Failure::QueryFault, .. } => Code::InvalidArgument,
         Error::Refused(Refusal::NotReady | Refusal::Draining) | Error::Failed { failure: Failure::Stopped, .. } => {
@@ -111,11 +111,12 @@ pub(super) fn of_tonic(status: &Status, shared: &Shared, Caller(caller): &Caller
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Crowd;
 
     #[test]
     fn what_may_be_tried_again_has_a_code_that_clients_try_again() {
         for error in [
-            Error::Busy,
+            Error::Busy(Crowd::Bodies),
             Refusal::Full.into(),
             Refusal::NotReady.into(),
             Refusal::Draining.into(),

@@ -134,7 +134,7 @@ pub(super) async fn fault(shared: &Shared, asked: &mut Asked, lanes: &dyn Lanes,
     Ok(respond::nothing())
 }
 
-/// What every browser says of a request, and a page cannot change.
+/// What a browser says of a request to a host that it trusts, and a page cannot change. To others it says `Origin` with every POST, and that is enough for them.
 const FETCH_SITE: &str = "sec-fetch-site";
 
 /// Whether a browser says that another site's page asks, or a page of a host whose name is not this machine's for sure.

@@ -8,13 +8,7 @@
 //! A connection has something to answer once a request is whole, and not before: otherwise a byte of a body each would keep as many places as
 //! there are for as long as a body may take. Where the place is needed meanwhile, the request is refused as one for which there is no room.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::{
@@ -23,12 +17,7 @@ use hyper::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 
-use tokio::sync::Notify;
-
-use crate::wire::{Activity, Budget, Busy, ClientError, Coding, Error, Held, Inflater};
-
-/// What a body gets that has begun to arrive when its connection's place is needed.
-const LAST_BYTES: Duration = Duration::from_millis(100);
+use crate::wire::{Activity, Arriving, Budget, Busy, ClientError, Coding, Crowd, Error, Held, Inflater};
 
 /// How much may be read, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -41,47 +30,24 @@ pub(super) struct Allowance<'a> {
     pub(super) budget: &'a Budget,
 }
 
-/// What a connection and the body that arrives on it tell each other.
-#[derive(Default, Debug)]
-pub(super) struct Arrival {
-    is_awaited: AtomicBool,
-    is_unwelcome: Notify,
-}
-
-impl Arrival {
-    /// Whether a body is awaited.
-    pub(super) fn is_awaited(&self) -> bool {
-        self.is_awaited.load(Ordering::Acquire)
-    }
-
-    /// Somebody else needs the connection's place: what is not whole soon is not awaited any more.
-    pub(super) fn hurry(&self) {
-        self.is_unwelcome.notify_one();
-    }
-
-    async fn is_over(&self) {
-        self.is_unwelcome.notified().await;
-        tokio::time::sleep(LAST_BYTES).await;
-    }
-}
-
 /// A body that may be read, once.
 #[derive(Debug)]
 pub(super) struct Inbound {
     incoming: Incoming,
     spent: bool,
-    arrival: Arc<Arrival>,
     activity: Activity,
+    /// A part of its request has come, until that is whole or refused.
+    arriving: Option<Arriving>,
     /// There is something to answer.
     busy: Option<Busy>,
 }
 
 impl Inbound {
     /// Nothing is read yet.
-    pub(super) fn new(incoming: Incoming, arrival: Arc<Arrival>, activity: Activity) -> Self {
+    pub(super) fn new(incoming: Incoming, activity: Activity) -> Self {
         let spent = incoming.is_end_stream();
-        let busy = spent.then(|| activity.busy());
-        Inbound { incoming, spent, arrival, activity, busy }
+        let (busy, arriving) = (spent.then(|| activity.busy()), (!spent).then(|| activity.arriving()));
+        Inbound { incoming, spent, activity, arriving, busy }
     }
 
     /// What its request is until its reply is gone.
@@ -101,34 +67,28 @@ impl Inbound {
         }
         let coding = Coding::of_request(headers)?;
         let declared = self.incoming.size_hint().lower();
-        if usize::try_from(declared).map_or(true, |declared| declared > allowance.bytes_max) {
+        if usize::try_from(declared).map_or(true, |declared| declared > coding.arrives_max(allowance.bytes_max)) {
             return Err(ClientError::BodyTooLong { bytes_max: allowance.bytes_max }.into());
         }
-        let arrival = Arc::clone(&self.arrival);
-        arrival.is_awaited.store(true, Ordering::Release);
+        let arriving = self.arriving.take().unwrap_or_else(|| self.activity.arriving());
         let read = tokio::select! {
             biased;
             read = self.collect(allowance, coding) => read,
-            () = arrival.is_over() => Err(Error::Busy),
+            () = arriving.is_too_late() => Err(Crowd::Connections.into()),
             () = tokio::time::sleep(allowance.timeout) => Err(ClientError::Timeout(allowance.timeout).into()),
         };
+        // In this order, or it would seem to rest between the two.
         self.busy.get_or_insert_with(|| self.activity.busy());
-        arrival.is_awaited.store(false, Ordering::Release);
+        drop(arriving);
         read
     }
 
     async fn collect(&mut self, allowance: Allowance<'_>, coding: Coding) -> Result<Held, Error> {
         let held = Held::new(allowance.bytes_max, allowance.budget);
         let mut inflater = Inflater::new(coding, "Content-Encoding", held);
-        let mut arrived = 0_usize;
         while let Some(frame) = self.incoming.frame().await {
             let frame = frame.map_err(|_| ClientError::BrokenBody)?;
             let Ok(mut data) = frame.into_data() else { continue };
-            // Compressed bytes may become nothing at all, and are still read.
-            arrived = arrived.saturating_add(data.len());
-            if arrived > allowance.bytes_max {
-                return Err(ClientError::BodyTooLong { bytes_max: allowance.bytes_max }.into());
-            }
             while !data.is_empty() {
                 inflater.step(&mut data)?;
                 if inflater.works() {

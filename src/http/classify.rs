@@ -5,7 +5,7 @@
 //! nothing else; a word there that is not known is refused, because nobody but people write it, and people mistype.
 //!
 //! Decoding takes milliseconds to a second of one core. It happens on the runtime's threads for such work: on a lane it would make queries late,
-//! and on a thread that carries sockets it would hold up every connection there. Only [`Places`] many run at once, because they compete with CPU
+//! and on a thread that carries sockets it would hold up every connection there. Only [`Decoders`] many run at once, because they compete with CPU
 //! lanes, and because each may hold some hundred MiB; one that gets no place soon is refused like any other request for which there is no room.
 
 use std::{sync::Arc, time::Duration};
@@ -26,32 +26,32 @@ use super::{
 use crate::{
     admission::{Refusal, Terms},
     query::{Accepts, Confidence, Prediction, Rows, Signature},
-    wire::{ClientError, Error, Held, MIN_CONFIDENCE, Timing, highest, predictions},
+    wire::{ClientError, Crowd, Error, Held, MIN_CONFIDENCE, Timing, highest, predictions},
 };
 
 /// Pictures that are decoded at once.
-const PLACES: usize = 2;
-/// The longest wait for a place.
-const PLACE_WAIT: Duration = Duration::from_secs(1);
+const DECODERS: usize = 2;
+/// The longest wait for one of them.
+const DECODER_WAIT: Duration = Duration::from_secs(1);
 /// Classes in a reply, if nobody asks for more or fewer.
 const TOP_K: usize = 5;
 
 /// Where pictures are decoded.
 #[derive(Debug)]
-pub(super) struct Places(Arc<Semaphore>);
+pub(super) struct Decoders(Arc<Semaphore>);
 
-impl Default for Places {
+impl Default for Decoders {
     fn default() -> Self {
-        Places(Arc::new(Semaphore::new(PLACES)))
+        Decoders(Arc::new(Semaphore::new(DECODERS)))
     }
 }
 
-impl Places {
+impl Decoders {
     /// The row of a picture; `boundary` if it stands in a form. A decoding that has begun ends, though its client may have left, and its place is
     /// taken until then.
     async fn row(&self, canvas: Canvas, body: Held, boundary: Option<String>) -> Result<Arc<[f32]>, Error> {
-        let place = tokio::time::timeout(PLACE_WAIT, Arc::clone(&self.0).acquire_owned()).await;
-        let place = place.map_err(|_| Error::Busy)?.expect("the semaphore is never closed");
+        let place = tokio::time::timeout(DECODER_WAIT, Arc::clone(&self.0).acquire_owned()).await;
+        let place = place.map_err(|_| Crowd::Pictures)?.expect("the semaphore is never closed");
         let decoded = tokio::task::spawn_blocking(move || {
             let _place = place;
             let bytes = body.as_ref();
@@ -173,11 +173,11 @@ pub(super) async fn classify(shared: &Shared, asked: &mut Asked) -> Result<Reply
     timing.has_room(&*site.admission, &site.metrics)?;
     let row = tokio::select! {
         biased;
-        row = shared.places.row(canvas, body, boundary) => row,
+        row = shared.decoders.row(canvas, body, boundary) => row,
         () = shared.drain.begun() => Err(Refusal::Draining.into()),
     };
     // Like a room that is not there: who sent a file that is no picture has asked for no inference.
-    if let Err(Error::Busy | Error::Refused(_)) = &row {
+    if let Err(Error::Busy(_) | Error::Refused(_)) = &row {
         timing.answered(&site.metrics, &row);
     }
     let row = row?;
@@ -196,7 +196,7 @@ fn own_field(error: Error) -> Error {
         Error::Client(ClientError::Field { field, problem }) if field == MIN_CONFIDENCE => {
             ClientError::field("min_confidence", problem.clone()).into()
         }
-        Error::Client(_) | Error::Busy | Error::Refused(_) | Error::Failed { .. } => error,
+        Error::Client(_) | Error::Busy(_) | Error::Refused(_) | Error::Failed { .. } => error,
     }
 }
 
@@ -258,8 +258,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_gets_no_place_soon_is_refused() {
-        let places = Places::default();
-        let all = u32::try_from(PLACES).expect("few");
+        let places = Decoders::default();
+        let all = u32::try_from(DECODERS).expect("few");
         let taken = Arc::clone(&places.0).acquire_many_owned(all).await.expect("never closed");
         let spec = |shape: &[usize]| TensorSpec { name: "x".into(), shape: shape.into() };
         let canvas = Canvas::of(&Signature {
@@ -274,7 +274,7 @@ mod tests {
         let canvas = canvas.expect("rows are pictures");
         let budget = Budget::new(100);
         let body = || Held::new(100, &budget);
-        assert_eq!(places.row(canvas, body(), None).await, Err(Error::Busy));
+        assert_eq!(places.row(canvas, body(), None).await, Err(Crowd::Pictures.into()));
         drop(taken);
         let empty = places.row(canvas, body(), None).await.expect_err("no picture");
         assert_eq!(empty.reason(), "bad_picture");

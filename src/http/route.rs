@@ -14,7 +14,7 @@ use super::{
     Site, admin,
     body::{Allowance, Inbound, has_body},
     classify,
-    classify::Places,
+    classify::Decoders,
     describe, infer, openapi, respond,
     respond::Reply,
     status::Status,
@@ -33,7 +33,7 @@ pub(super) struct Shared {
     pub(super) site: Arc<Site>,
     pub(super) budget: Budget,
     pub(super) drain: Arc<Drain>,
-    pub(super) places: Places,
+    pub(super) decoders: Decoders,
     pub(super) traces: Traces,
     /// What `/openapi.json` says.
     openapi: Bytes,
@@ -43,8 +43,8 @@ impl Shared {
     /// Nothing has been asked.
     pub(super) fn new(site: Arc<Site>, budget: Budget) -> Self {
         let openapi = openapi::document(&site);
-        let (drain, places, traces) = (Arc::new(Drain::new()), Places::default(), Traces::new());
-        Shared { site, budget, drain, places, traces, openapi }
+        let (drain, decoders, traces) = (Arc::new(Drain::new()), Decoders::default(), Traces::new());
+        Shared { site, budget, drain, decoders, traces, openapi }
     }
 }
 

@@ -34,14 +34,14 @@ use tokio::{
 
 use super::{
     Site,
-    body::{Arrival, Inbound},
+    body::Inbound,
     respond::Reply,
     route::{Shared, answer},
-    socket::{Socket, Unwritten, linger, unread},
+    socket::{LINGER, Socket, Unwritten, linger, unread},
 };
 use crate::{
     metrics::Protocol,
-    wire::{Activity, Budget, Door, Place, Places},
+    wire::{Activity, Budget, Door, LAST_BYTES, Place, Places},
 };
 
 /// How long a connection that was made before the port closed may take to send its first request.
@@ -189,11 +189,13 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>, stopped: watch::Rece
     // hyper answers a head that it cannot read, and reads no further.
     let refused = ended.is_err_and(|error| error.is_parse());
     let is_more_to_come = refused || past.unread.load(Ordering::Relaxed);
-    if (is_more_to_come || past.is_last.load(Ordering::Relaxed))
+    let is_needed = past.is_last.load(Ordering::Relaxed);
+    if (is_more_to_come || is_needed)
         && let Ok(stream) = inherited.await
         && let Some(stream) = if is_more_to_come { Some(stream) } else { unread(stream) }
     {
-        linger(stream).await;
+        // Whoever waits for the place is there for longer than the next one is told to leave for him, or he would cost more than one.
+        linger(stream, if is_needed { LAST_BYTES } else { LINGER }).await;
     }
 }
 
@@ -207,7 +209,6 @@ struct Past {
     is_last: AtomicBool,
     /// The last reply, until it has gone to the system.
     unwritten: Unwritten,
-    arrival: Arc<Arrival>,
     activity: Activity,
 }
 
@@ -215,14 +216,13 @@ impl Past {
     /// Nothing so far.
     fn new(activity: Activity) -> Self {
         let [asked, unread, is_last] = [false; 3].map(AtomicBool::new);
-        let (unwritten, arrival) = (Arc::new(Mutex::new(None)), Arc::default());
-        Past { asked, unread, is_last, unwritten, arrival, activity }
+        Past { asked, unread, is_last, unwritten: Arc::new(Mutex::new(None)), activity }
     }
 
     /// Answers one request.
     async fn answer(&self, shared: &Shared, request: Request<Incoming>) -> Result<Reply, Infallible> {
         self.asked.store(true, Ordering::Relaxed);
-        let inbound = |incoming| Inbound::new(incoming, Arc::clone(&self.arrival), self.activity.clone());
+        let inbound = |incoming| Inbound::new(incoming, self.activity.clone());
         let mut answered = answer(shared, request.map(inbound)).await;
         if self.is_last.load(Ordering::Relaxed) || self.activity.should_close() {
             self.is_last.store(true, Ordering::Relaxed);
@@ -254,11 +254,11 @@ async fn requests(
         _ = stopped.changed() => {}
         () = place.needed() => {
             past.is_last.store(true, Ordering::Relaxed);
-            past.arrival.hurry();
+            place.hurry();
             return match tokio::time::timeout(ARRIVED, connection.as_mut()).await {
                 Ok(ended) => ended,
                 // It has sent nothing, or half a head.
-                Err(_) if place.rests() && !past.arrival.is_awaited() => Ok(()),
+                Err(_) if place.rests() => Ok(()),
                 Err(_) => connection.await,
             };
         }

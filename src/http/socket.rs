@@ -22,8 +22,8 @@ use tokio::{
 
 use crate::wire::{Busy, Patience};
 
-/// The longest that a connection lingers.
-const LINGER: Duration = Duration::from_secs(1);
+/// The longest that a connection lingers if nobody needs its place.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 /// The most that it throws away.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -115,8 +115,8 @@ pub(super) fn unread(stream: TcpStream) -> Option<TcpStream> {
     if is_unread { TcpStream::from_std(stream).ok() } else { None }
 }
 
-/// Throws away what still comes on a stream that has been shut down for writing, so that closing it resets nothing.
-pub(super) async fn linger(stream: TcpStream) {
+/// Throws away what still comes, for so long at most, on a stream that has been shut down for writing, so that closing it resets nothing.
+pub(super) async fn linger(stream: TcpStream, at_most: Duration) {
     let waste = async {
         let mut waste = vec![0; 16 * 1024];
         let mut left = LINGER_BYTES_MAX;
@@ -130,7 +130,7 @@ pub(super) async fn linger(stream: TcpStream) {
         }
     };
     // Whether it ended or ran out of time, the stream closes here.
-    drop(tokio::time::timeout(LINGER, waste).await);
+    drop(tokio::time::timeout(at_most, waste).await);
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ impl Status for Error {
     fn status(&self) -> StatusCode {
         match self {
             Error::Client(error) => error.status(),
-            Error::Busy | Error::Refused(Refusal::Full) => StatusCode::TOO_MANY_REQUESTS,
+            Error::Busy(_) | Error::Refused(Refusal::Full) => StatusCode::TOO_MANY_REQUESTS,
             Error::Refused(Refusal::TooManyRows { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Error::Refused(Refusal::NotCalibrated) => StatusCode::BAD_REQUEST,
             Error::Refused(Refusal::NotReady | Refusal::Draining) | Error::Failed { failure: Failure::Stopped, .. } => {
@@ -58,11 +58,12 @@ impl Status for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Crowd;
 
     #[test]
     fn every_429_and_503_says_when_to_come_back_and_is_retryable() {
         let errors = [
-            Error::Busy,
+            Error::Busy(Crowd::Bodies),
             Refusal::Full.into(),
             Refusal::NotReady.into(),
             Refusal::Draining.into(),

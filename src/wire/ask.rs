@@ -68,7 +68,7 @@ fn all<'a>(answers: impl Iterator<Item = &'a Answer>) -> Result<Vec<Prediction>,
 /// Which of the protocol's faults an error is.
 fn fault(error: &Error) -> Fault {
     match error {
-        Error::Busy | Error::Refused(Refusal::Full) | Error::Failed { failure: Failure::Deadline, .. } => {
+        Error::Busy(_) | Error::Refused(Refusal::Full) | Error::Failed { failure: Failure::Deadline, .. } => {
             Fault::Rejected
         }
         Error::Failed { failure: Failure::QueryFault, .. } => Fault::Backend,

@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::Error;
+use super::{Crowd, Error};
 
 /// Bytes of request bodies that may be in memory, all connections together.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Claim {
     /// Takes more of it, if so much is free.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Error> {
         let fits = |used: usize| used.checked_add(bytes).filter(|&after| after <= self.budget.bytes_max);
-        self.budget.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).map_err(|_| Error::Busy)?;
+        self.budget.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).map_err(|_| Crowd::Bodies)?;
         self.bytes += bytes;
         Ok(())
     }
@@ -62,7 +62,7 @@ mod tests {
         let mut first = budget.claim();
         first.grow(6).expect("six of ten");
         let mut second = budget.claim();
-        assert_eq!(second.grow(5), Err(Error::Busy));
+        assert_eq!(second.grow(5), Err(Crowd::Bodies.into()));
         second.grow(4).expect("four are left");
         drop(first);
         second.grow(6).expect("six came back");

@@ -175,15 +175,29 @@ impl ClientError {
     }
 }
 
+/// Of what there is too much for one more request to be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Crowd {
+    /// Bytes of bodies in memory.
+    #[error("too many request bodies at once")]
+    Bodies,
+    /// Pictures that wait to be decoded.
+    #[error("too many pictures at once")]
+    Pictures,
+    /// Connections: somebody else needed this one's place before its request was whole.
+    #[error("too many connections at once: this one was needed before the request was whole")]
+    Connections,
+}
+
 /// Why a request gets no prediction.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Error {
     /// The request is wrong.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// Too many bytes of other requests' bodies are in memory.
-    #[error("too many request bodies at once")]
-    Busy,
+    /// Others have what it takes.
+    #[error(transparent)]
+    Busy(#[from] Crowd),
     /// Admission refused it.
     #[error(transparent)]
     Refused(Refusal),
@@ -212,7 +226,7 @@ impl Error {
     pub const fn reason(&self) -> &'static str {
         match self {
             Error::Client(error) => error.reason(),
-            Error::Busy | Error::Refused(Refusal::Full) => "full",
+            Error::Busy(_) | Error::Refused(Refusal::Full) => "full",
             Error::Refused(Refusal::TooManyRows { .. }) => "too_many_rows",
             Error::Refused(Refusal::NotCalibrated) => "bad_field",
             Error::Refused(Refusal::NotReady) => "not_ready",
@@ -224,7 +238,7 @@ impl Error {
     /// Whether the same request may succeed later.
     pub const fn retryable(&self) -> bool {
         match self {
-            Error::Client(ClientError::Timeout(_) | ClientError::CallDeadline) | Error::Busy => true,
+            Error::Client(ClientError::Timeout(_) | ClientError::CallDeadline) | Error::Busy(_) => true,
             Error::Client(_) => false,
             Error::Refused(refusal) => refusal.retry_after().is_some(),
             Error::Failed { failure, .. } => match failure {
@@ -238,7 +252,7 @@ impl Error {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::Refused(refusal) => refusal.retry_after(),
-            Error::Busy | Error::Failed { failure: Failure::Stopped, .. } => Some(Duration::from_secs(1)),
+            Error::Busy(_) | Error::Failed { failure: Failure::Stopped, .. } => Some(Duration::from_secs(1)),
             Error::Client(_) | Error::Failed { failure: Failure::Deadline | Failure::QueryFault, .. } => None,
         }
     }
@@ -246,7 +260,7 @@ impl Error {
     /// Counts what was refused before it was admitted. Queries that failed after that are the engine's to count.
     pub(crate) fn count(&self, metrics: &Metrics) {
         match self {
-            Error::Client(_) | Error::Busy | Error::Refused(_) => metrics.failed(self.reason(), 1),
+            Error::Client(_) | Error::Busy(_) | Error::Refused(_) => metrics.failed(self.reason(), 1),
             Error::Failed { .. } => {}
         }
     }

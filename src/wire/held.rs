@@ -91,6 +91,7 @@ impl AsRef<[u8]> for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Crowd;
 
     #[test]
     fn a_short_part_does_not_keep_the_buffer_it_came_in_and_a_long_one_is_not_copied() {
@@ -109,7 +110,7 @@ mod tests {
         assert_eq!(error.reason(), "body_too_long");
         let (bytes, claim) = held.into_bytes();
         assert_eq!((bytes.len(), &bytes[bytes.len() - 2..]), (1 << 20, &b"\x07x"[..]));
-        assert_eq!(Held::new(9, &budget).push(&[0]), Err(Error::Busy), "the claim lives on");
+        assert_eq!(Held::new(9, &budget).push(&[0]), Err(Crowd::Bodies.into()), "the claim lives on");
         drop(claim);
         assert_eq!(Held::new(9, &budget).push(&[0]), Ok(()));
     }

@@ -4,20 +4,26 @@
 //! refused, too. `deflate` is the format with zlib's header, as HTTP defines it and clients send it.
 //!
 //! A bomb may as well be one of time: ten bits can be a block of nothing, which takes microseconds to read, and a body of them takes minutes. So
-//! what arrives may be longer than what it becomes by no more than [`WASTE_MAX`], which nobody who compresses comes near; and whoever inflates
-//! goes step by step, and lets others have their turns in between.
+//! what arrives may be longer than what it becomes by no more than a little ([`Coding::arrives_max`]), which nobody who compresses comes near; and whoever inflates
+//! goes step by step, of so much taken or made, and lets others have their turns in between.
 
-use std::io::Write;
+use std::{io::Write, mem};
 
 use bytes::{Buf, Bytes};
 use flate2::{Decompress, FlushDecompress, Status, write::MultiGzDecoder};
 
 use super::{ClientError, Error, Held};
 
-/// Bytes that are inflated at a time.
+/// Bytes that are taken in a step at most.
 const STEP_BYTES: usize = 16 * 1024;
-/// By how much what has arrived may be longer than what has been made of it. A decoder keeps half of this to itself.
+/// After so many bytes made a step takes no more; the last part of it may become a thousand times its length.
+const STEP_MADE: usize = 256 * 1024;
+/// Bytes that are inflated at a time.
+const PART_BYTES: usize = 1024;
+/// By how much what has arrived may be longer than what has been made of it, and by which part of that. A decoder keeps half of the first to itself; noise
+/// becomes longer by a three-thousandth.
 const WASTE_MAX: usize = 64 * 1024;
+const WASTE_SHARE: usize = 256;
 
 /// How a body or message is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +46,14 @@ impl Coding {
         })
     }
 
+    /// How many bytes may arrive that become so many.
+    pub(crate) const fn arrives_max(self, bytes: usize) -> usize {
+        match self {
+            Coding::Identity => bytes,
+            Coding::Gzip | Coding::Deflate => bytes.saturating_add(bytes / WASTE_SHARE).saturating_add(WASTE_MAX),
+        }
+    }
+
     /// Its name, if it is one of compression.
     pub(crate) const fn as_str(self) -> Option<&'static str> {
         match self {
@@ -52,6 +66,7 @@ impl Coding {
 
 /// Takes a body as it arrives and holds it as it was before it was compressed.
 pub(crate) struct Inflater {
+    coding: Coding,
     state: State,
     arrived: usize,
     /// The header that told the compression.
@@ -72,36 +87,56 @@ impl Inflater {
             Coding::Gzip => State::Gzip(Box::new(MultiGzDecoder::new(held))),
             Coding::Deflate => State::Deflate(Box::new(Zlib { held, state: Decompress::new(true), ended: false })),
         };
-        Inflater { state, arrived: 0, header }
+        Inflater { coding, state, arrived: 0, header }
     }
 
     /// Whether a step takes so long that others should have a turn before the next.
     pub(crate) const fn works(&self) -> bool {
-        !matches!(self.state, State::Identity(_))
+        !matches!(self.coding, Coding::Identity)
     }
 
-    /// Takes what has arrived off `data`: all of it, or as much as is inflated at a time.
+    /// Takes what has arrived off `data`: all of it, or as much as is inflated in a step.
     pub(crate) fn step(&mut self, data: &mut Bytes) -> Result<(), Error> {
-        let bytes = if self.works() { data.len().min(STEP_BYTES) } else { data.len() };
-        let part = data.split_to(bytes);
-        self.arrived = self.arrived.saturating_add(bytes);
-        let made = match &mut self.state {
-            State::Identity(held) => return held.take(part),
+        if let State::Identity(held) = &mut self.state {
+            return held.take(mem::take(data));
+        }
+        let (mut taken, before) = (0, self.made());
+        while !data.is_empty() && taken < STEP_BYTES && self.made() - before < STEP_MADE {
+            let part = data.split_to(data.len().min(PART_BYTES));
+            taken += part.len();
+            self.inflate(part)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a part of what is compressed.
+    fn inflate(&mut self, part: Bytes) -> Result<(), Error> {
+        self.arrived = self.arrived.saturating_add(part.len());
+        match &mut self.state {
+            State::Identity(held) => held.take(part)?,
             State::Gzip(decoder) => {
                 let written = decoder.write_all(&part);
                 written.map_err(|_| decoder.get_mut().take_refusal().unwrap_or_else(|| broken("gzip", self.header)))?;
-                decoder.get_ref().as_ref().len()
             }
             State::Deflate(zlib) => {
                 zlib.push(part).map_err(|error| error.unwrap_or_else(|| broken("deflate", self.header)))?;
-                zlib.held.as_ref().len()
             }
-        };
-        if self.arrived > made + WASTE_MAX {
-            let problem = format!("{} bytes were sent for {made}: compress it as a whole, or not at all", self.arrived);
+        }
+        let (arrived, made) = (self.arrived, self.made());
+        if arrived > self.coding.arrives_max(made) {
+            let problem = format!("{arrived} bytes were sent for {made}: compress it as a whole, or not at all");
             return Err(ClientError::field(self.header, problem).into());
         }
         Ok(())
+    }
+
+    /// Bytes that it has become so far.
+    fn made(&self) -> usize {
+        match &self.state {
+            State::Identity(held) => held.as_ref().len(),
+            State::Gzip(decoder) => decoder.get_ref().as_ref().len(),
+            State::Deflate(zlib) => zlib.held.as_ref().len(),
+        }
     }
 
     /// The body is over.
@@ -218,12 +253,45 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_bomb_stops_at_the_limit() {
+    /// As many zeros, of a thousandth of their length.
+    fn bomb(bytes: usize) -> Vec<u8> {
         let mut bomb = Vec::with_capacity(1 << 20);
         let mut state = Compress::new(Compression::best(), true);
-        state.compress_vec(&vec![0; 64 << 20], &mut bomb, FlushCompress::Finish).expect("a stream");
-        assert!(bomb.len() < 100_000);
+        state.compress_vec(&vec![0; bytes], &mut bomb, FlushCompress::Finish).expect("a stream");
+        assert!(bomb.len() < bytes / 600);
+        bomb
+    }
+
+    #[test]
+    fn a_step_is_short_whatever_becomes_of_it() {
+        let budget = Budget::new(64 << 20);
+        for (coding, body) in
+            [(Coding::Deflate, bomb(64 << 20)), (Coding::Gzip, compressed(Coding::Gzip, &vec![0; 32 << 20]))]
+        {
+            let mut inflater = Inflater::new(coding, "Content-Encoding", Held::new(64 << 20, &budget));
+            let (mut left, mut made) = (Bytes::from(body), 0);
+            while !left.is_empty() {
+                inflater.step(&mut left).expect("it fits");
+                let step = inflater.made() - made;
+                made += step;
+                assert!(step <= STEP_MADE + 1040 * PART_BYTES, "{coding:?}: {step} bytes at once");
+            }
+            assert!(made >= 32 << 20 >> 1);
+        }
+    }
+
+    /// zlib adds 320 bytes to each MiB of noise.
+    #[test]
+    fn noise_of_any_length_is_honest() {
+        for mib in [1, 200, 2000] {
+            assert!(Coding::Gzip.arrives_max(mib << 20) > (mib << 20) + 400 * mib);
+        }
+        assert_eq!(Coding::Identity.arrives_max(7), 7);
+    }
+
+    #[test]
+    fn a_bomb_stops_at_the_limit() {
+        let bomb = bomb(64 << 20);
         let error = inflate(Coding::Deflate, &bomb, 10_000, bomb.len()).expect_err("a bomb");
         assert_eq!(error.reason(), "body_too_long");
     }
@@ -237,7 +305,7 @@ mod tests {
         let members = compressed(Coding::Gzip, b"").repeat(20_000);
         for (coding, body) in [(Coding::Deflate, nothing), (Coding::Gzip, members)] {
             let error = inflate(coding, &body, 1 << 20, body.len()).expect_err("nothing is made of it");
-            assert!(error.to_string().starts_with("Content-Encoding: 81920 bytes were sent for 0"), "{error}");
+            assert!(error.to_string().starts_with("Content-Encoding: 66560 bytes were sent for 0"), "{error}");
         }
         // What cannot be compressed becomes longer, and is honest.
         let mut seed = 1_u32;

@@ -30,13 +30,13 @@ pub(crate) use asked::{Output, Parameters, Scalar, check_id, no_shared_memory, w
 pub(crate) use budget::{Budget, Claim};
 pub(crate) use datatype::{Datatype, Number};
 pub(crate) use drain::{Awaited, Drain};
-pub use error::{ClientError, Error, UnknownLane};
+pub use error::{ClientError, Crowd, Error, UnknownLane};
 pub(crate) use error::{MIN_CONFIDENCE, cut};
 pub(crate) use held::Held;
 pub(crate) use inflate::{Coding, Inflater};
 pub(crate) use outputs::{Contents, confidences, highest, provenances, values};
 pub(crate) use patience::Patience;
-pub(crate) use places::{Activity, Busy, Place, Places};
+pub(crate) use places::{Activity, Arriving, Busy, LAST_BYTES, Place, Places};
 pub(crate) use signature::DIMS_MAX;
 pub(crate) use trace::{REQUEST_ID, TRACE_PARENT, Trace, Traces};
 

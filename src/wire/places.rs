@@ -7,12 +7,15 @@
 //! among them. With `kept` at zero nobody would wait at all, and most of the machine would open and close connections. Who holds a stream of gRPC open
 //! has something to answer for as long as it is open, but whoever watches the health.
 //!
+//! A request of which only a part has come is nothing to answer yet, or a byte each would keep as many places as there are: it is [`Arriving`], has begun its
+//! connection's rest anew, and has [`LAST_BYTES`] for what is missing once the place is needed. Whoever reads it refuses it then.
+//!
 //! A connection counts who is [`Busy`] with it, and notes when the last one was done. So a request costs two counts and a look at the clock, and
 //! only a full port looks through its connections.
 
 use std::{
     collections::HashMap,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -21,12 +24,15 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{
     clock::{Clock, Time},
     metrics::{Connected, Connections},
 };
+
+/// What a request has for the rest of it that has come in part when its connection's place is needed.
+pub(crate) const LAST_BYTES: Duration = Duration::from_millis(100);
 
 /// The places of a port's connections.
 #[derive(Debug)]
@@ -58,8 +64,12 @@ type Leave = Option<oneshot::Sender<()>>;
 struct Guest {
     came: Time,
     busy: AtomicUsize,
-    /// When it came, or when the last that was busy was done; see [`Time`].
+    arriving: AtomicUsize,
+    /// When it came, or when the last that was busy was done, or when the last that arrives began to; see [`Time`].
     idle_since: AtomicU64,
+    /// It was told to leave.
+    is_needed: AtomicBool,
+    needed: Notify,
 }
 
 /// A connection's place. Once it is dropped the place is free, and the connection counted no more.
@@ -83,6 +93,10 @@ pub(crate) struct Activity {
 /// Something that a connection has to answer, for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Busy(Activity);
+
+/// A request that has come in part, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Arriving(Activity);
 
 impl Places {
     /// As many as `connections_max`, all of them free, and each kept for `kept`, whoever else waits.
@@ -142,8 +156,10 @@ impl Places {
 }
 
 impl Guest {
-    const fn new(came: Time) -> Self {
-        Guest { came, busy: AtomicUsize::new(0), idle_since: AtomicU64::new(came.nanos()) }
+    fn new(came: Time) -> Self {
+        let [busy, arriving] = [0; 2].map(AtomicUsize::new);
+        let (idle_since, is_needed) = (AtomicU64::new(came.nanos()), AtomicBool::new(false));
+        Guest { came, busy, arriving, idle_since, is_needed, needed: Notify::new() }
     }
 
     /// For how long it has had nothing to answer; `None` if it has.
@@ -160,15 +176,22 @@ impl Place {
         Activity { guest: Arc::clone(&self.guest), taken: Arc::clone(&self.taken) }
     }
 
-    /// Whether there is nothing to answer.
+    /// Whether there is nothing to answer, and nothing that arrives.
     pub(crate) fn rests(&self) -> bool {
-        self.guest.busy.load(Ordering::Acquire) == 0
+        // In this order: who has arrived is busy before he arrives no more.
+        self.guest.arriving.load(Ordering::Acquire) == 0 && self.guest.busy.load(Ordering::Acquire) == 0
     }
 
     /// Resolves, once, when it should leave because somebody else needs the place.
     pub(crate) async fn needed(&mut self) {
         // Whoever tells it has the other end for as long as this lives.
         drop(Pin::new(&mut self.told).await);
+    }
+
+    /// From now on it leaves as soon as it may: what arrives is to be whole soon.
+    pub(crate) fn hurry(&self) {
+        self.guest.is_needed.store(true, Ordering::Release);
+        self.guest.needed.notify_waiters();
     }
 }
 
@@ -185,11 +208,38 @@ impl Activity {
         Busy(self.clone())
     }
 
+    /// The head of one more has come.
+    pub(crate) fn arriving(&self) -> Arriving {
+        self.guest.idle_since.store(self.taken.clock.now().nanos(), Ordering::Relaxed);
+        self.guest.arriving.fetch_add(1, Ordering::Relaxed);
+        Arriving(self.clone())
+    }
+
     /// Whether to close with an answer, because somebody waits for a place; whoever has asked must then do so.
     pub(crate) fn should_close(&self) -> bool {
         self.taken.is_one_wanted.load(Ordering::Relaxed)
             && self.taken.clock.now().since(self.guest.came) >= self.taken.kept
             && self.taken.is_one_wanted.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Arriving {
+    /// Resolves once the rest of it has taken too long, for somebody else needs the place.
+    pub(crate) async fn is_too_late(&self) {
+        let guest = &self.0.guest;
+        let mut needed = pin!(guest.needed.notified());
+        // From here on no word is missed, and one that came before is seen.
+        needed.as_mut().enable();
+        if !guest.is_needed.load(Ordering::Acquire) {
+            needed.await;
+        }
+        tokio::time::sleep(LAST_BYTES).await;
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.guest.arriving.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -240,6 +290,38 @@ mod tests {
         assert!(!places.send_one_away(), "all have been told");
         drop(second);
         assert!(places.try_room().is_some());
+    }
+
+    /// What has begun to come is the work of somebody who is there; what rests can come again.
+    #[test]
+    fn who_sends_a_request_has_not_rested_since_it_came() {
+        let places = places(2, Duration::ZERO);
+        let [mut first, mut second] = come(&places);
+        let arriving = first.activity().arriving();
+        assert!(!first.rests() && second.rests());
+        assert!(places.send_one_away());
+        assert!(is_needed(&mut second), "though it came later");
+        assert!(places.send_one_away(), "half a request keeps no place");
+        assert!(is_needed(&mut first));
+        drop(arriving);
+        assert!(first.rests());
+    }
+
+    #[tokio::test]
+    async fn what_arrives_is_too_late_a_moment_after_its_place_is_needed() {
+        let places = places(1, Duration::ZERO);
+        let [place] = come(&places);
+        let arriving = place.activity().arriving();
+        assert!(tokio::time::timeout(2 * LAST_BYTES, arriving.is_too_late()).await.is_err(), "nobody needs it");
+        let hurried = async {
+            tokio::task::yield_now().await;
+            place.hurry();
+            Clock::start()
+        };
+        let ((), clock) = tokio::join!(arriving.is_too_late(), hurried);
+        assert!(clock.now().since(Time::ZERO) >= LAST_BYTES, "the rest may come until then");
+        // One whose head comes after the word.
+        place.activity().arriving().is_too_late().await;
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Traces {
     ) {
         trace.end((method, path), &status, Some(error.reason()));
         let (failed, repeats) = match error {
-            Error::Client(_) | Error::Busy | Error::Refused(_) => (false, &self.refused),
+            Error::Client(_) | Error::Busy(_) | Error::Refused(_) => (false, &self.refused),
             Error::Failed { .. } => (true, &self.failed),
         };
         let line = repeats.lock().next(self.clock.now());

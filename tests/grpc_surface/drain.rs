@@ -7,15 +7,18 @@ use parityd::{
     clock::{Clock, Time},
     grpc::proto::{
         health::{HealthCheckRequest, health_client::HealthClient},
-        inference::{ModelInferResponse, ServerLiveRequest},
+        inference::{ModelInferRequest, ModelInferResponse, ServerLiveRequest},
     },
 };
+use prost::Message;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use crate::{
     engine::{ROW, wait_until},
+    messages::framed,
     port::{Client, Port, refused, request},
+    raw::Raw,
 };
 
 type Busy = JoinHandle<Result<tonic::Response<ModelInferResponse>, Status>>;
@@ -97,4 +100,21 @@ fn a_port_that_another_process_has_is_left_without_a_refusal() {
     let clock = Clock::start();
     assert_eq!(port.end(), 0);
     assert!(clock.now().since(Time::ZERO) < Duration::from_secs(4), "no stop is waited for");
+}
+
+/// It was sent before its client was told to go.
+#[test]
+fn a_call_whose_message_arrives_when_another_process_takes_over_is_answered() {
+    let mut port = Port::open();
+    let message = framed(0, &ModelInferRequest { id: "the-last".into(), ..request(&[ROW]) }.encode_to_vec());
+    let mut raw = Raw::begin(&port);
+    raw.data(&message[..7]);
+    drop(port.leave.take());
+    wait_until("the port's end", || TcpStream::connect(port.address).is_err());
+    // Longer than a connection has that rests.
+    Clock::start().pause(Duration::from_millis(800));
+    raw.data(&message[7..]);
+    raw.end();
+    assert!(raw.is_told("the-last"));
+    assert_eq!(port.end(), 0);
 }

@@ -20,6 +20,7 @@ use tonic::{Code, Status, client::Grpc, codec::CompressionEncoding, codegen::htt
 use tonic_prost::ProstCodec;
 
 use crate::{
+    MEMORY,
     engine::{ROW, wait_until},
     port::{Port, refused, request},
     raw::Raw,
@@ -49,6 +50,7 @@ fn a_compressed_message_is_bounded_by_what_it_becomes() {
         let told = reply.metadata().get("grpc-encoding").and_then(|value| value.to_str().ok());
         let word = if encoding == CompressionEncoding::Gzip { "gzip" } else { "deflate" };
         assert_eq!(told, Some(word), "a reply is compressed as its request is");
+        let _memory = MEMORY.lock();
         let bomb = port.runtime.block_on(client.model_infer(padded(50 << 20))).unwrap_err();
         refused(&bomb, Code::InvalidArgument, "body_too_long");
     }
@@ -173,7 +175,9 @@ fn half_a_message_keeps_no_place() {
     let call = second.server_live(ServerLiveRequest {});
     let answered = port.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), call).await });
     answered.expect("long before the message would have to be whole").expect("the other's place");
+    assert!(half.is_told("full"), "it is told why");
     assert!(half.is_closed());
+    assert_eq!(port.refusals("full"), 1, "and counted");
 }
 
 #[test]

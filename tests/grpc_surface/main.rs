@@ -10,6 +10,9 @@ mod port;
 #[expect(clippy::unwrap_used, clippy::panic, reason = "a harness ends the test when the unexpected happens")]
 mod raw;
 
+/// Held by tests that take much of it: one measures what the process has.
+static MEMORY: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
 mod drain;
 mod limits;
 mod messages;

@@ -8,13 +8,14 @@ use prost::Message;
 use tonic::{Code, codec::CompressionEncoding, codegen::tokio_stream};
 
 use crate::{
+    MEMORY,
     engine::{ROW, wait_until},
     port::{Port, refused, request},
     raw::Raw,
 };
 
 /// A message with its head, as it goes over the wire.
-fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
     [&[flag], &u32::try_from(message.len()).expect("it is short").to_be_bytes()[..], message].concat()
 }
 
@@ -125,6 +126,7 @@ fn what_is_not_grpc_is_told_so_as_http_does() {
         // The reply's head is one of our own, and short enough not to be coded.
         wait_until("the refusal", || port.refusals("wrong_content_type") == counted);
         assert!(raw.is_told("415"));
+        assert!(raw.is_told("x-request-id"));
     }
     let mut raw = Raw::of_type(&port, "application/grpc+proto");
     raw.data(&named("with-its-kind"));
@@ -151,6 +153,7 @@ fn a_stream_that_rests_holds_nothing() {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux tells it");
         line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap() >> 10
     };
+    let _memory = MEMORY.lock();
     let port = Port::with(|limits| limits.queue_max = 1 << 20);
     let request = ModelInferRequest {
         model_name: "nobody".into(),
