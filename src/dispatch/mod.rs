@@ -141,8 +141,8 @@ pub struct Dispatch {
     /// Lanes that redundancy may take at once; and whether late jobs run before data jobs that wait.
     budget: AtomicUsize,
     urgent: AtomicBool,
-    /// A query that ran of late, for probes. Empty unless there are stragglers.
-    recent: Mutex<Option<Shared<Admitted>>>,
+    /// A query that ran of late, for probes, and when it began to. Empty unless there are stragglers.
+    recent: Mutex<Option<(Shared<Admitted>, Time)>>,
     /// Lanes that are stragglers.
     stragglers: AtomicUsize,
     /// Held while a lane becomes one because it is slow.

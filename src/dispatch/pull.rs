@@ -167,7 +167,7 @@ impl Dispatch {
                 continue;
             }
             self.credit.earn();
-            self.remember_for_probes(&query);
+            self.remember_for_probes(&query, now);
             inputs.push(input(&query));
             let place = self.place(&query, domain, now, effects);
             if self.step() == Step::Copies {

@@ -4,6 +4,9 @@
 //! saturation a slow lane is worth more than none. And it runs a copy of a recent query now and then (a *probe*), on which nothing depends,
 //! to show whether it is still slow. Where a query has a backup of its own ([`super::backup`]), a straggler takes one as soon as no lane is free.
 //!
+//! Where no query has come for long, probes say nothing: a device that rests between them lowers its clock and loses its caches, so that each is slow, however well
+//! the device is. It would be a straggler all night, and kept awake for that. So it is trusted again, which costs nothing while nobody asks; two jobs tell.
+//!
 //! At most a third of the lanes (under a code: r of k + r, what it can spare), but one of two, become stragglers for being slow; when more are slow, slow is
 //! normal. Lanes that are on trial come on top.
 
@@ -27,6 +30,9 @@ const SLOPE: f64 = 2.0;
 
 /// A query that has a backup may wait for so many service times, its own included: until about its grace is over.
 const PATIENCE: f64 = 1.15;
+
+/// A query that ran so long ago tests no straggler any more.
+const FORGOTTEN: Duration = Duration::from_secs(30);
 
 /// So many lanes at work stand for all.
 const ENOUGH: usize = 3;
@@ -79,7 +85,7 @@ impl Dispatch {
                 // One lock at a time: whoever moves a lane holds its state's lock and then takes this one.
                 let nothing_recent = {
                     let mut recent = self.recent.lock();
-                    *recent = recent.take().or_else(|| query.cloned());
+                    *recent = recent.take().or_else(|| Some((query?.clone(), now)));
                     recent.is_none()
                 };
                 if nothing_recent {
@@ -137,10 +143,16 @@ impl Dispatch {
     }
 
     /// A query starts: the next probe may be a copy of it.
-    pub(super) fn remember_for_probes(&self, query: &Shared<Admitted>) {
+    pub(super) fn remember_for_probes(&self, query: &Shared<Admitted>, now: Time) {
         if self.stragglers.load(Ordering::Relaxed) > 0 {
-            *self.recent.lock() = Some(query.clone());
+            *self.recent.lock() = Some((query.clone(), now));
         }
+    }
+
+    /// The last query that began to run, if that was not long ago.
+    fn recent(&self, now: Time) -> Option<Shared<Admitted>> {
+        let recent = self.recent.lock();
+        recent.as_ref().filter(|(_, began)| now.since(*began) < FORGOTTEN).map(|(query, _)| query.clone())
     }
 
     /// What a straggler takes: its probe if it is due, data if that waits for long enough.
@@ -164,7 +176,7 @@ impl Dispatch {
         if !seat.health().probe_due(now) {
             return None;
         }
-        let Some(query) = self.recent.lock().clone() else {
+        let Some(query) = self.recent(now) else {
             self.change(lane, LaneHealth::untested, effects);
             // It is listed as idle from now on.
             return self.take_base(seat.settings.domain, now, effects);

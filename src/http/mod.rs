@@ -63,7 +63,7 @@ impl fmt::Debug for Site {
 }
 
 impl Site {
-    /// The longest body of an infer request: what `queue_max` rows can take.
+    /// The longest body of an infer request, in bytes.
     pub fn body_bytes_max(&self) -> usize {
         self.limits.body_bytes_max(&self.signature)
     }

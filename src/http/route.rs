@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::{HeaderMap, Method, Request, StatusCode, header, header::HeaderValue, http::request::Parts};
+use hyper::{HeaderMap, Method, Request, StatusCode, Version, header, header::HeaderValue, http::request::Parts};
 use serde_json::json;
 
 use super::{
@@ -129,6 +129,10 @@ fn trace(shared: &Shared, headers: &HeaderMap) -> Trace {
 
 async fn handle(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
     let site = &*shared.site;
+    let hosts = asked.parts.headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || hosts == 0 && asked.parts.version == Version::HTTP_11 {
+        return Err(ClientError::field("Host", "a request of HTTP/1.1 has one, and no more").into());
+    }
     let path = asked.parts.uri.path();
     let unknown = || ClientError::UnknownRoute { path: cut(path.to_owned()) };
     let target = target(path).ok_or_else(unknown)?;

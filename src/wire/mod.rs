@@ -86,7 +86,7 @@ pub struct Limits {
     pub connections_max: usize,
     /// How long a connection keeps its place although others wait for one: since it came, or since its last answer.
     pub place_kept: Duration,
-    /// Bytes of request bodies in memory, all connections together. One body of the largest size always fits.
+    /// Bytes of request bodies in memory, all connections together. One row always fits.
     pub bodies_bytes_max: usize,
     /// From a connection's being idle until its next header is complete; then it is closed.
     pub header_timeout: Duration,
@@ -123,21 +123,39 @@ impl Limits {
         Limits { connections_max: self.connections_max.min(connections).max(1), ..self }
     }
 
-    /// The longest request: what `queue_max` rows can take.
+    /// The longest request: what `queue_max` rows can take, and no more than all bodies together may, unless a single row does. Large rows would raise that
+    /// limit to gigabytes, for requests that nobody sends.
     pub fn body_bytes_max(&self, signature: &Signature) -> usize {
-        let values = self.queue_max.saturating_mul(signature.input.width());
-        values.saturating_mul(VALUE_BYTES_MAX).saturating_add(FRAME_BYTES)
+        let row = signature.input.width().saturating_mul(VALUE_BYTES_MAX);
+        let of = |rows: usize| row.saturating_mul(rows).saturating_add(FRAME_BYTES);
+        of(self.queue_max).min(self.bodies_bytes_max.max(of(1)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::TensorSpec;
 
     #[test]
     fn a_port_has_more_places_than_queries_can_be_admitted() {
         let places = |queue_max| Limits::new(queue_max, Duration::ZERO).connections_max;
         assert_eq!([8, 1024, 13_312, 1_048_576].map(places), [3080, 4096, 16_384, 16_384]);
+    }
+
+    #[test]
+    fn a_body_takes_no_more_than_all_may_but_for_a_single_row() {
+        let longest = |shape: &[usize]| {
+            let tensor = |shape: &[usize]| TensorSpec { name: "any".into(), shape: shape.to_vec() };
+            let (input, output) = (tensor(shape), tensor(&[1]));
+            let [name, version, platform] = [(); 3].map(|()| "any".to_owned());
+            let signature =
+                Signature { name, version, platform, input, input_range: (0.0, 1.0), output, labels: Vec::new() };
+            Limits::new(1024, Duration::ZERO).body_bytes_max(&signature)
+        };
+        assert_eq!(longest(&[1, 28, 28]), 1024 * 784 * 32 + 64 * 1024);
+        assert_eq!(longest(&[3, 224, 224]), 256 * 1024 * 1024, "and not 4.9 GB");
+        assert_eq!(longest(&[3, 2048, 2048]), 3 * 2048 * 2048 * 32 + 64 * 1024);
     }
 
     #[test]

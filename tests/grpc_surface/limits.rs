@@ -26,6 +26,9 @@ use crate::{
     raw::Raw,
 };
 
+/// The longest message of the ports that have no memory for another.
+const MESSAGE_MAX: usize = 72_000;
+
 /// A request with so many bytes that belong to nothing.
 fn padded(bytes: usize) -> ModelInferRequest {
     ModelInferRequest { raw_input_contents: vec![Bytes::from(vec![0; bytes])], ..request(&[ROW]) }
@@ -81,9 +84,9 @@ fn hoard(port: &Port, body: &[u8]) -> Raw {
 
 #[test]
 fn messages_share_a_bounded_memory() {
-    let port = Port::with(|limits| limits.bodies_bytes_max = 0);
+    let port = Port::with(|limits| limits.bodies_bytes_max = MESSAGE_MAX);
     // The largest message always fits, but not beside another.
-    let whole = 72_000;
+    let whole = u32::try_from(MESSAGE_MAX).unwrap();
     let hoarder = hoard(&port, &[&[0], &u32::to_be_bytes(whole)[..], &vec![0; 40_000]].concat());
     let mut client = port.client();
     let error = port.runtime.block_on(client.model_infer(padded(60_000))).unwrap_err();
@@ -97,7 +100,7 @@ fn messages_share_a_bounded_memory() {
 
 #[test]
 fn a_message_is_claimed_until_its_call_is_whole() {
-    let port = Port::with(|limits| limits.bodies_bytes_max = 0);
+    let port = Port::with(|limits| limits.bodies_bytes_max = MESSAGE_MAX);
     // Whole, and of nothing but unknown fields; but the call goes on.
     let message = [&[0xfa, 0x7f, 0xbd, 0xb8, 0x02][..], &vec![0; 39_997]].concat();
     let mut hoarder = hoard(&port, &[&[0], &u32::to_be_bytes(40_002)[..], &message].concat());

@@ -214,3 +214,21 @@ fn sizes_are_refused_before_they_cost_anything() {
     port.infer(&too_many).refused(413, "too_many_rows");
     assert_eq!(port.infer(&rows(&vec![ROW; QUEUE_MAX])).status, 200);
 }
+
+#[test]
+fn a_request_names_one_host() {
+    let port = Port::open();
+    for (version, hosts, status) in [
+        ("1.1", "Host: localhost\r\n", 200),
+        ("1.1", "", 400),
+        ("1.1", "Host: localhost\r\nHost: localhost\r\n", 400),
+        ("1.0", "", 200),
+        ("1.0", "Host: one\r\nHost: another\r\n", 400),
+    ] {
+        let reply = port.ask(format!("GET /v2 HTTP/{version}\r\n{hosts}\r\n").as_bytes());
+        assert_eq!(reply.status, status, "{version} {hosts}: {reply:?}");
+        if status == 400 {
+            reply.refused(400, "bad_field");
+        }
+    }
+}

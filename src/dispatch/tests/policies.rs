@@ -221,6 +221,28 @@ fn a_straggler_gets_probes_and_data_only_when_waiting_would_take_longer() {
     drop((queries, more));
 }
 
+/// A device that rests between its probes may be slow for that alone.
+#[test]
+fn a_straggler_is_trusted_again_where_no_query_has_come_for_long() {
+    let mut pool = Pool::new(3, pooled(PolicyKind::Hedged));
+    for _ in 0..2 {
+        let (_query, _pending) = pool.hand.submit(1.0, Accepts::Any);
+        assert!(pool.hand.pull(LaneId(0)).is_some());
+        pool.done(LaneId(0), 30);
+    }
+    let mut probes = 0;
+    pool.hand.tick_after(300);
+    while probes < 1_000 && pool.hand.pull(LaneId(0)).is_some() {
+        pool.done(LaneId(0), 30);
+        probes += 1;
+        pool.hand.tick_after(300);
+    }
+    assert!((80..110).contains(&probes), "for half a minute it is probed: {probes} times");
+    assert_eq!((pool.state(LaneId(0)), pool.ran(JobKind::Probe)), (State::Healthy, probes));
+    let (_query, _pending) = pool.hand.submit(1.0, Accepts::Any);
+    assert!(pool.hand.pull(LaneId(0)).is_some(), "the next query shows");
+}
+
 #[test]
 fn at_most_a_third_of_the_lanes_are_stragglers() {
     let mut pool = Pool::new(3, pooled(PolicyKind::Hedged));
