@@ -24,7 +24,7 @@ use std::{
 };
 
 pub use affinity::{cores, is_available};
-pub use cuda::{gpu_uuid, visible_gpus};
+pub use cuda::{Unlisted, gpu_uuid, visible_gpus};
 pub use emulation::{EmulatedLoss, Emulation, Meanwhile};
 pub use executor::{OpenError, RunError, open_device, precision};
 pub use fault::{FaultSwitch, spoil_row};
