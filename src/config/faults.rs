@@ -194,3 +194,17 @@ pub enum Warning {
         core: usize,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_for_which_there_are_no_means_may_be_read_later() {
+        let unread = |error: io::Error| ConfigFaults::unread(Path::new("config.toml"), &error);
+        let lack = unread(io::Error::from_raw_os_error(24));
+        assert!(lack.may_pass() && lack.to_string().ends_with("raise LimitNOFILE= (ulimit -n)"), "{lack}");
+        let absent = unread(io::ErrorKind::NotFound.into());
+        assert!(!absent.may_pass() && absent.to_string().ends_with("name the configuration with --config"), "{absent}");
+    }
+}
