@@ -132,7 +132,9 @@ fn what_is_running_when_the_time_is_over_is_told_apart() {
     assert_eq!(folder.result("policies-B")["void_reason"], "the client was late");
     let [[policies, ended, told], devices] = folder.summary().try_into().unwrap();
     assert_eq!((policies.as_str(), ended.as_str()), ("policies", "ended"), "{told}");
-    for words in ["results/policies-B.json", "B void: the client was late", "ended by the budget after", "--scenarios E"] {
+    for words in
+        ["results/policies-B.json", "B void: the client was late", "ended by the budget after", "--scenarios E"]
+    {
         assert!(told.contains(words), "{told}");
     }
     assert_eq!(devices, ["devices", "skipped", "no time"]);

@@ -295,7 +295,8 @@ fn a_gpu_that_does_not_tell_its_uuid_is_left_out() {
     let gpus = Gpus::new();
     gpus.0.says("1.uuid=999\n");
     let daemon = gpus.daemon(&with_all_gpus(&shipped()));
-    let devices: Vec<_> = daemon.json("/admin/lanes").as_array().unwrap().iter().map(|lane| lane["device"].clone()).collect();
+    let devices: Vec<_> =
+        daemon.json("/admin/lanes").as_array().unwrap().iter().map(|lane| lane["device"].clone()).collect();
     assert_eq!(devices, [0, 2, 3].map(|gpu| format!("GPU-00000000-0000-0000-0000-{gpu:012}")));
     let log = daemon.log();
     assert!(log.iter().any(|line| line.contains("a GPU that does not answer is left out")), "{log:?}");
