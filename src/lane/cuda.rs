@@ -152,12 +152,11 @@ pub(super) fn ordinal_of(device: &config::Device, uuid: &str) -> Result<usize, O
     let failed = |source: TensorError| OpenError::Device { device: device.to_string(), source };
     let cuda = |error: result::DriverError| failed(TensorError::wrap(error));
     result::init().map_err(cuda)?;
+    let sought = uuid.trim_start_matches("GPU-").replace('-', "");
     let mut refusal = None;
     for ordinal in 0..result::device::get_count().map_err(cuda)? {
-        match result::device::get(ordinal).and_then(result::device::get_uuid) {
-            Ok(found) if uuid.trim_start_matches("GPU-").replace('-', "").eq_ignore_ascii_case(&digits_of(found)) => {
-                return Ok(usize::try_from(ordinal).unwrap_or(0));
-            }
+        match result::device::get(ordinal).and_then(result::device::get_uuid).map(digits_of) {
+            Ok(found) if found.eq_ignore_ascii_case(&sought) => return Ok(usize::try_from(ordinal).unwrap_or(0)),
             Ok(_) => {}
             // It may be this one, or another that must not hide it.
             Err(error) => refusal = Some(error),
