@@ -11,8 +11,9 @@ use std::{
 
 use anyhow::Result;
 use parityd::{
-    config::{self, Config, ConfigFaults, Lanes},
-    nvml, serve,
+    config::{self, Config, Lanes},
+    nvml,
+    serve::{self, StartFaults},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -92,12 +93,12 @@ fn gpus() -> Result<Vec<Device>, Box<dyn std::error::Error>> {
     Ok(gpus.into_iter().map(device).collect())
 }
 
-fn lanes(config: Option<&Path>) -> Result<Vec<Lane>, ConfigFaults> {
-    let config = Config::load(&config::find(config)?)?;
+fn lanes(config: Option<&Path>) -> Result<Vec<Lane>, StartFaults> {
+    let config = config::find(config).and_then(|path| Config::load(&path)).map_err(StartFaults::Config)?;
     let listen = config.http.listen;
     let told = ask(listen);
-    let gpus = if config.lanes == Lanes::Auto { serve::auto_gpus() } else { Vec::new() };
-    let (config, _) = config.on_gpus(&gpus)?;
+    let gpus = if config.lanes == Lanes::Auto { serve::auto_gpus()? } else { Vec::new() };
+    let (config, _) = config.on_gpus(&gpus).map_err(StartFaults::Config)?;
     let lane = |lane: &config::Lane| {
         let of_lane = |lanes: &Value| lanes.as_array()?.iter().find(|told| told["id"] == lane.id.0).cloned();
         let word = |told: &Value, key: &str| told[key].as_str().unwrap_or_default().to_owned();

@@ -41,6 +41,7 @@ mod descriptors;
 pub mod metrics;
 pub mod query;
 pub mod repeat;
+mod shortage;
 
 pub mod config;
 

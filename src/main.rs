@@ -1,7 +1,7 @@
 //! The `parityd` command: reads the command line, starts the log, runs one subcommand, turns its outcome into an exit code.
 //!
-//! Exit codes: 0 ok, 2 usage, 65 measured but void, 70 a bug, 75 what may pass by itself (a device that did not open, a port that is taken, no threads or
-//! files left), 78 cannot start (configuration, weights, rights, data, server), 130 a measurement that Ctrl-C ended. Errors are typed in the library; here, at the rim, they are told apart and printed. Output goes to
+//! Exit codes: 0 ok, 2 usage, 65 measured but void, 70 a bug, 75 what may pass by itself (a device that did not open, a driver that is not ready, a port
+//! that is taken, no threads or files left), 78 cannot start (configuration, weights, rights, data, server), 130 a measurement that Ctrl-C ended. Errors are typed in the library; here, at the rim, they are told apart and printed. Output goes to
 //! standard output, the log and the progress bar to standard error.
 
 mod cli;
@@ -26,7 +26,7 @@ use parityd::{
     data,
     eval::{self, EvalError, MeasureOptions},
     lane::{self, OpenError},
-    serve::{self, NEW_PROCESS, Plan, ServeError},
+    serve::{self, NEW_PROCESS, Plan, ServeError, StartFaults},
     train::{self, AllOptions, Backend, BaseOptions, CalibrateOptions, ParityOptions, Remade, Settings, TrainError},
     weights::try_write,
 };
@@ -126,11 +126,13 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(BenchError::Interrupted) => return INTERRUPTED,
         Some(BenchError::Figure { .. }) => return BUG,
         Some(BenchError::Daemon(error)) if error.may_pass() => return NEW_PROCESS,
+        Some(BenchError::Plan(faults)) if faults.may_pass() => return NEW_PROCESS,
         Some(BenchError::Device(error)) if error.is_of_a_device() => return NEW_PROCESS,
         Some(_) | None => {}
     }
+    let starting = error.downcast_ref().is_some_and(StartFaults::may_pass);
     let serving = error.downcast_ref().is_some_and(ServeError::may_pass);
-    if serving || error.downcast_ref().is_some_and(OpenError::is_of_a_device) {
+    if starting || serving || error.downcast_ref().is_some_and(OpenError::is_of_a_device) {
         return NEW_PROCESS;
     }
     let training = matches!(error.downcast_ref(), Some(TrainError::Tensor(_)));

@@ -37,10 +37,8 @@ pub fn start() -> Option<Exporting> {
         }
     };
     let resource = Resource::builder();
-    let resource = match env::var("OTEL_SERVICE_NAME") {
-        Ok(_) => resource,
-        Err(_) => resource.with_service_name("parityd"),
-    };
+    let is_named = env::var_os("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty());
+    let resource = if is_named { resource } else { resource.with_service_name("parityd") };
     let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build()).build();
     let tracer = provider.tracer("parityd");
     tracing::info!(endpoint, "spans are sent");

@@ -18,10 +18,13 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Knows one network; its daemon listens, and neither it nor who asks it ever ends.
+/// Knows one network, no GPU and one weather, of which nothing should be concluded; its daemon listens, and neither it nor who asks it ever ends, nor does the other weather.
 const PROGRAM: &str = r#"#!/bin/sh
 folder=${0%/bin/parityd}
 case "$*" in
+*"--scenarios B"*) echo '{"void_reason": "the client was late", "cells": []}'; exit 65 ;;
+*"--scenarios E"*) exec sleep 300 ;;
+devices*) echo '{"devices": [], "nvml": "there is none", "lanes": []}' ;;
 --config*) echo $$ >"$folder/daemon"; echo 'listening url="http://127.0.0.1:9"' >&2; exec sleep 300 ;;
 *"bench http"*) touch "$folder/asked"; exec sleep 300 ;;
 *mlp*) echo said >&2; echo '{"passes": [{"network": "mlp", "row": [2], "batch": 1, "kernels": "cpu", "p50_us": 1, "progress": []}]}' ;;
@@ -57,10 +60,15 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    fn starts(&self, arguments: &[&str]) -> Child {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("python3");
         command.arg(self.at("gpu-check")).args(["--device", "cpu"]).args(arguments).env("PYTHONPATH", self.0.path());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        command.env_remove("CUDA_EMULATOR_GPUS").stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn starts(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).spawn().unwrap()
     }
 
     fn runs(&self, arguments: &[&str]) -> Output {
@@ -113,6 +121,41 @@ fn without_time_nothing_begins() {
     assert_eq!(folder.summary(), [skipped("forward"), skipped("devices")]);
     let output = folder.runs(&["--only", "forwards"]);
     assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// It may need longer, or hang: it is neither measured nor skipped, and what was measured before is there.
+#[test]
+fn what_is_running_when_the_time_is_over_is_told_apart() {
+    let Some(folder) = Folder::new() else { return };
+    let output = folder.runs(&["--only", "policies,devices", "--budget", "4"]);
+    assert_eq!(output.status.code(), Some(75), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(folder.result("policies-B")["void_reason"], "the client was late");
+    let [[policies, ended, told], devices] = folder.summary().try_into().unwrap();
+    assert_eq!((policies.as_str(), ended.as_str()), ("policies", "ended"), "{told}");
+    for words in
+        ["results/policies-B.json", "B void: the client was late", "ended by the budget after", "--scenarios E"]
+    {
+        assert!(told.contains(words), "{told}");
+    }
+    assert_eq!(devices, ["devices", "skipped", "no time"]);
+}
+
+#[test]
+fn a_gpu_that_parityd_does_not_list_is_a_failure() {
+    let Some(folder) = Folder::new() else { return };
+    let alone = |smi: &str| {
+        let program = folder.at("bin/nvidia-smi");
+        fs::write(&program, format!("#!/bin/sh\n{smi}\n")).unwrap();
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:{}", folder.at("bin").display(), std::env::var("PATH").unwrap_or_default());
+        let output = folder.command(&["--only", "devices"]).env("PATH", path).output().unwrap();
+        let [[_, outcome, told]] = folder.summary().try_into().unwrap();
+        (output.status.code(), outcome, told)
+    };
+    let (code, outcome, told) = alone("exit 9");
+    assert!(code == Some(0) && outcome == "measured" && told.starts_with("0 GPUs; NVML: there is none"), "{told}");
+    let (code, outcome, told) = alone("echo 'NVIDIA H200, 580.1, 1 MiB'");
+    assert!(code == Some(1) && outcome == "failed" && told.contains("there is none"), "{told}");
 }
 
 /// The daemon has a session of its own, and would hold the GPU.

@@ -145,7 +145,12 @@ fn attribute<'s>(attributes: &'s [KeyValue], key: &str) -> Option<&'s str> {
 #[test]
 fn each_request_is_a_span_in_the_trace_of_its_client() {
     let (endpoint, told) = collector();
-    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "100")];
+    // A variable that is set to nothing is not set.
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ("OTEL_SERVICE_NAME", ""),
+    ];
     let daemon = Daemon::start_with(&config("config.toml", &[]), &variables);
     let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
     let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");

@@ -22,6 +22,7 @@ const LAYERS: &Layers = &[
     // The words: plain data, and what counts and measures it.
     ("clock", &[]),
     ("descriptors", &[]),
+    ("shortage", &[]),
     ("repeat", &["clock"]),
     ("query", &["clock"]),
     ("metrics", &["query", "clock"]),
@@ -31,7 +32,7 @@ const LAYERS: &Layers = &[
     ("pool", &["queue"]),
     ("reply", &["pool", "query", "clock"]),
     // Checked settings are plain data, too: the core takes its policy as it was written.
-    ("config", &["code", "job", "query"]),
+    ("config", &["code", "job", "query", "shortage"]),
     // The core: told the time, never asks for it; no thread, device or socket.
     ("health", &["job", "query", "metrics", "clock"]),
     ("stripe", &["code", "job", "pool", "queue", "reply", "query", "metrics", "clock"]),
@@ -45,7 +46,7 @@ const LAYERS: &Layers = &[
     // The rim towards devices: never names dispatch, they share `job`.
     ("model", &[]),
     ("nvml", &["health", "metrics", "query", "repeat", "clock"]),
-    ("weights", &["model", "code", "query"]),
+    ("weights", &["model", "code", "query", "shortage"]),
     ("lane", &["model", "weights", "config", "code", "job", "queue", "query", "metrics", "repeat", "clock"]),
     // The core under real threads, and what puts everything together.
     (
@@ -90,6 +91,7 @@ const LAYERS: &Layers = &[
             "query",
             "metrics",
             "descriptors",
+            "shortage",
             "clock",
         ],
     ),
@@ -162,8 +164,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("crossbeam", &["queue"]),
     // A driver call may never return: whoever makes one must be prepared for that.
     ("nvml_wrapper", &["nvml"]),
-    // System calls that the standard library lacks: a port for another process, a client that has left, more descriptors.
-    ("rustix", &["serve", "wire", "descriptors"]),
+    // System calls that the standard library lacks: a port for another process, a client that has left, more descriptors; and errors by name.
+    ("rustix", &["serve", "wire", "descriptors", "shortage"]),
     // Parallel loops of candle and of `model` run in the pool of whoever calls them; the core must not have one.
     ("rayon", &["lane", "model", "train", "eval"]),
     // Vectors are for the inner loops of forward passes.

@@ -165,7 +165,15 @@ fn a_base_model_that_is_there_is_not_replaced_unless_it_may_go() {
     let mut images = [0x803_u32, 1_000, 28, 28].map(u32::to_be_bytes).concat();
     images.extend((0..1_000 * 28 * 28).map(|pixel: usize| pixel.to_le_bytes()[0]));
     fs::write(other.join("train-images-idx3-ubyte"), images).unwrap();
-    refused(&format!("{again} --data other"), lost);
+    refused(&format!("{again} --data other"), "say --resume --replace if it may go");
+    // With that nothing is learned twice.
+    fs::create_dir(dir.path().join("copy")).unwrap();
+    for file in ["manifest.toml", "base.checkpoint"] {
+        fs::copy(dir.path().join("weights/a/1").join(file), dir.path().join("copy").join(file)).unwrap();
+    }
+    let copy = format!("{} --data other --resume --replace", again.replace("weights/a/1", "copy"));
+    let (_, log) = run(&copy, dir.path());
+    assert_eq!(log.matches(EPOCH).count(), 0, "{log}");
     // A manifest that cannot be read is somebody's, too.
     fs::write(dir.path().join("weights/b/2/manifest.toml"), "format = 99").unwrap();
     refused(&format!("{b} --epochs 20 --seed 5"), "say --replace if it may go");

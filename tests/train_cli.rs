@@ -73,8 +73,21 @@ fn a_run_that_would_have_ended_before_does_not_go_on() {
     run(&format!("{train} --epochs 20"), dir.path());
     let manifest = || fs::read_to_string(dir.path().join("w/manifest.toml")).unwrap();
     let whole = manifest();
-    refused(&format!("{train} --epochs 19 --resume"), dir.path(), 78, "longer run: 20 epochs are done");
-    refused(&format!("{train} --epochs 30 --patience 1 --resume"), dir.path(), 78, "longer run: it took a patience of");
+    // Whether or not the model that is there may go.
+    for (more, says) in [
+        ("--epochs 19 --resume --replace", "longer run: 20 epochs are done"),
+        ("--epochs 30 --patience 1 --resume --replace", "longer run: it took a patience of"),
+        ("--epochs 19 --resume", "say --replace if it may go"),
+        ("--epochs 30 --patience 1 --resume", "say --replace if it may go"),
+    ] {
+        refused(&format!("{train} {more}"), dir.path(), 78, says);
+    }
+    // Without a checkpoint it would begin anew, perhaps with other images.
+    let checkpoint = dir.path().join("w/base.checkpoint");
+    let kept = fs::read(&checkpoint).unwrap();
+    fs::remove_file(&checkpoint).unwrap();
+    refused(&format!("{train} --epochs 30 --resume"), dir.path(), 78, "say --replace if it may go");
+    fs::write(&checkpoint, kept).unwrap();
     assert_eq!(manifest(), whole);
     // As long as it went on without a better epoch, or longer, changes nothing of what is done.
     run(&format!("{train} --epochs 20 --patience 20 --resume"), dir.path());

@@ -3,9 +3,10 @@
 //! A fault names its place, key, value and the rule that it breaks. A warning describes a configuration that works, but not as well as
 //! its author may think.
 
-use std::{fmt, time::Duration};
+use std::{fmt, io, path::Path, time::Duration};
 
 use super::print::millis;
+use crate::shortage::{is_short, more};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,36 +43,52 @@ impl fmt::Display for ConfigFault {
 
 /// Everything that is wrong with one configuration, in the order of its lines; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigFaults(Vec<ConfigFault>);
+pub struct ConfigFaults {
+    faults: Vec<ConfigFault>,
+    may_pass: bool,
+}
 
 impl ConfigFaults {
     /// `Ok` if there are no faults; else all of them, sorted by line.
     pub(super) fn none_of(mut faults: Vec<ConfigFault>) -> Result<(), Self> {
         faults.sort_by_key(|fault| fault.line.unwrap_or(usize::MAX));
-        if faults.is_empty() { Ok(()) } else { Err(ConfigFaults(faults)) }
+        if faults.is_empty() { Ok(()) } else { Err(ConfigFaults { faults, may_pass: false }) }
     }
 
     /// A single fault that has no line.
     pub(super) fn one(source: &str, key: &str, rule: String) -> Self {
-        ConfigFaults(vec![ConfigFault {
-            source: source.to_owned(),
-            line: None,
-            key: key.to_owned(),
-            value: None,
-            rule,
-        }])
+        let (source, key) = (source.to_owned(), key.to_owned());
+        ConfigFaults { faults: vec![ConfigFault { source, line: None, key, value: None, rule }], may_pass: false }
+    }
+
+    /// A file that cannot be read.
+    pub(super) fn unread(file: &Path, error: &io::Error) -> Self {
+        let next = if is_short(error) {
+            more(error)
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            "make it readable for the user that parityd runs as"
+        } else {
+            "name the configuration with --config"
+        };
+        let rule = format!("cannot be read: {error}; {next}");
+        ConfigFaults { may_pass: is_short(error), ..ConfigFaults::one(&file.display().to_string(), "", rule) }
+    }
+
+    /// Whether time may mend it: the system had no means to read the file.
+    pub const fn may_pass(&self) -> bool {
+        self.may_pass
     }
 
     /// The faults in order.
     pub fn iter(&self) -> impl Iterator<Item = &ConfigFault> {
-        self.0.iter()
+        self.faults.iter()
     }
 }
 
 impl fmt::Display for ConfigFaults {
     /// One fault a line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.0.iter().enumerate() {
+        for (index, fault) in self.iter().enumerate() {
             let end = if index == 0 { "" } else { "\n" };
             write!(f, "{end}{fault}")?;
         }
@@ -176,4 +193,18 @@ pub enum Warning {
         /// The core.
         core: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_for_which_there_are_no_means_may_be_read_later() {
+        let unread = |error: io::Error| ConfigFaults::unread(Path::new("config.toml"), &error);
+        let lack = unread(io::Error::from_raw_os_error(24));
+        assert!(lack.may_pass() && lack.to_string().ends_with("raise LimitNOFILE= (ulimit -n)"), "{lack}");
+        let absent = unread(io::ErrorKind::NotFound.into());
+        assert!(!absent.may_pass() && absent.to_string().ends_with("name the configuration with --config"), "{absent}");
+    }
 }

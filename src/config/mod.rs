@@ -13,7 +13,7 @@ mod section;
 mod values;
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -47,21 +47,11 @@ pub fn find(flag: Option<&Path>) -> Result<PathBuf, ConfigFaults> {
     })
 }
 
-/// What to do about a file that cannot be read.
-fn remedy(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        "make it readable for the user that parityd runs as"
-    } else {
-        "name the configuration with --config"
-    }
-}
-
 impl Config {
     /// Reads and checks the file at `path`, with what the environment overrides.
     pub fn load(path: &Path) -> Result<Config, ConfigFaults> {
         let file = path.display().to_string();
-        let text = fs::read_to_string(path)
-            .map_err(|error| ConfigFaults::one(&file, "", format!("cannot be read: {error}; {}", remedy(&error))))?;
+        let text = fs::read_to_string(path).map_err(|error| ConfigFaults::unread(path, &error))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Config::parse_with(&text, folder, &file, &|name| std::env::var(name).ok())
     }

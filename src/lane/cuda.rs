@@ -9,14 +9,61 @@ use super::OpenError;
 use crate::{config, model::TensorError};
 
 /// Names in errors, and what they mean to whoever must act.
-const CAUSES: [(&str, &str); 6] = [
+const CAUSES: [(&str, &str); 7] = [
     ("CUDA_ERROR_STUB_LIBRARY", "NVIDIA's driver is not installed here (there is no libcuda.so.1)"),
     ("CUDA_ERROR_NO_DEVICE", "CUDA finds no GPU, or CUDA_VISIBLE_DEVICES hides all"),
+    ("CUDA_ERROR_SYSTEM_NOT_READY", "the GPUs are not ready yet: does nvidia-fabricmanager run?"),
     ("CUDA_ERROR_INVALID_DEVICE", "CUDA shows this process fewer GPUs (see CUDA_VISIBLE_DEVICES)"),
     ("CUDA_ERROR_OUT_OF_MEMORY", "the GPU has too little memory left"),
     ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the driver is older than the CUDA that this was built with"),
     ("CUBLAS_STATUS_NOT_INITIALIZED", "cuBLAS did not start: is libcublas.so.13 on LD_LIBRARY_PATH, and memory left?"),
 ];
+
+/// What CUDA says where there is nothing to list: no driver, and no GPU.
+#[cfg(any(feature = "cuda", test))]
+const NOTHING_TO_LIST: [&str; 2] = ["CUDA_ERROR_STUB_LIBRARY", "CUDA_ERROR_NO_DEVICE"];
+
+/// Why CUDA lists no GPUs.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{cause}")]
+pub struct Unlisted {
+    cause: String,
+    may_pass: bool,
+}
+
+impl Unlisted {
+    #[cfg(any(feature = "cuda", test))]
+    fn of(error: &TensorError) -> Self {
+        let text = error.to_string();
+        let may_pass = !NOTHING_TO_LIST.iter().any(|name| text.contains(name));
+        Unlisted { cause: cause(error), may_pass }
+    }
+
+    /// Whether a later process may find them listed; not where there is no driver, or it knows no GPU.
+    pub const fn may_pass(&self) -> bool {
+        self.may_pass
+    }
+}
+
+/// The UUIDs that GPUs tell, asked one after the other; the last refusal if none tells its own.
+#[cfg(any(feature = "cuda", test))]
+fn uuids_of(answers: impl Iterator<Item = Result<String, TensorError>>) -> Result<Vec<String>, TensorError> {
+    let (mut uuids, mut refusal) = (Vec::new(), None);
+    for (index, answer) in answers.enumerate() {
+        match answer {
+            Ok(uuid) => uuids.push(uuid),
+            // It must not hide the others.
+            Err(error) => {
+                tracing::warn!(index, error = cause(&error), "a GPU that does not answer is left out");
+                refusal = Some(error);
+            }
+        }
+    }
+    match refusal {
+        Some(error) if uuids.is_empty() => Err(error),
+        Some(_) | None => Ok(uuids),
+    }
+}
 
 /// Why a device refused: in words if the error is a known one, with its first line (candle appends a backtrace).
 pub(super) fn cause(error: &TensorError) -> String {
@@ -55,25 +102,25 @@ fn uuid_of(ordinal: usize) -> Option<String> {
     Some(written(result::device::get_uuid(device).ok()?))
 }
 
-/// The UUIDs of the GPUs that CUDA shows this process, in its order: `CUDA_VISIBLE_DEVICES` may hide some, and order them. None in a build without CUDA, which
-/// opens no GPU.
+/// The UUIDs of the GPUs that CUDA shows this process, in its order: `CUDA_VISIBLE_DEVICES` may hide some, and order them. One that does not tell its own is left
+/// out. None in a build without CUDA, which opens no GPU.
 ///
 /// # Errors
-/// CUDA's own, in words if it is a known one: no driver, or no GPU.
+/// CUDA's own, in words if it is a known one.
 #[cfg(feature = "cuda")]
-pub fn visible_gpus() -> Option<Result<Vec<String>, String>> {
+pub fn visible_gpus() -> Option<Result<Vec<String>, Unlisted>> {
     use cudarc::driver::result;
-    let listed = || {
-        result::init()?;
-        let uuid = |ordinal| result::device::get(ordinal).and_then(result::device::get_uuid).map(written);
-        (0..result::device::get_count()?).map(uuid).collect::<Result<Vec<_>, result::DriverError>>()
-    };
-    Some(listed().map_err(|error| cause(&TensorError::wrap(error))))
+    let uuid = |ordinal| result::device::get(ordinal).and_then(result::device::get_uuid).map(written);
+    let count = result::init().and_then(|()| result::device::get_count());
+    let listed = count
+        .map_err(TensorError::wrap)
+        .and_then(|count| uuids_of((0..count).map(|ordinal| uuid(ordinal).map_err(TensorError::wrap))));
+    Some(listed.map_err(|error| Unlisted::of(&error)))
 }
 
 /// The same.
 #[cfg(not(feature = "cuda"))]
-pub fn visible_gpus() -> Option<Result<Vec<String>, String>> {
+pub fn visible_gpus() -> Option<Result<Vec<String>, Unlisted>> {
     None
 }
 
@@ -105,13 +152,18 @@ pub(super) fn ordinal_of(device: &config::Device, uuid: &str) -> Result<usize, O
     let failed = |source: TensorError| OpenError::Device { device: device.to_string(), source };
     let cuda = |error: result::DriverError| failed(TensorError::wrap(error));
     result::init().map_err(cuda)?;
+    let sought = uuid.trim_start_matches("GPU-").replace('-', "");
+    let mut refusal = None;
     for ordinal in 0..result::device::get_count().map_err(cuda)? {
-        let found = result::device::get(ordinal).and_then(result::device::get_uuid).map_err(cuda)?;
-        if uuid.trim_start_matches("GPU-").replace('-', "").eq_ignore_ascii_case(&digits_of(found)) {
-            return Ok(usize::try_from(ordinal).unwrap_or(0));
+        match result::device::get(ordinal).and_then(result::device::get_uuid).map(digits_of) {
+            Ok(found) if found.eq_ignore_ascii_case(&sought) => return Ok(usize::try_from(ordinal).unwrap_or(0)),
+            Ok(_) => {}
+            // It may be this one, or another that must not hide it.
+            Err(error) => refusal = Some(error),
         }
     }
-    Err(failed(TensorError::msg("no GPU that CUDA shows this process has this UUID")))
+    let unknown = || failed(TensorError::msg("no GPU that CUDA shows this process has this UUID"));
+    Err(refusal.map_or_else(unknown, cuda))
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -130,6 +182,31 @@ mod tests {
             told("DriverError(CUDA_ERROR_STUB_LIBRARY, \"<Failure when calling cuGetErrorString()>\")\n   0: frames");
         assert_eq!(stub, "NVIDIA's driver is not installed here (there is no libcuda.so.1) (CUDA_ERROR_STUB_LIBRARY)");
         assert_eq!(told("shape mismatch\n   0: frames"), "shape mismatch");
+    }
+
+    #[test]
+    fn a_driver_that_is_not_ready_is_waited_for_and_one_that_is_absent_is_not() {
+        let of = |name: &str| Unlisted::of(&TensorError::msg(format!("DriverError({name}, \"…\")")));
+        for (name, may_pass) in [
+            ("CUDA_ERROR_STUB_LIBRARY", false),
+            ("CUDA_ERROR_NO_DEVICE", false),
+            ("CUDA_ERROR_SYSTEM_NOT_READY", true),
+            ("CUDA_ERROR_UNKNOWN", true),
+        ] {
+            assert_eq!(of(name).may_pass(), may_pass, "{name}");
+        }
+        assert!(of("CUDA_ERROR_SYSTEM_NOT_READY").to_string().starts_with("the GPUs are not ready yet"));
+    }
+
+    #[test]
+    fn a_gpu_that_does_not_answer_hides_no_other() {
+        let refusal = || Err(TensorError::msg("DriverError(CUDA_ERROR_UNKNOWN)"));
+        let uuid = |uuid: &str| Ok(uuid.to_owned());
+        let listed = uuids_of([uuid("GPU-a"), refusal(), uuid("GPU-c")].into_iter());
+        assert_eq!(listed.expect("two answer"), ["GPU-a", "GPU-c"]);
+        assert_eq!(uuids_of(std::iter::empty()).expect("nobody refused"), [""; 0]);
+        let error = uuids_of([refusal(), refusal()].into_iter()).expect_err("none answers");
+        assert!(Unlisted::of(&error).may_pass(), "they are there");
     }
 
     #[cfg(feature = "cuda")]

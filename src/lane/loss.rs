@@ -4,6 +4,8 @@
 //! process in an inconsistent state … the process must be terminated and relaunched"). Running out of memory is not among them. They are told by name, which candle and cudarc keep in
 //! their text, so that a build without CUDA knows them, too.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::job::Loss;
 
 /// Names of sticky errors: 214, 220, 226, 700, 702, 709, 710, 714 to 719, 721, 810, 911.
@@ -44,30 +46,36 @@ pub(super) fn loss_of(text: &str) -> Loss {
     }
 }
 
-/// Whether errors that CUDA has no name for come again, in one lane.
+/// Whether errors that CUDA has no name for come again, in one lane. All threads that run it, or try to, share it: what one of them was told counts for the next.
 #[derive(Debug, Default)]
 pub(super) struct Unknown {
     /// The device was of use to this process: where it never was, another process would hardly fare better.
-    was_open: bool,
-    has_come: bool,
+    was_open: AtomicBool,
+    has_come: AtomicBool,
 }
 
 impl Unknown {
     /// The device is open: what came before is over.
-    pub(super) fn opened(&mut self) {
-        *self = Unknown { was_open: true, has_come: false };
+    pub(super) fn opened(&self) {
+        self.was_open.store(true, Ordering::Relaxed);
+        self.proven();
+    }
+
+    /// A canary has passed: what came before is over.
+    pub(super) fn proven(&self) {
+        self.has_come.store(false, Ordering::Relaxed);
     }
 
     /// A job was lost to an error with this text.
-    pub(super) fn job(&mut self, text: &str) {
-        self.has_come |= text.contains(UNKNOWN);
+    pub(super) fn job(&self, text: &str) {
+        self.has_come.fetch_or(text.contains(UNKNOWN), Ordering::Relaxed);
     }
 
-    /// What a canary is lost to, that would have been this, where the device did not open for an error with this text.
-    pub(super) fn not_open(&mut self, text: &str, loss: Loss) -> Loss {
-        let (is_unknown, came) = (text.contains(UNKNOWN), self.has_come);
-        self.has_come |= is_unknown;
-        if is_unknown && came && self.was_open { Loss::Fatal } else { loss }
+    /// What is lost, that would have been this, where the device did not open for an error with this text.
+    pub(super) fn not_open(&self, text: &str, loss: Loss) -> Loss {
+        let is_unknown = text.contains(UNKNOWN);
+        let came = self.has_come.fetch_or(is_unknown, Ordering::Relaxed);
+        if is_unknown && came && self.was_open.load(Ordering::Relaxed) { Loss::Fatal } else { loss }
     }
 }
 
@@ -78,9 +86,9 @@ mod tests {
     #[test]
     fn an_error_without_a_name_is_fatal_where_a_device_that_was_open_does_not_open_again_for_it() {
         let text = "lane 0: device \"cuda:0\" did not open: DriverError(CUDA_ERROR_UNKNOWN, \"unknown error\")";
-        let mut never = Unknown::default();
+        let never = Unknown::default();
         assert_eq!([never.not_open(text, Loss::Device), never.not_open(text, Loss::Device)], [Loss::Device; 2]);
-        let mut unknown = Unknown::default();
+        let unknown = Unknown::default();
         unknown.opened();
         assert_eq!(unknown.not_open(text, Loss::Device), Loss::Device, "once");
         assert_eq!(unknown.not_open("DriverError(CUDA_ERROR_OUT_OF_MEMORY)", Loss::Memory), Loss::Memory);
@@ -91,6 +99,10 @@ mod tests {
         unknown.opened();
         unknown.job(text);
         assert_eq!(unknown.not_open(text, Loss::Device), Loss::Fatal, "a job, and then the device");
+        unknown.opened();
+        unknown.job(text);
+        unknown.proven();
+        assert_eq!(unknown.not_open(text, Loss::Device), Loss::Device, "a job of long ago, and canaries since");
     }
 
     #[test]

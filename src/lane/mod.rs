@@ -24,7 +24,7 @@ use std::{
 };
 
 pub use affinity::{cores, is_available};
-pub use cuda::{gpu_uuid, visible_gpus};
+pub use cuda::{Unlisted, gpu_uuid, visible_gpus};
 pub use emulation::{EmulatedLoss, Emulation, Meanwhile};
 pub use executor::{OpenError, RunError, open_device, precision};
 pub use fault::{FaultSwitch, spoil_row};
@@ -77,7 +77,7 @@ pub fn start(
     feed: Arc<dyn Feed>,
     opened: impl FnOnce(Result<(), OpenError>) + Send + 'static,
 ) -> io::Result<Held> {
-    on_thread(spec, feed, move |lane| {
+    on_thread(spec, feed, Arc::default(), move |lane| {
         let ready = if lane.spec.left_out {
             lane.feed.left_out(lane.id());
             Ok(())
@@ -91,19 +91,24 @@ pub fn start(
 }
 
 /// Starts another thread for a lane whose own is stuck: it opens the device, which may take for ever, and runs the lane if the other has not come back by then.
-/// `tried` is told whether it does, once that is known.
+/// `tried` is told whether it does, once that is known; or why the device did not open, and what that loses.
 ///
 /// Fails if the system gives no thread.
 pub fn replace(
     spec: Spec,
     feed: Arc<dyn Feed>,
     stuck: Inside,
-    tried: impl FnOnce(Result<bool, OpenError>) + Send + 'static,
+    tried: impl FnOnce(Result<bool, (OpenError, Loss)>) + Send + 'static,
 ) -> io::Result<Held> {
-    on_thread(spec, feed, move |lane| {
+    let unknown = Arc::clone(&stuck.unknown);
+    on_thread(spec, feed, unknown, move |lane| {
         lane.spec.faults.await_answer();
         // The panic's message is in the log.
         let opened = catch_unwind(AssertUnwindSafe(|| lane.open())).unwrap_or(Err(OpenError::Panic));
+        let opened = opened.map_err(|error| {
+            let loss = lane.unknown.not_open(&error.to_string(), error.loss());
+            (error, loss)
+        });
         let runs = opened.map(|expected| {
             let runs = stuck.take_lane();
             if runs {
@@ -122,10 +127,11 @@ pub fn replace(
 fn on_thread(
     spec: Spec,
     feed: Arc<dyn Feed>,
+    unknown: Arc<Unknown>,
     begin: impl FnOnce(&mut Lane) -> bool + Send + 'static,
 ) -> io::Result<Held> {
-    let (held, ends) = Held::new();
-    let tenure = Arc::clone(&held.tenure);
+    let (held, ends) = Held::new(unknown);
+    let shared = (Arc::clone(&held.tenure), Arc::clone(&held.unknown));
     thread::Builder::new().name(format!("lane-{}", spec.lane.id)).spawn(move || {
         let (_ends, _abort) = (ends, AbortOnPanic);
         let (id, core) = (spec.lane.id, spec.core);
@@ -134,7 +140,7 @@ fn on_thread(
         if let Some(core) = core {
             affinity::pin(id, core);
         }
-        let mut lane = Lane::new(spec, feed, tenure);
+        let mut lane = Lane::new(spec, feed, shared);
         let pool = pool.map_err(|error| lane.pool_fault = Some(error)).ok();
         if begin(&mut lane) {
             lane.run();
@@ -167,7 +173,7 @@ struct Lane {
     executor: Option<Executor>,
     /// Which of its failures are logged.
     failures: Repeats,
-    unknown: Unknown,
+    unknown: Arc<Unknown>,
     /// Of the batch in hand; kept, like the rows given away, so that a batch allocates nothing here.
     outputs: Outputs,
     completions: Vec<Completion>,
@@ -176,7 +182,7 @@ struct Lane {
 
 impl Lane {
     /// A lane that has not opened its device.
-    fn new(spec: Spec, feed: Arc<dyn Feed>, tenure: Arc<Tenure>) -> Self {
+    fn new(spec: Spec, feed: Arc<dyn Feed>, (tenure, unknown): (Arc<Tenure>, Arc<Unknown>)) -> Self {
         Lane {
             spec,
             feed,
@@ -184,7 +190,7 @@ impl Lane {
             pool_fault: None,
             executor: None,
             failures: Repeats::default(),
-            unknown: Unknown::default(),
+            unknown,
             outputs: Outputs::default(),
             completions: Vec::new(),
             given: Given::default(),
@@ -349,7 +355,9 @@ impl Lane {
             opened.canary(|outputs| faults.after(outputs))
         };
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(Loss::Panic));
-        if outcome == Err(Loss::Fatal) {
+        if outcome.is_ok() {
+            self.unknown.proven();
+        } else if outcome == Err(Loss::Fatal) {
             std::mem::forget(self.executor.take());
         } else if outcome.is_err_and(|loss| loss != Loss::Memory) {
             // The next one starts from a device that was opened anew. One without memory is well, may have work to do, and would hardly open.

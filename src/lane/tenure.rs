@@ -17,6 +17,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+use super::loss::Unknown;
+
 /// Another thread runs the lane, and this one has not come back.
 const LEFT: u64 = u64::MAX;
 /// Another thread runs the lane, and this one has ended.
@@ -74,6 +76,8 @@ impl Tenure {
 #[derive(Clone, Debug)]
 pub struct Held {
     pub(super) tenure: Arc<Tenure>,
+    /// The lane's.
+    pub(super) unknown: Arc<Unknown>,
     /// Closed when the thread ends.
     ended: Arc<Mutex<Receiver<Infallible>>>,
 }
@@ -83,6 +87,8 @@ pub struct Held {
 pub struct Inside {
     tenure: Arc<Tenure>,
     call: Call,
+    /// The lane's.
+    pub(super) unknown: Arc<Unknown>,
 }
 
 impl Inside {
@@ -93,15 +99,16 @@ impl Inside {
 }
 
 impl Held {
-    /// A thread that is about to start, and what it drops when it ends, after all else.
-    pub(super) fn new() -> (Self, SyncSender<Infallible>) {
+    /// A thread of a lane that is about to start, and what it drops when it ends, after all else.
+    pub(super) fn new(unknown: Arc<Unknown>) -> (Self, SyncSender<Infallible>) {
         let (ends, ended) = mpsc::sync_channel(0);
-        (Held { tenure: Arc::default(), ended: Arc::new(Mutex::new(ended)) }, ends)
+        (Held { tenure: Arc::default(), unknown, ended: Arc::new(Mutex::new(ended)) }, ends)
     }
 
     /// The call that it is inside, if it is. Whoever finds after this that the thread is stuck knows that it is so in this call.
     pub fn inside(&self) -> Option<Inside> {
-        self.tenure.call().map(|call| Inside { tenure: Arc::clone(&self.tenure), call })
+        let inside = |call| Inside { tenure: Arc::clone(&self.tenure), call, unknown: Arc::clone(&self.unknown) };
+        self.tenure.call().map(inside)
     }
 
     /// Whether it was replaced and has not come back.
@@ -124,6 +131,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::job::Loss;
 
     #[test]
     fn a_thread_is_replaced_inside_the_call_in_which_it_is_stuck_and_finds_it_out() {
@@ -139,6 +147,17 @@ mod tests {
         assert!(tenure.is_over() && tenure.is_left());
         assert!(!tenure.leave());
         assert!(tenure.is_over() && !tenure.is_left() && tenure.call().is_none());
+    }
+
+    /// A device that does not open for it twice is of no use to this process, whichever thread was told.
+    #[test]
+    fn an_error_without_a_name_is_known_to_whoever_replaces_a_thread() {
+        let (held, _ends) = Held::new(Arc::default());
+        held.unknown.opened();
+        held.unknown.job("CUDA_ERROR_UNKNOWN");
+        held.tenure.enter();
+        let stuck = held.inside().unwrap();
+        assert_eq!(stuck.unknown.not_open("CUDA_ERROR_UNKNOWN", Loss::Device), Loss::Fatal);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{Lane, Spec, tenure::Tenure};
+use super::{Lane, Spec};
 use crate::{
     clock::Clock,
     code::{Code, Stacked},
@@ -75,7 +75,7 @@ pub(super) fn spec() -> Spec {
 #[test]
 fn a_lane_that_found_no_memory_runs_the_next_batch() {
     let heard = Arc::new(Heard::default());
-    let mut lane = Lane::new(spec(), Arc::<Heard>::clone(&heard), Arc::new(Tenure::default()));
+    let mut lane = Lane::new(spec(), Arc::<Heard>::clone(&heard), Default::default());
     lane.open().unwrap();
     let row = lane.spec.bundle.canary(None).rows[0].clone();
     let batch = || Batch::Base(vec![BaseInput { row: row.clone(), must_be_finite: true }]);

@@ -6,7 +6,7 @@
 //! accepts no more, answers what it has, and ends with 0.
 
 use std::{
-    env, fs, io,
+    fs, io,
     net::{SocketAddr, TcpListener},
     process,
     sync::Arc,
@@ -25,7 +25,7 @@ use super::{
     ports::Ports,
     start_log,
     succession::{Predecessor, Succession},
-    systemd::Systemd,
+    systemd::{self, Systemd},
 };
 use crate::{
     admission::Admission,
@@ -160,7 +160,7 @@ fn await_successor(plan: &Plan, running: &Running, ports: Ports) -> Result<watch
     if plan.config.health.on_fatal == OnFatal::Fence {
         return Ok(told);
     }
-    if process::id() == 1 || env::var_os("NOTIFY_SOCKET").is_none() {
+    if process::id() == 1 || !systemd::is_there() {
         // A container ends with its first process, or with that one's child; other supervisors would start a second daemon when this one ends.
         tracing::warn!(
             "no successor can start (NOTIFY_SOCKET is not set, or this is process 1): devices that break are fenced"

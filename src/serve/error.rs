@@ -2,14 +2,13 @@
 
 use std::{io, net::SocketAddr};
 
-use rustix::io::Errno;
-
 use super::SuccessionError;
 use crate::{
     code::{CodeError, Kind},
     config::ConfigFaults,
-    lane::OpenError,
+    lane::{OpenError, Unlisted},
     query::LaneId,
+    shortage::{is_short, more},
     weights::WeightsError,
 };
 
@@ -19,6 +18,9 @@ pub enum StartFaults {
     /// The configuration.
     #[error("{0}")]
     Config(ConfigFaults),
+    /// The GPUs that `devices = "auto"` stands for, which are there and cannot be listed.
+    #[error("devices = \"auto\": CUDA does not list the GPUs: {0}; `nvidia-smi` shows what the driver sees")]
+    Unlisted(Unlisted),
     /// There is no such code for such rows.
     #[error("[deployment.code] {0}")]
     Code(#[from] CodeError),
@@ -48,6 +50,18 @@ pub enum StartFaults {
     },
 }
 
+impl StartFaults {
+    /// Whether time may mend all of it: a driver that is not ready, files that the system has no means to open.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            StartFaults::Unlisted(_) => true,
+            StartFaults::Config(faults) => faults.may_pass(),
+            StartFaults::Weights(error) => error.may_pass(),
+            StartFaults::Code(_) | StartFaults::NotCalibrated { .. } | StartFaults::DefaultPrediction { .. } => false,
+        }
+    }
+}
+
 impl ServeError {
     /// Whether another process, or time, may mend it, so that an unattended machine must try: a configured device, the process that this one was to
     /// succeed, a port that another process has, an address that is not up yet, what the system has no more of.
@@ -63,22 +77,6 @@ impl ServeError {
             ServeError::Signal(source) => is_short(source),
             ServeError::LaneEnded => false,
         }
-    }
-}
-
-/// Whether the process or the system has no more of something.
-fn is_short(error: &io::Error) -> bool {
-    let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::AGAIN];
-    Errno::from_io_error(error).is_some_and(|found| short.contains(&found))
-}
-
-/// What to do about it.
-fn more(source: &io::Error) -> &'static str {
-    match Errno::from_io_error(source) {
-        Some(Errno::MFILE) => "raise LimitNOFILE= (ulimit -n)",
-        Some(Errno::NFILE) => "raise fs.file-max, or end other programs",
-        Some(Errno::AGAIN) => "raise TasksMax= and LimitNPROC= (ulimit -u, pids.max), or end other programs",
-        Some(_) | None => "end other programs, or give this one more memory",
     }
 }
 

@@ -151,7 +151,7 @@ impl Member {
     }
 
     /// What became of a try; told by the thread that was to replace the lane's.
-    fn tried(&self, outcome: Result<bool, OpenError>, engine: &Engine) {
+    fn tried(&self, outcome: Result<bool, (OpenError, Loss)>, engine: &Engine) {
         let lane = self.spec.lane.id;
         let mut threads = self.threads.lock();
         let next = threads.next.take();
@@ -162,9 +162,9 @@ impl Member {
                 tracing::warn!(%lane, stuck = threads.stuck.len(), "another thread runs the lane: its own is stuck");
             }
             (Ok(_), _) => tracing::debug!(%lane, "the lane's thread has come back by itself"),
-            (Err(error), _) => {
+            (Err((error, loss)), _) => {
                 tracing::warn!(%lane, %error, "the lane's thread is stuck, and its device does not open again");
-                if error.loss() == Loss::Fatal {
+                if loss == Loss::Fatal {
                     engine.told(&[lane], Told::Happened(Sign::Broken));
                 }
             }

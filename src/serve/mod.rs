@@ -64,7 +64,7 @@ impl Plan {
 
     /// Checks a configuration that is at hand.
     pub fn check(config: Config) -> Result<Self, StartFaults> {
-        let gpus = if config.lanes == Lanes::Auto { auto_gpus() } else { Vec::new() };
+        let gpus = if config.lanes == Lanes::Auto { auto_gpus()? } else { Vec::new() };
         let (config, fewer) = config.on_gpus(&gpus).map_err(StartFaults::Config)?;
         let mut warnings = config.warnings();
         warnings.extend(fewer);
@@ -147,14 +147,24 @@ fn absent_cores(lanes: &[config::Lane]) -> impl Iterator<Item = Warning> {
     lanes.iter().filter_map(absent).map(|(lane, core)| Warning::NoSuchCore { lane, core })
 }
 
-/// The UUIDs of the GPUs that `devices = "auto"` stands for; none, and a line in the log that says why, if the driver cannot tell. NVML knows all of the machine's, CUDA
-/// those that this process may have: a lane on another one would not open.
-pub fn auto_gpus() -> Vec<String> {
-    if let Some(listed) = lane::visible_gpus() {
-        return listed.inspect_err(|error| tracing::warn!(error, "CUDA lists no GPUs")).unwrap_or_default();
+/// The UUIDs of the GPUs that `devices = "auto"` stands for; none, and a line in the log that says why, if there is no driver or it knows none. NVML knows all of the
+/// machine's, CUDA those that this process may have: a lane on another one would not open.
+///
+/// # Errors
+/// CUDA cannot list them now, and may later.
+pub fn auto_gpus() -> Result<Vec<String>, StartFaults> {
+    match lane::visible_gpus() {
+        Some(Ok(listed)) => return Ok(listed),
+        Some(Err(error)) if error.may_pass() => return Err(StartFaults::Unlisted(error)),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "CUDA lists no GPUs");
+            return Ok(Vec::new());
+        }
+        None => {}
     }
+    // A build that opens no GPU: nothing about it passes.
     let listed = nvml::gpus().inspect_err(|error| tracing::warn!(%error, "NVML lists no GPUs"));
-    listed.unwrap_or_default().into_iter().map(|gpu| gpu.uuid).collect()
+    Ok(listed.unwrap_or_default().into_iter().map(|gpu| gpu.uuid).collect())
 }
 
 /// An engine with its lanes and its timer, all running. Ends them when dropped, and waits until devices are let go of, a second at most.

@@ -3,7 +3,7 @@
 //! systemd reads from a socket that holds about ten of them, and may have other things to do. Whoever writes into a full one waits, so a thread of its own
 //! does, and neither sockets nor queries wait with it. What has not been told yet is kept once: of two status lines only the later is of use.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{env, io, sync::Arc, thread, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
 use sd_notify::NotifyState;
@@ -60,10 +60,15 @@ struct Untold {
     changed: Condvar,
 }
 
+/// Whether somebody who started this process has said where words go. A variable that is set to nothing is not set.
+pub(super) fn is_there() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty())
+}
+
 impl Systemd {
     /// The one that started this process, if one did.
     pub(super) fn find() -> io::Result<Self> {
-        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        if !is_there() {
             return Ok(Systemd { untold: None });
         }
         let untold = Arc::new(Untold::default());

@@ -26,6 +26,8 @@ use crate::{
 
 /// The base model's file within a folder of weights.
 const FILE: &str = "base.safetensors";
+/// Its training's, while that may go on.
+const CHECKPOINT: &str = "base.checkpoint";
 
 /// What `train base` is asked for.
 #[derive(Clone, Debug)]
@@ -106,7 +108,7 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
     let run = Run {
         settings: &options.settings,
         identity: format!("base {} of {}", options.architecture, super::identity([&train, &validation])),
-        checkpoint: options.out.join("base.checkpoint"),
+        checkpoint: options.out.join(CHECKPOINT),
     };
     let varied = options.settings.preset.augments() && options.architecture.is_convolutional();
     let backend = &options.settings.backend;
@@ -147,14 +149,15 @@ pub(super) fn may_replace(options: &BaseOptions) -> std::result::Result<(), Trai
     let old = Manifest::read(&options.out)
         .map_err(|fault| Fault { next: "name another folder with --out, or say --replace if it may go", ..fault })?;
     let is_same = old.base.architecture == options.architecture && options.settings.made(&old.base.training);
-    if is_same || goes_on(&old, options) { Ok(()) } else { Err(replaces(options, &old)) }
+    if is_same || goes_on(&old, options) { Ok(()) } else { Err(replaces(options, &old, "--replace")) }
 }
 
-/// The same once it is known what came out: other images or another device give another model of the same settings. The checkpoint stays.
+/// The same once it is known what came out: other images or another device give another model of the same settings. The checkpoint stays, so that nothing need be learned
+/// again.
 fn still_may_replace(options: &BaseOptions, sha256: &str) -> std::result::Result<(), TrainError> {
     match Manifest::read(&options.out) {
         Ok(old) if !options.replace && old.base.sha256 != sha256 && !goes_on(&old, options) => {
-            Err(replaces(options, &old))
+            Err(replaces(options, &old, "--resume --replace"))
         }
         Ok(_) | Err(_) => Ok(()),
     }
@@ -162,15 +165,20 @@ fn still_may_replace(options: &BaseOptions, sha256: &str) -> std::result::Result
 
 /// Whether `old` is an earlier end of the run that is to go on, and nothing has learned from it.
 fn goes_on(old: &Manifest, options: &BaseOptions) -> bool {
-    let Settings { preset, seed, batch, resume, .. } = options.settings;
+    let Settings { preset, seed, batch, epochs, patience, resume, .. } = options.settings;
     let training = &old.base.training;
     let of_run = (training.preset.as_str(), training.seed, training.batch) == (preset.as_str(), seed, batch);
-    resume && of_run && old.base.architecture == options.architecture && old.parities.is_empty()
+    // One that may end before that, or begins anew for want of a checkpoint, gives a model that may be worse.
+    let is_longer =
+        epochs >= training.epochs && patience.is_none_or(|most| most >= training.patience.unwrap_or(training.epochs));
+    let has_begun = options.out.join(CHECKPOINT).exists();
+    let is_of = old.base.architecture == options.architecture && old.parities.is_empty();
+    resume && of_run && is_longer && has_begun && is_of
 }
 
-fn replaces(options: &BaseOptions, old: &Manifest) -> TrainError {
+fn replaces(options: &BaseOptions, old: &Manifest, word: &'static str) -> TrainError {
     let (architecture, parities) = (old.base.architecture, old.parities.len());
-    TrainError::Replaces { dir: options.out.clone(), architecture, parities }
+    TrainError::Replaces { dir: options.out.clone(), architecture, parities, word }
 }
 
 /// What is written in the place of `old`. The very same base model, which a run that was done already gives, keeps the models that learned from it.

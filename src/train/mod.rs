@@ -115,7 +115,7 @@ pub enum TrainError {
     },
     /// Another base model would be written over.
     #[error(
-        "{} holds a base model ({architecture}) that this would replace{}; name another folder with --out, or say --replace if it may go",
+        "{} holds a base model ({architecture}) that this would replace{}; name another folder with --out, or say {word} if it may go",
         dir.display(), lost(*parities)
     )]
     Replaces {
@@ -125,6 +125,8 @@ pub enum TrainError {
         architecture: Architecture,
         /// How many parity models learned from it.
         parities: usize,
+        /// With which it may go, and nothing is learned twice.
+        word: &'static str,
     },
     /// The code has no such parity row.
     #[error("there is no parity row {row}: r = {r}")]

@@ -343,10 +343,9 @@ fn lock(folder: &Path) -> io::Result<fs::File> {
 pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    // One that nobody else has, on another machine, in another container or thread: a file that two write is neither's.
-    let random = RandomState::new().build_hasher().finish();
+    // A file that two write is neither's.
     let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{random:016x}.new"));
+    name.push(format!(".{:016x}.new", nobody_elses()));
     let temporary = folder.join(name);
     let written = fs::File::create(&temporary).and_then(|mut open| {
         open.write_all(bytes)?;
@@ -360,10 +359,15 @@ pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Whether a file can be written in a folder that is there.
+/// Whether a file can be written in a folder that is there. Several may ask at a time, each with a file of its own.
 pub(super) fn try_file(folder: &Path) -> io::Result<()> {
-    let file = folder.join(".parityd-writes-here");
+    let file = folder.join(format!(".parityd-writes-here.{:016x}", nobody_elses()));
     fs::write(&file, []).and_then(|()| fs::remove_file(&file))
+}
+
+/// A number that nobody else has, on another machine, in another container or thread.
+fn nobody_elses() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// Whether a folder, which is made if it is not there, can be locked and written: to be found out before anything is learned or measured.

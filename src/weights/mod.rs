@@ -27,6 +27,7 @@ use crate::{
     code::{Calibration, Code, Kind},
     model::{Device, Net, Parameters, Plan, Precision, Preprocessing, TensorError},
     query::{Row, Signature, TensorSpec},
+    shortage::{is_short, more},
 };
 pub use calibration::Calibrated;
 pub use check::{ParityPlan, encoded_plan, parity_plan};
@@ -46,19 +47,27 @@ pub struct Fault {
     pub rule: String,
     /// What to do about it.
     pub next: &'static str,
+    /// Whether time may mend it: the system had no means to read the file.
+    pub may_pass: bool,
 }
 
 impl Fault {
     pub(crate) fn new(file: &Path, rule: impl Into<String>, next: &'static str) -> Self {
-        Fault { file: file.to_path_buf(), rule: rule.into(), next }
+        Fault { file: file.to_path_buf(), rule: rule.into(), next, may_pass: false }
     }
 }
 
 /// A file that cannot be read; `next` is what to do if it is not there.
 fn unread(file: &Path, error: &io::Error, next: &'static str) -> Fault {
-    let is_locked = error.kind() == io::ErrorKind::PermissionDenied;
-    let next = if is_locked { "make it readable for the user that parityd runs as" } else { next };
-    Fault::new(file, format!("cannot be read: {error}"), next)
+    let may_pass = is_short(error);
+    let next = if may_pass {
+        more(error)
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        "make it readable for the user that parityd runs as"
+    } else {
+        next
+    };
+    Fault { may_pass, ..Fault::new(file, format!("cannot be read: {error}"), next) }
 }
 
 impl fmt::Display for Fault {
@@ -72,6 +81,13 @@ impl fmt::Display for Fault {
 pub struct WeightsError {
     /// At least one.
     pub faults: Vec<Fault>,
+}
+
+impl WeightsError {
+    /// Whether time may mend all of it.
+    pub fn may_pass(&self) -> bool {
+        self.faults.iter().all(|fault| fault.may_pass)
+    }
 }
 
 impl fmt::Display for WeightsError {

@@ -53,4 +53,16 @@ mod tests {
         let left: Vec<_> = fs::read_dir(dir.path()).expect("it is there").collect();
         assert_eq!((left.len(), fs::read_to_string(at("old.html")).expect("a file").as_str()), (1, "old"));
     }
+
+    #[test]
+    fn those_that_ask_side_by_side_do_not_meet() {
+        let dir = tempfile::tempdir().expect("there is a temporary folder");
+        let ask = || (0..500).try_for_each(|_| try_page(&dir.path().join("new.html")));
+        std::thread::scope(|scope| {
+            let asked = [scope.spawn(ask), scope.spawn(ask), scope.spawn(ask)];
+            for one in asked {
+                one.join().expect("it does not panic").expect("each has a file of its own");
+            }
+        });
+    }
 }

@@ -45,6 +45,17 @@ fn a_file_that_may_not_be_read_need_not_be_made_again() {
     assert!(told(io::ErrorKind::NotFound).ends_with("train it again"));
 }
 
+/// A supervisor tries again only where that is all that is wrong.
+#[test]
+fn a_file_for_which_there_are_no_means_may_be_read_later() {
+    let lacks = |next| unread(Path::new("base.safetensors"), &io::Error::from_raw_os_error(24), next);
+    assert!(lacks("train it again").to_string().ends_with("raise LimitNOFILE= (ulimit -n)"));
+    let faults = |absent: &[Fault]| WeightsError { faults: [&[lacks("train it again")], absent].concat() };
+    assert!(faults(&[]).may_pass());
+    let absent = unread(Path::new("row0.safetensors"), &io::ErrorKind::NotFound.into(), "train it again");
+    assert!(!faults(&[absent]).may_pass());
+}
+
 #[test]
 fn what_could_not_be_written_leaves_no_part_behind() {
     let dir = TempDir::new().unwrap();

@@ -111,7 +111,7 @@ using namespace emulator;
 EXPORT CUresult cuInit(unsigned)
 {
     called(__func__);
-    return devices().empty() ? CUDA_ERROR_NO_DEVICE : CUDA_SUCCESS;
+    return devices().empty() ? CUDA_ERROR_NO_DEVICE : static_cast<CUresult>(devices()[0]->told("init", CUDA_SUCCESS));
 }
 
 EXPORT CUresult cuDriverGetVersion(int *version)
@@ -131,6 +131,7 @@ EXPORT CUresult cuGetErrorName(CUresult error, const char **name)
         {CUDA_ERROR_NO_DEVICE, "CUDA_ERROR_NO_DEVICE"},
         {CUDA_ERROR_INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE"},
         {CUDA_ERROR_INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT"},
+        {CUDA_ERROR_SYSTEM_NOT_READY, "CUDA_ERROR_SYSTEM_NOT_READY"},
         {CUDA_ERROR_NOT_FOUND, "CUDA_ERROR_NOT_FOUND"},
         {CUDA_ERROR_NOT_READY, "CUDA_ERROR_NOT_READY"},
         {CUDA_ERROR_ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"},
@@ -173,6 +174,8 @@ static CUresult uuid_of(CUuuid *uuid, CUdevice device)
 {
     if (!device_of(device))
         return CUDA_ERROR_INVALID_DEVICE;
+    if (long code = device_of(device)->told("uuid", 0))
+        return static_cast<CUresult>(code);
     // As tests/nvml-stub calls them: GPU-00000000-0000-0000-0000-000000000000 is the first.
     std::memset(uuid->bytes, 0, sizeof uuid->bytes);
     uuid->bytes[15] = static_cast<char>(device);

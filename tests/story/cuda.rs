@@ -257,15 +257,58 @@ fn weights_that_find_no_memory_say_how_much_they_need() {
     assert!(told.contains(words) && told.contains("lane 2"), "{told}");
 }
 
+/// `devices = "auto"` instead of lanes.
+fn with_all_gpus(text: &str) -> String {
+    let lanes = text.find("[[lane]]").unwrap()..text.find("# Exactly one deployment").unwrap();
+    format!("devices = \"auto\"\n{}{}", &text[..lanes.start], &text[lanes.end..])
+}
+
+/// A driver that is not ready yet is waited for, as by a lane that names its GPU; where there is no GPU, nobody waits.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn gpus_that_cannot_be_listed_yet_are_tried_again() {
+    let gpus = Gpus::new();
+    let file = gpus.0.beside("config.toml");
+    let ends = |says: &str, text: &str, count: &str| {
+        gpus.0.says(says);
+        fs::write(&file, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_parityd"));
+        command.arg("--config").arg(&file).env("CUDA_EMULATOR_CONTROL", gpus.0.file()).env_remove("RUST_BACKTRACE");
+        let output = command.env("CUDA_EMULATOR_GPUS", count).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let auto = with_all_gpus(&shipped());
+    for text in [&auto, &shipped()] {
+        let (code, told) = ends("0.init=802\n", text, "4");
+        assert!(code == Some(75) && told.contains("CUDA_ERROR_SYSTEM_NOT_READY"), "{code:?} {told}");
+    }
+    let (code, told) = ends("", &auto, "0");
+    assert!(code == Some(78) && told.contains("found no GPU"), "{code:?} {told}");
+    let (code, told) = ends("0.uuid=999\n1.uuid=999\n", &auto, "2");
+    assert!(code == Some(75) && told.contains("CUDA does not list the GPUs"), "{code:?} {told}");
+}
+
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn a_gpu_that_does_not_tell_its_uuid_is_left_out() {
+    let _alone = alone();
+    let gpus = Gpus::new();
+    gpus.0.says("1.uuid=999\n");
+    let daemon = gpus.daemon(&with_all_gpus(&shipped()));
+    let devices: Vec<_> =
+        daemon.json("/admin/lanes").as_array().unwrap().iter().map(|lane| lane["device"].clone()).collect();
+    assert_eq!(devices, [0, 2, 3].map(|gpu| format!("GPU-00000000-0000-0000-0000-{gpu:012}")));
+    let log = daemon.log();
+    assert!(log.iter().any(|line| line.contains("a GPU that does not answer is left out")), "{log:?}");
+}
+
 /// NVML and CUDA know a GPU by the same UUID; lanes are made of what CUDA shows this process, which may be fewer.
 #[test]
 #[ignore = "scripts/check-cuda runs it"]
 fn all_gpus_are_taken_by_their_uuids() {
     let _alone = alone();
     let gpus = Gpus::new();
-    let text = shipped();
-    let lanes = text.find("[[lane]]").unwrap()..text.find("# Exactly one deployment").unwrap();
-    let text = format!("devices = \"auto\"\n{}{}", &text[..lanes.start], &text[lanes.end..]);
+    let text = with_all_gpus(&shipped());
     let (control, file) = (gpus.0.beside("nvml"), gpus.0.file());
     fs::write(&control, "count = 4\n").unwrap();
     let library = std::env::current_exe().unwrap().with_file_name("libnvml_stub.so");
