@@ -81,6 +81,11 @@ impl Policy {
         let adapts = self.kind == PolicyKind::Adaptive && code.kind() == Kind::Compact;
         if self.kind == PolicyKind::Approximate || adapts { Arc::new(Stacked::backup()) } else { code }
     }
+
+    /// Whether lanes without the base model can answer queries by themselves.
+    pub fn answers_alone(&self) -> bool {
+        self.kind == PolicyKind::Approximate && self.placement == Placement::Dedicated
+    }
 }
 
 impl PolicyKind {

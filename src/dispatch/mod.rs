@@ -19,6 +19,7 @@ mod hedge;
 mod ladder;
 mod lanes;
 mod occupancy;
+mod orphan;
 mod pull;
 mod settings;
 mod settle;

@@ -3,6 +3,7 @@
 mod backup;
 mod doubt;
 mod gate;
+mod orphan;
 mod policies;
 mod stuck;
 

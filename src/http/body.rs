@@ -65,6 +65,9 @@ impl Inbound {
         if !has_body(headers) {
             return Err(ClientError::NoLength.into());
         }
+        if headers.get_all(TRANSFER_ENCODING).iter().any(|told| !told.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+            return Err(ClientError::field("Transfer-Encoding", "chunked alone is known").into());
+        }
         let coding = Coding::of_request(headers)?;
         let declared = self.incoming.size_hint().lower();
         if usize::try_from(declared).map_or(true, |declared| declared > coding.arrives_max(allowance.bytes_max)) {

@@ -129,9 +129,14 @@ fn protection(plan: &Plan) -> String {
     };
     let (all, base) = (count(&|_| true), count(&|lane| lanes[lane].role.runs_base()));
     let unit = if all == lanes.len() { "lanes" } else { "devices" };
+    let has_others = all > base && plan.config.deployment.policy.answers_alone();
     let exact = match base {
+        1 if has_others => "the one that holds the base model is needed for direct answers".to_owned(),
         1 => "the one that holds the base model is needed for any answer".to_owned(),
-        base => format!("queries are answered while one of the {base} that hold the base model is left"),
+        base => {
+            let others = if has_others { ", and approximately while none is" } else { "" };
+            format!("queries are answered while one of the {base} that hold the base model is left{others}")
+        }
     };
     // With the last device all is lost, whatever the code could bring back.
     let may_fail = plan.code.as_ref().map(|code| code.losses_max().min(all.saturating_sub(1)));
@@ -169,7 +174,7 @@ mod tests {
         assert_eq!(
             protection(&plan(|text| text)),
             "any one of 3 lanes may fail or be late, and predictions are decoded in time; queries are answered while one of the 2 that \
-             hold the base model is left"
+             hold the base model is left, and approximately while none is"
         );
         let none = plan(|text| {
             text.replace("kind = \"approximate\"", "kind = \"none\"").replace("role = \"parity\"", "role = \"base\"")

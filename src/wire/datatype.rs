@@ -43,7 +43,7 @@ pub(crate) enum Misfit {
     Inexact(i128),
     #[error("is {0}, outside {word}", word = .1.as_str())]
     Outside(i128, Datatype),
-    #[error("is {0:e}, and {word} takes integers", word = .1.as_str())]
+    #[error("is {0:e}, and {word} takes integers, without point or exponent", word = .1.as_str())]
     Fraction(f64, Datatype),
     #[error("is {0}, and {word} takes numbers", word = .1.as_str())]
     Truth(bool, Datatype),

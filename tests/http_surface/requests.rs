@@ -215,6 +215,18 @@ fn sizes_are_refused_before_they_cost_anything() {
     assert_eq!(port.infer(&rows(&vec![ROW; QUEUE_MAX])).status, 200);
 }
 
+/// hyper takes the last of them for all.
+#[test]
+fn a_body_comes_in_chunks_and_in_no_other_way() {
+    let port = Port::open();
+    let body = rows(&[ROW]);
+    for (coding, status) in [("chunked", 200), ("Chunked", 200), ("gzip, chunked", 400)] {
+        let head = format!("POST {INFER} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {coding}\r\n\r\n");
+        let reply = port.ask(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes());
+        assert_eq!(reply.status, status, "{coding}: {reply:?}");
+    }
+}
+
 #[test]
 fn a_request_names_one_host() {
     let port = Port::open();

@@ -129,3 +129,18 @@ fn a_slow_lane_is_found_spared_and_taken_back() {
     daemon.wait_healed();
     assert!(daemon.log().iter().any(|line| line.contains("slow: the last job took")), "the log says why");
 }
+
+/// Every query has a small model besides, on a lane of its own.
+#[test]
+fn while_no_base_lane_is_left_the_small_model_answers() {
+    let _alone = alone();
+    let daemon = Daemon::start(&config("config.toml", &[]));
+    for lane in [BASE, BASE + 1] {
+        daemon.fault(lane, r#"{"kind": "fatal"}"#);
+    }
+    let replies = send(&daemon.url, Load::new(50, Duration::from_secs(2)));
+    assert_all_answered(&replies, "both base lanes are fenced");
+    assert_eq!(daemon.lane_states()[..2], ["fenced", "fenced"]);
+    assert!(replies[replies.len() / 2..].iter().all(Reply::is_decoded), "and labelled as what they are");
+    assert_eq!(daemon.status("/v2/health/ready"), Some(503), "balancers find others that answer directly");
+}

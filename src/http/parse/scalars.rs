@@ -1,14 +1,18 @@
 //! Objects of single values: `parameters`, wherever they stand.
 //!
 //! The protocol allows strings, numbers and booleans there. Whoever reads one decides by name; what is not known is skipped, since clients
-//! send what other servers understand. Lists and objects are refused under any name, as in Triton.
+//! send what other servers understand. Lists and objects are refused under any name, as in Triton, and so is a name that stands there twice: of
+//! two words on whether a reconstruction is welcome neither may be the one that counts.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::Expected;
 use crate::wire::{ClientError, Scalar, cut};
+
+/// The most names in one object.
+const NAMES_MAX: usize = 1024;
 
 /// Reads an object, or `null`, and hands each pair to `take`.
 pub(super) struct Scalars<'a, F> {
@@ -38,14 +42,20 @@ impl<'de, F: FnMut(&str, Scalar) -> Result<(), ClientError>> Visitor<'de> for Sc
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = HashSet::new();
         while let Some((name, value)) = map.next_entry::<String, Scalar>()? {
+            let field = |problem| Err(ClientError::field(format!("{}.{}", self.at, cut(name.clone())), problem));
             let taken = if value == Scalar::Compound {
-                let field = format!("{}.{}", self.at, cut(name));
-                Err(ClientError::field(field, "a string, a number or a boolean is expected"))
+                field("a string, a number or a boolean is expected")
+            } else if seen.len() == NAMES_MAX {
+                field("too many of them")
+            } else if seen.contains(&name) {
+                field("given twice")
             } else {
                 (self.take)(&name, value)
             };
             taken.map_err(|error| self.expected.refuse(error))?;
+            seen.insert(name);
         }
         Ok(())
     }

@@ -136,6 +136,17 @@ fn a_wrong_top_level_is_named() {
     refused(&format!("{{\"id\":\"a\",\"id\":\"b\",\"inputs\":[{}]}}", tensor()), 400, "id: given twice");
 }
 
+/// Neither of two words on the same may be the one that counts.
+#[test]
+fn a_parameter_is_given_once_and_there_are_not_too_many() {
+    let twice = r#"{"allow_reconstructed":false,"allow_reconstructed":true}"#;
+    let with = |parameters: &str| format!("{{\"parameters\":{parameters},\"inputs\":[{}]}}", tensor());
+    refused(&with(twice), 400, "parameters.allow_reconstructed: given twice");
+    let many: Vec<String> = (0..1025).map(|number| format!("\"n{number}\":1")).collect();
+    refused(&with(&format!("{{{}}}", many.join(","))), 400, "parameters.n1024: too many of them");
+    read(&with(&format!("{{{}}}", many[..1024].join(",")))).expect("as many as may be");
+}
+
 #[test]
 fn a_wrong_tensor_is_named() {
     for field in ["name", "shape", "datatype", "data"] {
