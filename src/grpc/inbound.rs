@@ -53,16 +53,16 @@ pub(super) struct Inbound {
     partial: Option<Partial>,
     /// The one message of a call that is not whole.
     whole: Option<Held>,
-    patience: Option<Patience>,
+    too_late: Option<TooLate>,
     over: bool,
     out: Out,
 }
 
 /// Resolves when what arrives has taken too long, and to what that is.
-type Patience = Pin<Box<dyn Future<Output = Error> + Send>>;
+type TooLate = Pin<Box<dyn Future<Output = Error> + Send>>;
 
 /// Ends with `timeout`, or because of somebody who needs the place of what is `arriving`.
-fn patience(timeout: Duration, arriving: Option<Arriving>) -> Patience {
+fn too_late(timeout: Duration, arriving: Option<Arriving>) -> TooLate {
     Box::pin(async move {
         let needed = async {
             match &arriving {
@@ -124,7 +124,7 @@ impl Inbound {
             asked.whole();
         }
         let timeout = shared.site.limits.body_timeout;
-        let patience = (!messages.is_stream).then(|| patience(timeout, Some(asked.arriving())));
+        let too_late = (!messages.is_stream).then(|| too_late(timeout, Some(asked.arriving())));
         Inbound {
             body,
             shared,
@@ -135,7 +135,7 @@ impl Inbound {
             head: Head::default(),
             partial: None,
             whole: None,
-            patience,
+            too_late,
             over: false,
             out: Out::default(),
         }
@@ -161,8 +161,8 @@ impl Inbound {
             if self.over {
                 return Poll::Ready(None);
             }
-            if let Some(patience) = &mut self.patience
-                && let Poll::Ready(error) = patience.as_mut().poll(context)
+            if let Some(too_late) = &mut self.too_late
+                && let Poll::Ready(error) = too_late.as_mut().poll(context)
             {
                 return Poll::Ready(Some(Err(self.end(error))));
             }
@@ -196,7 +196,7 @@ impl Inbound {
         }
         if self.messages.is_stream {
             let timeout = self.shared.site.limits.body_timeout;
-            self.patience.get_or_insert_with(|| patience(timeout, None));
+            self.too_late.get_or_insert_with(|| too_late(timeout, None));
         }
         let mut partial = match self.partial.take() {
             Some(partial) => partial,
@@ -218,7 +218,7 @@ impl Inbound {
         }
         let held = partial.inflater.finish()?;
         if self.messages.is_stream {
-            self.patience = None;
+            self.too_late = None;
             return Ok(Step::Whole(held));
         }
         self.whole = Some(held);
@@ -257,7 +257,7 @@ impl Inbound {
         self.over = true;
         // In this order, or the connection would seem to rest between the two.
         self.asked.whole();
-        self.patience = None;
+        self.too_late = None;
     }
 
     fn end(&mut self, error: impl Into<Error>) -> Status {
