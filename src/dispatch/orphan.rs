@@ -6,14 +6,14 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Dispatch, Effect, pull::wanted_or_passed_over};
+use super::{Dispatch, Effect, LaneSeat, pull::wanted_or_passed_over};
 use crate::code::Code;
 
 impl Dispatch {
     /// Whether no lane is left that could run a query by itself, and one that could run its backup.
     pub(super) fn is_orphaned(&self) -> bool {
         let is_none_left = self.occupancy.healthy() == 0 && self.stragglers.load(Ordering::Relaxed) == 0;
-        is_none_left && self.has_small_model() && self.lanes.iter().any(|lane| lane.is_healthy())
+        is_none_left && self.has_small_model() && self.lanes.iter().any(LaneSeat::is_healthy)
     }
 
     fn has_small_model(&self) -> bool {
