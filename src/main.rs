@@ -155,13 +155,10 @@ fn train_base(options: &TrainBase) -> Result<()> {
 }
 
 fn train_parity(options: &TrainParity) -> Result<()> {
-    let TrainParity { weights, kind, k, r, coefficients, arch, encoder, rows, run } = options;
+    let TrainParity { weights, kind, k, r, coefficients, arch, encoder, rows, replace, run } = options;
     let coefficients = coefficients.as_ref().map(|rows| rows.0.clone());
     let usual = if *kind == Kind::Replica { *k } else { coefficients.as_ref().map_or(1, Vec::len) };
     let code = Spec { coefficients, ..Spec::of(*kind, *k, r.unwrap_or(usual)) };
-    if let Err(error) = code.check() {
-        Cli::command().error(ErrorKind::InvalidValue, error).exit();
-    }
     let options = ParityOptions {
         weights: weights.clone(),
         code,
@@ -169,9 +166,13 @@ fn train_parity(options: &TrainParity) -> Result<()> {
         encoder: *encoder,
         rows: rows.clone(),
         data: data::locate(run.data.as_deref()),
+        replace: *replace,
         // The papers' batches.
         settings: settings(run, if *k == 2 { 64 } else { 32 })?,
     };
+    if let Err(error) = options.check() {
+        Cli::command().error(ErrorKind::InvalidValue, error).exit();
+    }
     Ok(train::parity(&options)?)
 }
 

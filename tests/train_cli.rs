@@ -367,8 +367,17 @@ fn refusals_have_their_exit_codes() {
     refused("train base --arch mlp --out /proc/w --epochs 1 --data .", dir.path(), 78, "/proc/w: cannot be written");
     refused("eval", dir.path(), 2, "--weights");
     refused("--log nonsense=loud eval --all", dir.path(), 2, "--log");
+    // What the arguments alone tell, whatever the weights are.
+    for (wrong, says) in [
+        ("-k 2 --row 1", "no parity row 1"),
+        ("-k 2 --kind replica", "runs on the base model"),
+        ("-k 2 --kind berrut", "runs on the base model"),
+        ("-k 2 --encoder conv", "--encoder is for"),
+        ("-k 2 --kind learned --arch mlp", "--arch is for other kinds"),
+    ] {
+        refused(&format!("train parity --weights none --epochs 1 {wrong}"), dir.path(), 2, says);
+    }
     run("train base --arch mlp --out w --epochs 1 --data .", dir.path());
-    refused("train parity --weights w -k 2 --row 1 --epochs 1 --data .", dir.path(), 78, "no parity row 1");
     refused(
         "train base --arch mlp --out w --epochs 2 --data . --seed 2 --resume --replace",
         dir.path(),
