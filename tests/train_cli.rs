@@ -357,7 +357,6 @@ fn refusals_have_their_exit_codes() {
     refused("train base --arch mlp --out w --epochs 1 --data .", empty.path(), 78, "dataset-fashion-mnist");
     refused("train parity --weights none -k 2 --epochs 1 --data .", dir.path(), 78, "train base");
     refused("eval --weights none --data .", dir.path(), 78, "manifest.toml");
-    refused("eval --all --data .", dir.path(), 78, "weights");
     refused("train base --arch resnet --out w --epochs 1", dir.path(), 2, "lenet5");
     refused("train base --arch mlp --out w --epochs 0", dir.path(), 2, "epochs");
     refused("train parity --weights w -k 1 --epochs 1", dir.path(), 2, "k >= 2");
@@ -365,6 +364,9 @@ fn refusals_have_their_exit_codes() {
     refused("train parity --weights w -k 2 --coefficients 1,1,1 --epochs 1 --data .", dir.path(), 2, "1 rows of 2");
     refused("train base --arch mlp --out w --name a/b --epochs 1", dir.path(), 2, "A-Z a-z 0-9");
     refused("train base --arch mlp --out /proc/w --epochs 1 --data .", dir.path(), 78, "/proc/w: cannot be written");
+    refused("eval --all --data .", dir.path(), 78, "name a folder of them with --weights DIR");
+    refused("eval --weights none --plots /proc/w --data .", dir.path(), 78, "name another folder with --plots");
+    refused("eval --weights /proc --record --data .", dir.path(), 78, "record into a copy of the folder");
     refused("eval", dir.path(), 2, "--weights");
     refused("--log nonsense=loud eval --all", dir.path(), 2, "--log");
     // What the arguments alone tell, whatever the weights are.
