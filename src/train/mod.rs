@@ -140,8 +140,8 @@ pub enum TrainError {
     },
     /// Another parity model would be written over.
     #[error(
-        "{} holds a parity model (kind = \"{kind}\", k = {k}, r = {r}, row {row}; {architecture}, {epochs} epochs) that this would replace; train in a \
-         copy of the folder, or say {word} if it may go",
+        "{} holds a parity model (kind = \"{kind}\", k = {k}, r = {r}, row {row}; {architecture}, {epochs} epochs) that this would replace; say {word} \
+         if it may go, or do so in a copy of the folder",
         dir.display()
     )]
     ReplacesParity {
