@@ -28,12 +28,11 @@ use parityd::{
     lane::{self, OpenError},
     serve::{self, NEW_PROCESS, Plan, ServeError, StartFaults},
     train::{self, AllOptions, Backend, BaseOptions, CalibrateOptions, ParityOptions, Remade, Settings, TrainError},
-    weights::try_write,
 };
 
 use cli::{Cli, Command, Eval, Train, TrainAll, TrainBase, TrainCalibrate, TrainParity, TrainRun};
 use log::BUG;
-use output::print;
+use output::{print, written};
 
 /// What was measured is printed, but nothing should be concluded from it. `EX_DATAERR` of sysexits.
 const VOID: u8 = 65;
@@ -52,7 +51,14 @@ const CANDLE_THREADS: &str = "CANDLE_NUM_THREADS";
 
 fn main() -> ExitCode {
     let shared = without_shared_pool();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => return answered(&answer),
+    };
+    // The log's, and one more.
+    if let Err(error) = serve::room_for_threads(2) {
+        return refused(&error.into());
+    }
     // A wrong `--log` ends the process with 2, as any wrong flag.
     let log = log::start(&cli.log_filter(), cli.log_format).unwrap_or_else(|error| {
         Cli::command().error(ErrorKind::InvalidValue, format!("--log (or PARITYD_LOG) {}: {error}", cli.log)).exit()
@@ -63,16 +69,29 @@ fn main() -> ExitCode {
     let ended = panic::catch_unwind(|| run(&cli));
     let code = match ended {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => {
-            log::fatal(&error);
-            ExitCode::from(exit_code(&error))
-        }
+        Ok(Err(error)) => refused(&error),
         // One that was passed on from another thread; the message is already on standard error.
         Err(_) => ExitCode::from(BUG),
     };
     // Its last lines are written now; a lane that hangs may keep the process's end waiting, but not its log.
     drop(log);
     code
+}
+
+/// Says why nothing was done.
+fn refused(error: &anyhow::Error) -> ExitCode {
+    log::fatal(error);
+    ExitCode::from(exit_code(error))
+}
+
+/// Prints what the command line alone asks for (help, the version), or what is wrong with it.
+fn answered(answer: &clap::Error) -> ExitCode {
+    let printed = answer.print();
+    // Nobody is left to be told that standard error is closed.
+    match if answer.use_stderr() { Ok(()) } else { written(printed) } {
+        Ok(()) => ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(CANNOT_START)),
+        Err(error) => refused(&error),
+    }
 }
 
 /// Starts this process anew, with the same id, so that candle has no pool beside those of its callers.
@@ -155,13 +174,10 @@ fn train_base(options: &TrainBase) -> Result<()> {
 }
 
 fn train_parity(options: &TrainParity) -> Result<()> {
-    let TrainParity { weights, kind, k, r, coefficients, arch, encoder, rows, run } = options;
+    let TrainParity { weights, kind, k, r, coefficients, arch, encoder, rows, replace, run } = options;
     let coefficients = coefficients.as_ref().map(|rows| rows.0.clone());
     let usual = if *kind == Kind::Replica { *k } else { coefficients.as_ref().map_or(1, Vec::len) };
     let code = Spec { coefficients, ..Spec::of(*kind, *k, r.unwrap_or(usual)) };
-    if let Err(error) = code.check() {
-        Cli::command().error(ErrorKind::InvalidValue, error).exit();
-    }
     let options = ParityOptions {
         weights: weights.clone(),
         code,
@@ -169,9 +185,13 @@ fn train_parity(options: &TrainParity) -> Result<()> {
         encoder: *encoder,
         rows: rows.clone(),
         data: data::locate(run.data.as_deref()),
+        replace: *replace,
         // The papers' batches.
         settings: settings(run, if *k == 2 { 64 } else { 32 })?,
     };
+    if let Err(error) = options.check() {
+        Cli::command().error(ErrorKind::InvalidValue, error).exit();
+    }
     Ok(train::parity(&options)?)
 }
 
@@ -227,7 +247,7 @@ fn evaluate(options: &Eval) -> Result<()> {
         eval::may_record(folder)?;
     }
     if let Some(dir) = &options.plots {
-        try_write(dir).map_err(|error| EvalError::File { file: dir.clone(), error })?;
+        eval::may_plot(dir)?;
     }
     let seeds: Vec<u64> = (0..options.seeds).collect();
     let device = lane::open_device(&options.device)?;

@@ -176,3 +176,39 @@ helth = "on"
     ];
     assert_eq!(told, expected);
 }
+
+/// Each lane, and together with whatever else is wrong.
+#[test]
+fn lanes_on_gpus_are_faults_of_a_build_that_opens_none() {
+    let text = fs::read_to_string(path("examples/four-gpus.toml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    fs::write(&file, text.replace("faults = false", "faults = 1")).unwrap();
+    assert_eq!(Config::load(&file).unwrap_err().iter().count(), 1);
+    let told = Config::load_for(&file, false).unwrap_err();
+    let keys: Vec<_> = told.iter().map(|fault| fault.key.as_str()).collect();
+    let lanes = ["lane[0].device", "lane[1].device", "lane[2].device", "lane[3].device"];
+    assert_eq!(keys.iter().filter(|key| lanes.contains(key)).count(), 4, "{told}");
+    assert!(keys.len() == 5 && keys.contains(&"admin.faults"), "{told}");
+    assert!(told.iter().filter(|fault| fault.rule.contains("--features cuda")).all(|fault| fault.line.is_some()));
+}
+
+/// The weights, too: they are the same for the build that it needs.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_configuration_for_gpus_has_its_weights_checked_by_any_build() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    let told = |text: &str| {
+        fs::write(&file, text).unwrap();
+        parityd::serve::Plan::load(Some(&file)).unwrap_err().to_string()
+    };
+    let text = fs::read_to_string(path("examples/four-gpus.toml")).unwrap();
+    let of_both = told(&text);
+    assert_eq!(of_both.matches("--features cuda").count(), 4, "{of_both}");
+    assert!(of_both.contains("manifest.toml: cannot be read"), "{of_both}");
+    let weights = path("weights/fashion-mnist/1");
+    let line = text.lines().find(|line| line.starts_with("weights = ")).unwrap();
+    let of_build = told(&text.replace(line, &format!("weights = {:?}", weights.display().to_string())));
+    assert_eq!(of_build.lines().count(), 4, "{of_build}");
+}

@@ -7,9 +7,10 @@
 #![expect(clippy::print_stdout, reason = "what was skipped is the test's report")]
 
 use std::{
+    ffi::OsStr,
     fs,
     net::TcpListener,
-    os::unix::fs::PermissionsExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
@@ -21,9 +22,6 @@ const CANNOT: i32 = 78;
 
 /// May pass by itself.
 const LATER: i32 = 75;
-
-/// A panic.
-const BUG: i32 = 70;
 
 /// How long a start, or its end, may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -83,6 +81,43 @@ fn a_variable_that_is_set_to_nothing_is_not_set() {
 }
 
 #[test]
+fn a_variable_that_is_no_text_is_refused_by_name() {
+    let port = OsStr::from_bytes(b"127.0.0.1:\xff");
+    for (name, key) in [("PARITYD_HTTP_LISTEN", "http.listen"), ("PARITYD_GRPC_LISTEN", "grpc.listen")] {
+        ends(daemon(&[], &["check"]).env(name, port), CANNOT, &format!("{name}: {key} = "));
+    }
+}
+
+/// What would be read for ever, and what a word processor may have saved.
+#[test]
+fn a_file_that_is_no_configuration_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    fs::write(&file, b"# fine\n# caf\xe9\n").unwrap();
+    ends(&mut daemon(&[], &["check", "--config", file.to_str().unwrap()]), CANNOT, "must be UTF-8, and line 2 is not");
+    fs::write(&file, "#".repeat(1 << 20)).unwrap();
+    ends(&mut daemon(&[], &["check", "--config", file.to_str().unwrap()]), CANNOT, "deployment");
+    ends(&mut daemon(&[], &["check", "--config", "/dev/zero"]), CANNOT, "longer than 1 MiB");
+}
+
+/// Whoever asked for it and did not get it must not take it for done.
+#[test]
+fn what_cannot_be_printed_is_told() {
+    let full = || fs::File::create("/dev/full");
+    if full().is_err() {
+        println!("skipped: there is no /dev/full");
+        return;
+    }
+    for words in [&["--help"][..], &["--version"], &["train", "parity", "--help"], &["check"]] {
+        let Output { status, stderr, .. } =
+            daemon(&[], words).stdout(full().unwrap()).stderr(Stdio::piped()).output().unwrap();
+        let told = String::from_utf8_lossy(&stderr);
+        assert_eq!(status.code(), Some(CANNOT), "{words:?}: {told}");
+        assert!(told.contains("cannot write to standard output"), "{words:?}: {told}");
+    }
+}
+
+#[test]
 fn a_variable_of_successions_that_somebody_else_set_is_named() {
     for value in ["1", "stdin"] {
         ends(daemon(&[], &["serve"]).env("PARITYD_SUCCEEDS", value), CANNOT, "PARITYD_SUCCEEDS is");
@@ -109,13 +144,15 @@ fn a_process_without_files_is_tried_again() {
                 assert!(log.contains("LimitNOFILE="), "{files}: {log}");
                 ports += usize::from(log.contains("cannot listen on"));
             }
-            // Where tokio makes what it must have.
-            Some(BUG) => assert!(log.contains("panicked"), "{files}: {log}"),
             // The program does not even begin.
             _ => assert!(log.contains("shared librar"), "{files}: {start:?} {log}"),
         }
     }
     assert!(serves && ports > 0, "{ports} starts found no file for a port");
+    let load = ["bench", "http", "--url", "http://127.0.0.1:1", "--rate", "1", "--seconds", "1"];
+    for limit in ["--nofile=6", "--nofile=9"] {
+        ends(&mut daemon(&["prlimit", limit], &load), LATER, "raise LimitNOFILE= (ulimit -n)");
+    }
 }
 
 /// Threads: a runtime that gets one of two panics, and unwinding would wait for the one for ever, with the port bound.
@@ -162,8 +199,6 @@ fn a_process_without_threads_ends_and_is_tried_again() {
                 );
                 later += 1;
             }
-            // The log has no thread: there is nobody to say so in a sentence.
-            Some(BUG) => assert!(log.contains("panicked"), "{threads}: {log}"),
             // Not even a shell's program starts.
             _ => assert!(threads < 3 && start.code().is_some(), "{threads}: {start:?} {log}"),
         }

@@ -184,3 +184,75 @@ fn a_base_model_that_is_there_is_not_replaced_unless_it_may_go() {
         assert!(!String::from_utf8_lossy(&files(&format!("weights/{folder}"))[0]).contains("[[parity]]"));
     }
 }
+
+/// `train parity` has the same manners.
+#[test]
+fn a_parity_model_that_is_there_is_not_replaced_unless_it_may_go() {
+    let dir = trained();
+    let read = |file: &str| fs::read(dir.path().join("weights/a/1").join(file)).unwrap();
+    let files = || ["manifest.toml", "sum-k2-r1/row0.safetensors", "sum-k2-r2/row1.safetensors"].map(read);
+    let refused = |arguments: &str, says: &str| {
+        let before = files();
+        let output = parityd(arguments, dir.path());
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(78) && log.contains(says), "{arguments}: {log}");
+        assert!(before == files() && !log.contains("dataset-fashion-mnist"), "{arguments}: {log}");
+    };
+    let epochs = |arguments: &str| run(arguments, dir.path()).1.matches(EPOCH).count();
+    let train = "train parity --weights weights/a/1 --batch 16 -k 2";
+    let there = "weights/a/1 holds a parity model (kind = \"sum\", k = 2, r = 1, row 0; linear, 2 epochs)";
+    // Before anything is learned, or an image is read.
+    for more in [
+        "--epochs 1 --seed 6",
+        "--epochs 3 --seed 6",
+        "--epochs 2 --seed 7",
+        "--epochs 2 --seed 6 --preset best",
+        "--epochs 2 --seed 6 --patience 1",
+        "--epochs 2 --seed 6 --arch mlp",
+        "--epochs 2 --seed 6 --coefficients 1,2",
+        "--epochs 1 --seed 6 --resume",
+    ] {
+        refused(&format!("{train} {more} --data nowhere"), there);
+    }
+    refused(&format!("{train} --epochs 2 --seed 6 --batch 8 --data nowhere").replace("--batch 16 ", ""), there);
+    // Of two rows the one that is there.
+    let two = "train parity --weights weights/a/1 --batch 16 -k 2 -r 2 --coefficients 1,1/1,2 --preset best --data .";
+    refused(&format!("{two} --epochs 2"), "r = 2, row 0; linear, 1 epochs) that this would replace");
+    // The same once more, and a longer run with its checkpoint.
+    let before = files();
+    assert_eq!(epochs(&format!("{train} --epochs 2 --seed 6 --data .")), 2);
+    assert_eq!(epochs(&format!("{two} --epochs 1")), 2);
+    assert!(before == files());
+    assert_eq!(epochs(&format!("{train} --epochs 3 --seed 6 --data . --resume")), 1);
+    assert!(before != files());
+    fs::remove_file(dir.path().join("weights/a/1/sum-k2-r1/row0.checkpoint")).unwrap();
+    refused(&format!("{train} --epochs 4 --seed 6 --data . --resume"), "say --replace if it may go");
+    // What other images give shows in the end, and is not learned twice.
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::copy(dir.path().join("train-labels-idx1-ubyte.gz"), other.join("train-labels-idx1-ubyte.gz")).unwrap();
+    let mut images = [0x803_u32, 1_000, 28, 28].map(u32::to_be_bytes).concat();
+    images.extend((0..1_000 * 28 * 28).map(|pixel: usize| pixel.to_le_bytes()[0]));
+    fs::write(other.join("train-images-idx3-ubyte"), images).unwrap();
+    refused(&format!("{train} --epochs 3 --seed 6 --data other"), "say --resume --replace if it may go");
+    assert_eq!(epochs(&format!("{train} --epochs 3 --seed 6 --data other --resume --replace")), 0);
+    assert_eq!(epochs(&format!("{train} --epochs 1 --seed 7 --data . --replace")), 1);
+}
+
+/// All of it, before the first of them is trained.
+#[test]
+fn parity_models_of_other_settings_go_only_if_they_may() {
+    let dir = trained();
+    let all = "train all --weights weights --out again --data .";
+    run(all, dir.path());
+    let mine = "train parity --weights again/a/1 -k 2 --epochs 1 --seed 8 --data .";
+    run(&format!("{mine} --replace"), dir.path());
+    for more in ["", " --resume"] {
+        let output = parityd(&format!("{all}{more}"), dir.path());
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{more}: {log}");
+        assert!(log.contains("again/a/1 holds a parity model") && !log.contains(EPOCH), "{more}: {log}");
+    }
+    run(&format!("{all} --replace"), dir.path());
+    assert!(weights(&dir.path().join("weights")) == weights(&dir.path().join("again")));
+}

@@ -357,7 +357,6 @@ fn refusals_have_their_exit_codes() {
     refused("train base --arch mlp --out w --epochs 1 --data .", empty.path(), 78, "dataset-fashion-mnist");
     refused("train parity --weights none -k 2 --epochs 1 --data .", dir.path(), 78, "train base");
     refused("eval --weights none --data .", dir.path(), 78, "manifest.toml");
-    refused("eval --all --data .", dir.path(), 78, "weights");
     refused("train base --arch resnet --out w --epochs 1", dir.path(), 2, "lenet5");
     refused("train base --arch mlp --out w --epochs 0", dir.path(), 2, "epochs");
     refused("train parity --weights w -k 1 --epochs 1", dir.path(), 2, "k >= 2");
@@ -365,10 +364,22 @@ fn refusals_have_their_exit_codes() {
     refused("train parity --weights w -k 2 --coefficients 1,1,1 --epochs 1 --data .", dir.path(), 2, "1 rows of 2");
     refused("train base --arch mlp --out w --name a/b --epochs 1", dir.path(), 2, "A-Z a-z 0-9");
     refused("train base --arch mlp --out /proc/w --epochs 1 --data .", dir.path(), 78, "/proc/w: cannot be written");
+    refused("eval --all --data .", dir.path(), 78, "name a folder of them with --weights DIR");
+    refused("eval --weights none --plots /proc/w --data .", dir.path(), 78, "name another folder with --plots");
+    refused("eval --weights /proc --record --data .", dir.path(), 78, "record into a copy of the folder");
     refused("eval", dir.path(), 2, "--weights");
     refused("--log nonsense=loud eval --all", dir.path(), 2, "--log");
+    // What the arguments alone tell, whatever the weights are.
+    for (wrong, says) in [
+        ("-k 2 --row 1", "no parity row 1"),
+        ("-k 2 --kind replica", "runs on the base model"),
+        ("-k 2 --kind berrut", "runs on the base model"),
+        ("-k 2 --encoder conv", "--encoder is for"),
+        ("-k 2 --kind learned --arch mlp", "--arch is for other kinds"),
+    ] {
+        refused(&format!("train parity --weights none --epochs 1 {wrong}"), dir.path(), 2, says);
+    }
     run("train base --arch mlp --out w --epochs 1 --data .", dir.path());
-    refused("train parity --weights w -k 2 --row 1 --epochs 1 --data .", dir.path(), 78, "no parity row 1");
     refused(
         "train base --arch mlp --out w --epochs 2 --data . --seed 2 --resume --replace",
         dir.path(),

@@ -54,7 +54,7 @@ pub enum BenchError {
     /// Weights or configuration of the daemon that is to be measured.
     #[error(transparent)]
     Plan(#[from] StartFaults),
-    /// The daemon that is to be measured did not start.
+    /// The daemon that is to be measured did not start, or what measures it has not what a daemon needs for a start, either.
     #[error(transparent)]
     Daemon(Box<ServeError>),
     /// No device to measure.

@@ -54,7 +54,7 @@ pub use simulated::{GridCell, GridReport, Page, Timeline, VirtualOptions, Virtua
 pub use tally::Window;
 pub use wire::ServerUrl;
 
-use crate::descriptors;
+use crate::{descriptors, serve};
 use report::Context;
 use rows::{Bodies, Source};
 use run::Plan;
@@ -103,6 +103,8 @@ pub struct HttpOptions {
 pub fn http(options: &HttpOptions) -> Result<Report, BenchError> {
     // A connection for each request in flight; where these do not suffice, the report says so.
     let _files = descriptors::at_least(DESCRIPTORS);
+    let lacking = |error| BenchError::Daemon(Box::new(error));
+    serve::room_for_threads(WORKERS + 1).and_then(|()| serve::room_for_a_runtime()).map_err(lacking)?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(WORKERS).enable_all().thread_name("sockets").build();
     let runtime = runtime.map_err(BenchError::Start)?;

@@ -155,6 +155,10 @@ pub(crate) struct TrainParity {
     #[arg(long = "row")]
     pub(crate) rows: Vec<usize>,
 
+    /// Write over other parity models of those rows that are there
+    #[arg(long)]
+    pub(crate) replace: bool,
+
     #[command(flatten)]
     pub(crate) run: TrainRun,
 }
@@ -196,7 +200,7 @@ pub(crate) struct TrainAll {
     #[arg(long)]
     pub(crate) resume: bool,
 
-    /// Write over other base models that are there, whose parity models are lost
+    /// Write over other models that are there; with a base model its parity models are lost
     #[arg(long)]
     pub(crate) replace: bool,
 

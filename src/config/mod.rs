@@ -4,6 +4,7 @@
 //! the environment (`PARITYD_HTTP_LISTEN` for `http.listen`, `PARITYD_GRPC_LISTEN` for `grpc.listen`), else from the file, else from the default that `config.toml` documents.
 
 mod faults;
+mod file;
 mod lanes;
 mod policy;
 mod print;
@@ -13,7 +14,7 @@ mod section;
 mod values;
 
 use std::{
-    fmt, fs,
+    env, fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -50,24 +51,37 @@ pub fn find(flag: Option<&Path>) -> Result<PathBuf, ConfigFaults> {
 impl Config {
     /// Reads and checks the file at `path`, with what the environment overrides.
     pub fn load(path: &Path) -> Result<Config, ConfigFaults> {
+        Config::load_for(path, true)
+    }
+
+    /// The same for a build that may open no GPU: each lane on one is a fault, told with all others.
+    pub fn load_for(path: &Path, opens_gpus: bool) -> Result<Config, ConfigFaults> {
         let file = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|error| ConfigFaults::unread(path, &error))?;
+        let text = file::text(path)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Config::parse_with(&text, folder, &file, &|name| std::env::var(name).ok())
+        // What is no UTF-8 is no value of any key: with the characters that stand for it, it is refused as what it is.
+        let environment = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        Config::parse_with(&text, (folder, &file), &environment, opens_gpus)
     }
 
     /// Checks `text`, whatever the environment holds. Relative paths in it are relative to `folder`; faults are placed in `file`.
     pub fn parse(text: &str, folder: &Path, file: &str) -> Result<Config, ConfigFaults> {
-        Config::parse_with(text, folder, file, &|_| None)
+        Config::parse_with(text, (folder, file), &|_| None, true)
     }
 
     fn parse_with(
         text: &str,
-        folder: &Path,
-        file: &str,
+        (folder, file): (&Path, &str),
         environment: read::Environment<'_>,
+        opens_gpus: bool,
     ) -> Result<Config, ConfigFaults> {
-        Document::read(file, text, |root| read::config(root, folder, environment))
+        Document::read(file, text, |root| {
+            let config = read::config(root, folder, environment);
+            if !opens_gpus {
+                rules::without_gpus(&config, root);
+            }
+            config
+        })
     }
 }
 

@@ -85,6 +85,17 @@ pub(super) fn check(config: &Config, root: &mut Section<'_, '_>) {
     }
 }
 
+/// What a build that opens no GPU cannot serve. What `devices = "auto"` stands for is known later.
+pub(super) fn without_gpus(config: &Config, root: &mut Section<'_, '_>) {
+    if config.lanes == Lanes::Auto {
+        return;
+    }
+    for lane in config.lanes().iter().filter(|lane| lane.device != Device::Cpu) {
+        let why = "needs a build with `--features cuda`, which this is not";
+        root.fault(&format!("lane[{}].device", lane.id), why.to_owned());
+    }
+}
+
 /// The two ports need addresses that do not overlap. `variables` hold what the environment says in their place.
 pub(super) fn ports(config: &Config, root: &mut Section<'_, '_>, variables: &[(&str, &str, Option<String>)]) {
     let Some(Grpc { listen: grpc }) = config.grpc else { return };

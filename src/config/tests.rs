@@ -309,7 +309,7 @@ fn the_environment_overrides_the_file_and_is_checked_alike() {
     let text = format!("{LEAST}[http]\nlisten = \"127.0.0.1:1\"");
     let with = |value: &'static str| {
         let environment = move |name: &str| (name == "PARITYD_HTTP_LISTEN").then(|| value.to_owned());
-        Config::parse_with(&text, Path::new("."), "config.toml", &environment)
+        Config::parse_with(&text, (Path::new("."), "config.toml"), &environment, true)
     };
     assert_eq!(with("[::1]:2").unwrap().http.listen.to_string(), "[::1]:2");
     let told = with("nowhere").unwrap_err().to_string();
@@ -328,7 +328,7 @@ fn without_its_table_or_variable_there_is_no_port_of_grpc() {
     let with = |table: &str, value: Option<&'static str>| {
         let environment = move |name: &str| value.filter(|_| name == "PARITYD_GRPC_LISTEN").map(str::to_owned);
         let text = format!("{table}{LEAST}");
-        let config = Config::parse_with(&text, Path::new(""), "test.toml", &environment);
+        let config = Config::parse_with(&text, (Path::new(""), "test.toml"), &environment, true);
         config.map(|config| config.grpc.map(|grpc| grpc.listen.to_string())).map_err(|faults| faults.to_string())
     };
     assert_eq!(with("", None), Ok(None));

@@ -8,6 +8,7 @@ mod change;
 mod cost;
 mod coverage;
 mod distance;
+mod error;
 mod markdown;
 mod papers;
 mod plot;
@@ -15,7 +16,7 @@ mod report;
 mod stripes;
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,77 +26,23 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use crate::{
     code::{Calibration, Code, Kind, Reading, RunsOn, SlotSet, Spec},
-    data::{self, DataError, Images},
+    data::{self, Images},
     model::{Device, Net, TensorError},
-    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, Unchanged, WeightsError, try_write},
+    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError, try_write},
 };
 pub use change::{Change, changes, changes_table};
 pub use cost::Cost;
 pub use coverage::Coverage;
 use coverage::Judged;
 use distance::Distances;
+pub use error::EvalError;
 pub use markdown::markdown;
-pub use plot::plot;
+pub use plot::{may_plot, plot};
 pub use report::{Row, json, leave_out_repeats, table};
 pub use stripes::{Stripes, class, encode};
 
 /// What a code's `kind` is called when there is none.
 const NO_CODE: &str = "none";
-
-/// Why nothing could be measured.
-#[derive(Debug, thiserror::Error)]
-pub enum EvalError {
-    /// There is no data.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The weights cannot be used.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The weights are for rows of another width or another number of classes.
-    #[error("{}: the data has {width} pixels a row and labels up to {label}, which the model does not fit", dir.display())]
-    OtherData {
-        /// The folder of weights.
-        dir: PathBuf,
-        /// Pixels of a row.
-        width: usize,
-        /// The largest label.
-        label: u8,
-    },
-    /// There is nothing to measure.
-    #[error("no folder of weights below {}; run it where they are, or name one with --weights DIR", dir.display())]
-    NoWeights {
-        /// Where they were looked for.
-        dir: PathBuf,
-    },
-    /// A folder or file could not be read or written.
-    #[error("{}: {error}", file.display())]
-    File {
-        /// The folder or file.
-        file: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// A figure could not be drawn.
-    #[error("figure {name} cannot be drawn: {fault}")]
-    Figure {
-        /// Which one.
-        name: &'static str,
-        /// Why.
-        fault: String,
-    },
-    /// Arithmetic failed.
-    #[error(transparent)]
-    Tensor(#[from] TensorError),
-}
-
-impl From<Unchanged> for EvalError {
-    fn from(error: Unchanged) -> Self {
-        match error {
-            Unchanged::Weights(error) => EvalError::Weights(error),
-            Unchanged::Write { file, error } => EvalError::File { file, error },
-        }
-    }
-}
 
 /// Every folder of weights `<root>/<deployment>/<version>`, in order.
 pub fn shipped(root: &Path) -> Result<Vec<PathBuf>, EvalError> {
@@ -108,7 +55,7 @@ pub fn shipped(root: &Path) -> Result<Vec<PathBuf>, EvalError> {
 }
 
 fn folders(dir: &Path) -> Result<Vec<PathBuf>, EvalError> {
-    let fault = |error| EvalError::File { file: dir.to_path_buf(), error };
+    let fault = |error| EvalError::Unread { dir: dir.to_path_buf(), error };
     let entries = fs::read_dir(dir).map_err(fault)?.collect::<Result<Vec<_>, _>>().map_err(fault)?;
     let mut folders: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).filter(|path| path.is_dir()).collect();
     folders.sort();
@@ -319,7 +266,7 @@ pub fn may_record(dir: &Path) -> Result<(), EvalError> {
     if !dir.is_dir() {
         return Ok(());
     }
-    try_write(dir).map_err(|error| EvalError::File { file: dir.to_path_buf(), error })
+    try_write(dir).map_err(|error| EvalError::Unrecorded { file: dir.to_path_buf(), error })
 }
 
 /// Writes measured rows of one folder of weights into its manifest.

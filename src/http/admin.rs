@@ -11,7 +11,10 @@ use hyper::{
     header::{HOST, ORIGIN},
     http::uri::Authority,
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Serialize,
+    de::{Error as _, Unexpected},
+};
 use serde_json::json;
 
 use super::{
@@ -129,7 +132,7 @@ pub(super) async fn fault(shared: &Shared, asked: &mut Asked, lanes: &dyn Lanes,
         read = asked.body.read(headers, allowance) => read?,
         () = shared.drain.begun() => return Err(Refusal::Draining.into()),
     };
-    let id = lane.parse().map(LaneId).map_err(|_| ClientError::from(UnknownLane))?;
+    let id = lane_id(lane).ok_or(ClientError::from(UnknownLane))?;
     lanes.set_fault(id, parse(body.as_ref())?).map_err(ClientError::from)?;
     Ok(respond::nothing())
 }
@@ -159,9 +162,41 @@ fn is_named_by_address(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
+/// A lane's id, written as `GET /admin/lanes` tells it: no sign, no zeros in front.
+fn lane_id(text: &str) -> Option<LaneId> {
+    text.parse().ok().filter(|id: &u16| id.to_string() == text).map(LaneId)
+}
+
 /// The fault that a body asks for; `None` clears.
 fn parse(body: &[u8]) -> Result<Option<Fault>, ClientError> {
-    let body: FaultBody = serde_json::from_slice(body).map_err(|error| ClientError::json(&error))?;
+    let body = read(body)?;
+    let kind = body.kind.as_str();
+    let is_bit_flip = kind == "garbage" && body.how.as_deref() == Some("bit_flip");
+    let fields = [
+        ("factor", body.factor.is_some(), kind == "slow", "slow"),
+        ("how", body.how.is_some(), kind == "garbage", "garbage"),
+        ("place", body.place.is_some(), is_bit_flip, "garbage with how = bit_flip"),
+    ];
+    // Whoever says more than a fault has means another one.
+    let stray = fields.into_iter().find(|&(_, is_given, belongs, _)| is_given && !belongs);
+    let fault = fault_of(&body)?;
+    match stray {
+        Some((field, _, _, of)) => Err(ClientError::field(field, format!("is for {of}"))),
+        None => Ok(fault),
+    }
+}
+
+/// A body with its fields, which are named: in a list, that serde would take as well, nobody could tell which is which.
+fn read(body: &[u8]) -> Result<FaultBody, ClientError> {
+    let read: FaultBody = serde_json::from_slice(body).map_err(|error| ClientError::json(&error))?;
+    if body.trim_ascii_start().starts_with(b"{") {
+        return Ok(read);
+    }
+    let expected = &"an object such as {\"kind\": \"hang\"}";
+    Err(ClientError::json(&serde_json::Error::invalid_type(Unexpected::Seq, expected)))
+}
+
+fn fault_of(body: &FaultBody) -> Result<Option<Fault>, ClientError> {
     Ok(Some(match body.kind.as_str() {
         "slow" => match body.factor {
             Some(factor) if factor.is_finite() && factor >= 1.0 => Fault::Slow { factor },
@@ -228,6 +263,36 @@ mod tests {
         for body in ["", "[]", "{}", r#"{"kind":"slow"}"#, r#"{"kind":"slow","factor":0.5}"#, r#"{"kind":"x"}"#] {
             let error = parse(body.as_bytes()).expect_err(body);
             assert_eq!(error.status(), StatusCode::BAD_REQUEST, "{body}");
+        }
+        // What serde would take for an object.
+        for body in [r#"["hang"]"#, r#" ["slow",2.0]"#] {
+            let error = parse(body.as_bytes()).expect_err(body);
+            assert!(matches!(&error, ClientError::Json(told) if told.contains("an object such as")), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_another_fault_has_is_refused_by_name() {
+        for (body, field) in [
+            (r#"{"kind":"hang","factor":3}"#, "factor"),
+            (r#"{"kind":"clear","factor":3}"#, "factor"),
+            (r#"{"kind":"panic","how":"scaled"}"#, "how"),
+            (r#"{"kind":"panic","place":3}"#, "place"),
+            (r#"{"kind":"garbage","place":3}"#, "place"),
+            (r#"{"kind":"garbage","how":"scaled","place":3}"#, "place"),
+            (r#"{"kind":"slow","factor":3,"how":"scaled"}"#, "how"),
+        ] {
+            let error = parse(body.as_bytes()).expect_err(body);
+            assert!(matches!(&error, ClientError::Field { field: named, .. } if named == field), "{body}: {error}");
+        }
+        assert_eq!(parse(br#"{"kind":"hang","factor":null,"how":null}"#), Ok(Some(Fault::Hang)));
+    }
+
+    #[test]
+    fn a_lane_has_one_name() {
+        assert_eq!(["0", "17", "65535"].map(lane_id), [0, 17, 65_535].map(|id| Some(LaneId(id))));
+        for wrong in ["", "00", "+0", "-0", "01", "0x0", " 0", "65536"] {
+            assert_eq!(lane_id(wrong), None, "{wrong:?}");
         }
     }
 

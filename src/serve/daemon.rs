@@ -6,14 +6,13 @@
 //! accepts no more, answers what it has, and ends with 0.
 
 use std::{
-    fs, io,
+    fs,
     net::{SocketAddr, TcpListener},
     process,
     sync::Arc,
     thread,
 };
 
-use parking_lot::Mutex;
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -23,6 +22,7 @@ use tokio::{
 use super::{
     Plan, Running, ServeError, notify,
     ports::Ports,
+    room::{room_for_a_runtime, room_for_threads},
     start_log,
     succession::{Predecessor, Succession},
     systemd::{self, Systemd},
@@ -58,7 +58,8 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
     };
     let plan = &plan;
     start_log::lanes(plan);
-    room_for_threads(HTTP_THREADS + 1).map_err(ServeError::Thread)?;
+    room_for_threads(HTTP_THREADS + 1)?;
+    room_for_a_runtime()?;
     let threads =
         runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
     let runtime = threads.map_err(ServeError::Thread)?;
@@ -69,24 +70,6 @@ pub fn run(mut plan: Plan) -> Result<(), ServeError> {
     systemd.finish();
     tracing::info!(unanswered, "stopped");
     Ok(())
-}
-
-/// Whether the system gives so many threads more. The runtime panics where it does not, and waits for ever for those that it got.
-fn room_for_threads(count: usize) -> io::Result<()> {
-    let gate = Arc::new(Mutex::new(()));
-    let closed = gate.lock();
-    let mut threads = Vec::new();
-    let given = (0..count).try_for_each(|_| {
-        let gate = Arc::clone(&gate);
-        threads.push(thread::Builder::new().name("room".to_owned()).spawn(move || drop(gate.lock()))?);
-        Ok(())
-    });
-    drop(closed);
-    for thread in threads {
-        // It does nothing that could panic.
-        drop(thread.join());
-    }
-    given
 }
 
 /// Makes a port ready for the runtime; gives its address, which is not the configured one if that leaves the port to the system, or if another process

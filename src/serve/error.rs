@@ -18,6 +18,9 @@ pub enum StartFaults {
     /// The configuration.
     #[error("{0}")]
     Config(ConfigFaults),
+    /// The configuration is for another build, and something else would keep that from starting.
+    #[error("{0}\n{1}")]
+    Build(ConfigFaults, Box<StartFaults>),
     /// The GPUs that `devices = "auto"` stands for, which are there and cannot be listed.
     #[error("devices = \"auto\": CUDA does not list the GPUs: {0}; `nvidia-smi` shows what the driver sees")]
     Unlisted(Unlisted),
@@ -57,7 +60,10 @@ impl StartFaults {
             StartFaults::Unlisted(_) => true,
             StartFaults::Config(faults) => faults.may_pass(),
             StartFaults::Weights(error) => error.may_pass(),
-            StartFaults::Code(_) | StartFaults::NotCalibrated { .. } | StartFaults::DefaultPrediction { .. } => false,
+            StartFaults::Build(..)
+            | StartFaults::Code(_)
+            | StartFaults::NotCalibrated { .. }
+            | StartFaults::DefaultPrediction { .. } => false,
         }
     }
 }

@@ -14,6 +14,7 @@ mod error;
 mod lanes;
 mod notify;
 mod ports;
+mod room;
 mod start_log;
 mod succession;
 mod systemd;
@@ -23,6 +24,7 @@ use std::{path::Path, sync::Arc, thread};
 pub use daemon::run;
 pub use error::{ServeError, StartFaults};
 pub use lanes::Crew;
+pub use room::{room_for_a_runtime, room_for_threads};
 pub use succession::{NEW_PROCESS, SuccessionError};
 
 use crate::{
@@ -56,10 +58,17 @@ impl Plan {
     /// Reads and checks everything that a start needs and that needs no device: the configuration (`--config`, else where it usually
     /// is), the GPUs that `devices = "auto"` stands for, the weights.
     ///
-    /// Refuses with every fault found.
+    /// Refuses with every fault found, devices that this build does not open among them.
     pub fn load(config: Option<&Path>) -> Result<Self, StartFaults> {
         let path = config::find(config).map_err(StartFaults::Config)?;
-        Plan::check(Config::load(&path).map_err(StartFaults::Config)?)
+        match Config::load_for(&path, cfg!(feature = "cuda")) {
+            Ok(config) => Plan::check(config),
+            // If it is only the build that is wrong, whoever takes another wants to know of the weights now.
+            Err(faults) => Err(match Config::load(&path).map(Plan::check) {
+                Ok(Err(beside)) => StartFaults::Build(faults, Box::new(beside)),
+                Ok(Ok(_)) | Err(_) => StartFaults::Config(faults),
+            }),
+        }
     }
 
     /// Checks a configuration that is at hand.
@@ -102,7 +111,7 @@ impl Plan {
         Ok(Plan { warnings, left_out: Vec::new(), code, bundle: Arc::new(bundle), config })
     }
 
-    /// What `check` must refuse because `serve` would: a lane's device needs a build that this is not.
+    /// What `check` must refuse because `serve` would: `devices = "auto"` has found GPUs, and they need a build that this is not.
     pub fn needs_cuda(&self) -> Option<Warning> {
         let lane = self.config.lanes().iter().find(|lane| lane.device != Device::Cpu)?;
         let warning = Warning::NeedsCuda { lane: lane.id.0, device: lane.device.to_string() };

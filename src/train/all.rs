@@ -29,7 +29,7 @@ pub struct AllOptions {
     pub epochs: Option<usize>,
     /// Whether to keep what is there already, and to go on from checkpoints.
     pub resume: bool,
-    /// Whether other base models there may go, and the parity models that learned from them.
+    /// Whether other models there may go, and the parity models that learned from a base model that does.
     pub replace: bool,
     /// What it computes with.
     pub backend: Backend,
@@ -62,6 +62,11 @@ pub fn all(options: &AllOptions) -> Result<Vec<Remade>, TrainError> {
         if !has_base(options, new, &recorded, &settings(options, old, &recorded.base.training)?) {
             base::may_replace(&of_base(options, old, new, &recorded)?)?;
         }
+        // One that cannot be read has been refused, or may go.
+        let Ok(made) = Manifest::read(new) else { continue };
+        for model in &recorded.parities {
+            parity::may_replace(&of_parity(options, (old, new), &recorded, model)?, &made)?;
+        }
     }
     for Remade { old, new } in &made {
         folder(options, old, new)?;
@@ -82,10 +87,29 @@ fn of_base(options: &AllOptions, old: &Path, new: &Path, recorded: &Manifest) ->
     })
 }
 
+/// What makes a parity model of a manifest again.
+fn of_parity(
+    options: &AllOptions,
+    (old, new): (&Path, &Path),
+    recorded: &Manifest,
+    model: &Parity,
+) -> Result<ParityOptions, TrainError> {
+    Ok(ParityOptions {
+        weights: new.to_path_buf(),
+        code: spec(recorded, model),
+        // Behind an encoder stands the base model.
+        architecture: model.encoder.is_none().then_some(model.architecture),
+        encoder: model.encoder,
+        rows: vec![model.row],
+        data: options.data.clone(),
+        replace: options.replace,
+        settings: settings(options, old, &model.training)?,
+    })
+}
+
 /// One folder of weights.
 fn folder(options: &AllOptions, old: &Path, new: &Path) -> Result<(), TrainError> {
     let recorded = Manifest::read(old)?;
-    let settings = |training: &Training| settings(options, old, training);
     let of_base = of_base(options, old, new, &recorded)?;
     if has_base(options, new, &recorded, &of_base.settings) {
         tracing::info!(folder = %new.display(), "kept the base model");
@@ -93,21 +117,12 @@ fn folder(options: &AllOptions, old: &Path, new: &Path) -> Result<(), TrainError
         base(&of_base)?;
     }
     for model in &recorded.parities {
-        let settings = settings(&model.training)?;
-        if has_parity(options, new, model, &settings) {
+        let of_parity = of_parity(options, (old, new), &recorded, model)?;
+        if has_parity(options, new, model, &of_parity.settings) {
             tracing::info!(folder = %new.display(), file = %model.file, "kept a parity model");
-            continue;
+        } else {
+            parity(&of_parity)?;
         }
-        parity(&ParityOptions {
-            weights: new.to_path_buf(),
-            code: spec(&recorded, model),
-            // Behind an encoder stands the base model.
-            architecture: model.encoder.is_none().then_some(model.architecture),
-            encoder: model.encoder,
-            rows: vec![model.row],
-            data: options.data.clone(),
-            settings,
-        })?;
     }
     Ok(())
 }

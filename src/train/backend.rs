@@ -90,7 +90,7 @@ mod tests {
     use crate::{
         code::{Kind, Spec},
         model::test_device,
-        train::{BaseOptions, CalibrateOptions, ParityOptions, Preset, Settings, base, calibrate, parity},
+        train::{BaseOptions, CalibrateOptions, ParityOptions, Preset, Settings, TrainError, base, calibrate, parity},
         weights::Manifest,
     };
 
@@ -173,9 +173,16 @@ mod tests {
                 encoder: (kind == Kind::Learned).then_some(crate::model::Encoder::Mlp),
                 rows: Vec::new(),
                 data: dir.path().to_path_buf(),
+                replace: false,
                 settings: settings(&tensors, preset, 1),
             };
             parity(&options).unwrap();
+            // The same once more needs no word, whatever the kind; another does.
+            let manifest = Manifest::read(&weights).unwrap();
+            parity::may_replace(&options, &manifest).unwrap();
+            let anew = Settings { resume: false, ..settings(&tensors, preset, 2) };
+            let other = ParityOptions { settings: anew, ..options };
+            assert!(matches!(parity(&other), Err(TrainError::ReplacesParity { epochs: 1, .. })), "{kind}");
         }
         let manifest = || Manifest::read(&weights).unwrap();
         assert_eq!((manifest().parities.len(), manifest().calibrations.len()), (3, 3));

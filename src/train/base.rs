@@ -165,15 +165,8 @@ fn still_may_replace(options: &BaseOptions, sha256: &str) -> std::result::Result
 
 /// Whether `old` is an earlier end of the run that is to go on, and nothing has learned from it.
 fn goes_on(old: &Manifest, options: &BaseOptions) -> bool {
-    let Settings { preset, seed, batch, epochs, patience, resume, .. } = options.settings;
-    let training = &old.base.training;
-    let of_run = (training.preset.as_str(), training.seed, training.batch) == (preset.as_str(), seed, batch);
-    // One that may end before that, or begins anew for want of a checkpoint, gives a model that may be worse.
-    let is_longer =
-        epochs >= training.epochs && patience.is_none_or(|most| most >= training.patience.unwrap_or(training.epochs));
-    let has_begun = options.out.join(CHECKPOINT).exists();
     let is_of = old.base.architecture == options.architecture && old.parities.is_empty();
-    resume && of_run && is_longer && has_begun && is_of
+    is_of && options.settings.go_on(&old.base.training, &options.out.join(CHECKPOINT))
 }
 
 fn replaces(options: &BaseOptions, old: &Manifest, word: &'static str) -> TrainError {

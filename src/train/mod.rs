@@ -68,6 +68,16 @@ impl Settings {
         training.preset == preset.as_str()
             && (training.seed, training.batch, training.epochs, training.patience) == (seed, batch, epochs, patience)
     }
+
+    /// Whether a model that was trained with `training` is an earlier end of the run that is to go on from `checkpoint`.
+    fn go_on(&self, training: &Training, checkpoint: &Path) -> bool {
+        let Settings { preset, seed, batch, epochs, patience, resume, .. } = *self;
+        let of_run = (training.preset.as_str(), training.seed, training.batch) == (preset.as_str(), seed, batch);
+        // One that may end before that, or begins anew for want of a checkpoint, gives a model that may be worse.
+        let is_longer = epochs >= training.epochs
+            && patience.is_none_or(|most| most >= training.patience.unwrap_or(training.epochs));
+        resume && of_run && is_longer && checkpoint.exists()
+    }
 }
 
 impl fmt::Display for Settings {
@@ -125,6 +135,30 @@ pub enum TrainError {
         architecture: Architecture,
         /// How many parity models learned from it.
         parities: usize,
+        /// With which it may go, and nothing is learned twice.
+        word: &'static str,
+    },
+    /// Another parity model would be written over.
+    #[error(
+        "{} holds a parity model (kind = \"{kind}\", k = {k}, r = {r}, row {row}; {architecture}, {epochs} epochs) that this would replace; say {word} \
+         if it may go, or do so in a copy of the folder",
+        dir.display()
+    )]
+    ReplacesParity {
+        /// The folder.
+        dir: PathBuf,
+        /// Kind of the code.
+        kind: Kind,
+        /// Data slots.
+        k: usize,
+        /// Parity slots.
+        r: usize,
+        /// The parity row.
+        row: usize,
+        /// The network of the parity model that is there.
+        architecture: Architecture,
+        /// Those that it was trained for.
+        epochs: usize,
         /// With which it may go, and nothing is learned twice.
         word: &'static str,
     },

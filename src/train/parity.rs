@@ -20,8 +20,8 @@ use crate::{
     data,
     model::{Architecture, Device, Encoder, Net, Parameters, Preprocessing},
     weights::{
-        Bundle, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, canary, decoder, decoder_of, encoded_plan,
-        parity_plan, sha256,
+        Bundle, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, Training, canary, decoder, decoder_of,
+        encoded_plan, parity_plan, sha256,
     },
 };
 
@@ -43,28 +43,65 @@ pub struct ParityOptions {
     pub rows: Vec<usize>,
     /// The folder of the data.
     pub data: PathBuf,
+    /// Whether other models of those rows may go.
+    pub replace: bool,
     /// The settings.
     pub settings: Settings,
 }
 
+impl ParityOptions {
+    /// Whether there is something to train, whatever the weights are.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let Spec { kind, r, .. } = self.code;
+        self.code.check()?;
+        if matches!(kind, Kind::Replica | Kind::Berrut) {
+            return Err(TrainError::NothingToTrain { kind });
+        }
+        if let Some(&row) = self.rows.iter().find(|&&row| row >= r) {
+            return Err(TrainError::NoSuchRow { row, r });
+        }
+        if self.encoder.is_some() && kind != Kind::Learned {
+            return Err(TrainError::NoEncoder { kind });
+        }
+        if self.architecture.is_some() && kind == Kind::Learned {
+            return Err(TrainError::BaseNetwork);
+        }
+        Ok(())
+    }
+
+    /// The rows to train.
+    fn rows(&self) -> Vec<usize> {
+        if self.rows.is_empty() { (0..self.code.r).collect() } else { self.rows.clone() }
+    }
+
+    /// The encoder, if the code learns one.
+    fn encoder(&self) -> Option<Encoder> {
+        (self.code.kind == Kind::Learned).then(|| self.encoder.unwrap_or(Encoder::Conv))
+    }
+
+    /// The network of its parity models; behind an encoder, the base model's.
+    fn network(&self, base: Architecture, code: &dyn Code) -> Architecture {
+        self.architecture.unwrap_or_else(|| usual(base, code))
+    }
+
+    /// The folder of its parity models within that of the weights.
+    fn folder(&self) -> String {
+        let Spec { kind, k, r, .. } = self.code;
+        format!("{kind}-k{k}-r{r}")
+    }
+
+    /// The checkpoint of a row's training.
+    fn checkpoint(&self, row: usize) -> PathBuf {
+        self.weights.join(format!("{}/row{row}.checkpoint", self.folder()))
+    }
+}
+
 /// Trains the parity models that are asked for, one after the other, and enters each in the manifest when it is done.
 pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
+    options.check()?;
     let bundle = Bundle::load(&options.weights, None)?;
+    may_replace(options, bundle.manifest())?;
     super::writable(&options.weights)?;
-    let Spec { kind, k, r, .. } = options.code;
-    options.code.check()?;
-    if matches!(kind, Kind::Replica | Kind::Berrut) {
-        return Err(TrainError::NothingToTrain { kind });
-    }
-    if let Some(&row) = options.rows.iter().find(|&&row| row >= r) {
-        return Err(TrainError::NoSuchRow { row, r });
-    }
-    if options.encoder.is_some() && kind != Kind::Learned {
-        return Err(TrainError::NoEncoder { kind });
-    }
-    if options.architecture.is_some() && kind == Kind::Learned {
-        return Err(TrainError::BaseNetwork);
-    }
     let (train, validation) = data::train(&options.data)?;
     let base = bundle.base(&options.settings.backend.device())?;
     let (train_outputs, validation_outputs) = (base.predict(&train.pixels)?, base.predict(&validation.pixels)?);
@@ -76,13 +113,11 @@ pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
         validation: Known { images: &validation, outputs: &validation_outputs },
     };
     let input = &bundle.manifest().input.shape;
-    if kind == Kind::Learned {
-        teacher.encoder(k)?;
+    if let Some(encoder) = options.encoder() {
+        teacher.encoder(encoder, options.code.k)?;
     } else {
         let code = options.code.build(input, None)?;
-        let all: Vec<usize> = (0..r).collect();
-        let rows = if options.rows.is_empty() { &all } else { &options.rows };
-        rows.iter().try_for_each(|&row| teacher.row(&*code, row))?;
+        options.rows().into_iter().try_for_each(|row| teacher.row(&*code, row))?;
     }
     let manifest = Manifest::read(&options.weights)?;
     let code = options.code.build(input, decoder(&options.weights, &manifest, &options.code)?)?;
@@ -92,6 +127,57 @@ pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
     }
     let weights = (options.weights.as_path(), &manifest);
     calibrate::one_code(weights, &*code, &validation, &validation_outputs, &options.settings.backend.device())
+}
+
+/// Refuses to train over parity models that are there, unless they may go or what is made is the same once more: whoever only tries something finds out
+/// before anything is learned.
+pub(super) fn may_replace(options: &ParityOptions, manifest: &Manifest) -> Result<(), TrainError> {
+    if options.replace {
+        return Ok(());
+    }
+    let Spec { kind, k, r, .. } = options.code;
+    // What a learned code is built from is what is to be learned; it has no coefficients.
+    let code = if kind == Kind::Learned { None } else { Some(options.code.build(&manifest.input.shape, None)?) };
+    let base = manifest.base.architecture;
+    let network = code.as_deref().map_or(base, |code| options.network(base, code));
+    for row in options.rows() {
+        let coefficients = code.as_deref().map_or(&[][..], |code| code.coefficients(row));
+        let of_row = manifest.rows_of(kind, k, r).into_iter().find(|old| old.row == row);
+        let Some(old) = of_row else { continue };
+        let is_of =
+            (old.architecture, old.encoder, old.coefficients.as_slice()) == (network, options.encoder(), coefficients);
+        let is_same = is_of && options.settings.made(&old.training);
+        if !is_same && !goes_on(old, options) {
+            return Err(replaces(options, old, "--replace"));
+        }
+    }
+    Ok(())
+}
+
+/// The same once it is known what came out: other images or another device give another model of the same settings. The checkpoint stays, so that nothing need be
+/// learned again.
+fn still_may_replace(options: &ParityOptions, row: usize, sha256: &str) -> Result<(), TrainError> {
+    let Spec { kind, k, r, .. } = options.code;
+    let manifest = Manifest::read(&options.weights)?;
+    let of_row = manifest.rows_of(kind, k, r).into_iter().find(|old| old.row == row);
+    // One that learned from another base is of no use to anybody.
+    let is_of_base = |old: &&Parity| old.base_sha256 == manifest.base.sha256;
+    match of_row.filter(is_of_base) {
+        Some(old) if !options.replace && old.sha256 != sha256 && !goes_on(old, options) => {
+            Err(replaces(options, old, "--resume --replace"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether `old` is an earlier end of the run that is to go on; that refuses a checkpoint of another network, code or base.
+fn goes_on(old: &Parity, options: &ParityOptions) -> bool {
+    options.settings.go_on(&old.training, &options.checkpoint(old.row))
+}
+
+fn replaces(options: &ParityOptions, old: &Parity, word: &'static str) -> TrainError {
+    let &Parity { kind, k, r, row, architecture, training: Training { epochs, .. }, .. } = old;
+    TrainError::ReplacesParity { dir: options.weights.clone(), kind, k, r, row, architecture, epochs, word }
 }
 
 /// Whether a row of the code is yet to be trained: it is not in the manifest, is for other coefficients or another base, or its file is gone or another.
@@ -144,8 +230,8 @@ struct Trained<'a> {
 impl Teacher<'_> {
     /// Trains the parity model of one row.
     fn row(&self, code: &dyn Code, row: usize) -> Result<(), TrainError> {
-        let ParityOptions { settings, architecture, .. } = self.options;
-        let architecture = architecture.unwrap_or_else(|| usual(self.bundle.manifest().base.architecture, code));
+        let settings = &self.options.settings;
+        let architecture = self.options.network(self.bundle.manifest().base.architecture, code);
         let plan = parity_plan(architecture, None, code, self.bundle.base_plan())?.plan;
         let lesson = Stripewise {
             backend: &settings.backend,
@@ -171,10 +257,9 @@ impl Teacher<'_> {
     }
 
     /// Trains encoder and decoder of a learned code of k rows.
-    fn encoder(&self, k: usize) -> Result<(), TrainError> {
-        let ParityOptions { settings, encoder, .. } = self.options;
-        let (encoder, base) = (encoder.unwrap_or(Encoder::Conv), self.bundle.base_plan());
-        let plan = encoded_plan(encoder, k, base).ok_or(TrainError::NoPicture { encoder })?;
+    fn encoder(&self, encoder: Encoder, k: usize) -> Result<(), TrainError> {
+        let settings = &self.options.settings;
+        let plan = encoded_plan(encoder, k, self.bundle.base_plan()).ok_or(TrainError::NoPicture { encoder })?;
         let lesson = Joint {
             backend: &settings.backend,
             plan: &plan,
@@ -201,25 +286,21 @@ impl Teacher<'_> {
     }
 
     fn run(&self, row: usize, network: &str) -> Run<'_> {
-        let ParityOptions { weights, settings, code: Spec { kind, k, .. }, .. } = self.options;
+        let ParityOptions { settings, code: Spec { kind, k, .. }, .. } = self.options;
         let images = super::identity([self.train.images, self.validation.images]);
         Run {
             settings,
             identity: format!("{kind} k={k} parity of {} row={row} {network} of {images}", self.bundle.base_sha256()),
-            checkpoint: weights.join(format!("{}/row{row}.checkpoint", self.folder())),
+            checkpoint: self.options.checkpoint(row),
         }
-    }
-
-    fn folder(&self) -> String {
-        let Spec { kind, k, r, .. } = self.options.code;
-        format!("{kind}-k{k}-r{r}")
     }
 
     /// Writes a model, and enters it in the manifest.
     fn enter(&self, trained: &Trained<'_>) -> Result<(), TrainError> {
         let Trained { code, row, network: (architecture, encoder), fitted, stored, net } = *trained;
         let (weights, settings) = (&self.options.weights, &self.options.settings);
-        let file = format!("{}/row{row}.safetensors", self.folder());
+        still_may_replace(self.options, row, &sha256(&stored.to_safetensors()?))?;
+        let file = format!("{}/row{row}.safetensors", self.options.folder());
         let sha256 = super::write_parameters(&weights.join(&file), stored)?;
         let query = canary::parity_query(code, row, self.bundle.signature().input.width());
         let parity = Parity {

@@ -231,13 +231,18 @@ fn faults_are_set_reported_and_cleared() {
     let moved = json!({"seconds_ago": 1.5, "lane": 0, "from": "healthy", "to": "straggler", "reason": "two jobs"});
     assert_eq!(port.get("/admin/events").json(), json!([moved]));
     let hang = r#"{"kind":"hang"}"#;
-    for lane in ["1", "x", "-1", "65536"] {
+    for lane in ["1", "x", "-1", "65536", "00", "+0"] {
         fault(lane, json, hang).refused(404, "unknown_lane");
     }
     for body in [r#"{"kind":"melt"}"#, r#"{"kind":"slow"}"#, r#"{"kind":"slow","factor":0.5}"#] {
         fault("0", json, body).refused(400, "bad_field");
     }
-    fault("0", json, "hang").refused(400, "bad_json");
+    let stray = fault("0", json, r#"{"kind":"hang","factor":3.0}"#);
+    stray.refused(400, "bad_field");
+    assert!(stray.body.contains("factor: is for slow"), "{}", stray.body);
+    for body in ["hang", r#"["hang"]"#] {
+        fault("0", json, body).refused(400, "bad_json");
+    }
     fault("0", "", hang).refused(415, "wrong_content_type");
     fault("0", "Content-Type: text/plain\r\n", hang).refused(415, "wrong_content_type");
     fault("0", &format!("{json}Origin: http://example.org\r\n"), hang).refused(403, "foreign_origin");

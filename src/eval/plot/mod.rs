@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::{EvalError, Row};
-use crate::{chart, weights::write_page};
+use crate::{
+    chart,
+    weights::{try_write, write_page},
+};
 pub(super) use figure::Figure;
 
 /// The rows of one network, and the start of its files' names.
@@ -19,11 +22,16 @@ pub(super) struct Network<'a> {
     pub(super) rows: Vec<&'a Row>,
 }
 
+/// Whether figures can be written into a folder, which is made if it is not there: to be found out before anything is measured.
+pub fn may_plot(dir: &Path) -> Result<(), EvalError> {
+    try_write(dir).map_err(|error| EvalError::Undrawn { file: dir.to_path_buf(), error })
+}
+
 /// Draws every figure of every network into `dir`; gives the files.
 pub fn plot(rows: &[Row], dir: &Path) -> Result<Vec<PathBuf>, EvalError> {
     let mut files = Vec::new();
     let codes = codes(rows);
-    fs::create_dir_all(dir).map_err(|error| EvalError::File { file: dir.to_path_buf(), error })?;
+    fs::create_dir_all(dir).map_err(|error| EvalError::Undrawn { file: dir.to_path_buf(), error })?;
     for Network { stem, rows } in networks(rows) {
         for figure in Figure::ALL {
             let Some(chart) = figure.chart(&rows, &codes) else { continue };
@@ -32,7 +40,7 @@ pub fn plot(rows: &[Row], dir: &Path) -> Result<Vec<PathBuf>, EvalError> {
             let bitmap = chart::to_png(&chart).map_err(fault)?;
             for (extension, bytes) in [("svg", svg), ("png", bitmap)] {
                 let file = dir.join(format!("{stem}-{}.{extension}", figure.name()));
-                write_page(&file, &bytes).map_err(|error| EvalError::File { file: file.clone(), error })?;
+                write_page(&file, &bytes).map_err(|error| EvalError::Undrawn { file: file.clone(), error })?;
                 files.push(file);
             }
         }
