@@ -55,6 +55,11 @@ impl<T> Bounded<T> {
         self.0.len()
     }
 
+    /// Whether there is room for no more at this moment.
+    pub fn is_full(&self) -> bool {
+        self.0.is_full()
+    }
+
     /// Whether it is empty at this moment.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -224,7 +224,7 @@ impl Dispatch {
     pub fn submit(&self, queries: impl IntoIterator<Item = Shared<Admitted>>, effects: &mut Vec<Effect>) {
         for query in queries {
             self.timers.add(query.query.deadline, Due::Deadline(query.clone()));
-            if self.join_only(&query, effects) {
+            if self.join_only(&query, effects) || self.answer_alone(&query, effects) {
                 continue;
             }
             if self.settings.policy.kind == PolicyKind::Replicated {

@@ -6,8 +6,8 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Dispatch, Effect, LaneSeat, pull::wanted_or_passed_over};
-use crate::code::Code;
+use super::{Dispatch, Effect, LaneSeat, ParityJob, pull::wanted_or_passed_over};
+use crate::{code::Code, pool::Shared, query::Accepts, queue::Call, reply::Admitted};
 
 impl Dispatch {
     /// Whether no lane is left that could run a query by itself, and one that could run its backup.
@@ -21,14 +21,34 @@ impl Dispatch {
         self.settings.policy.answers_alone() && self.settings.code.as_ref().is_some_and(alone)
     }
 
-    /// What waited when the last base lane left goes to its backup.
+    /// Sends a query to its backup if that alone can answer it; `false` if it must wait, for a base lane or for room.
+    pub(super) fn answer_alone(&self, query: &Shared<Admitted>, effects: &mut Vec<Effect>) -> bool {
+        let takes_it = query.query.accepts == Accepts::Any && query.query.in_range;
+        let may = takes_it && self.is_orphaned() && !self.parity.is_full();
+        let Some(stripes) = self.stripes.as_ref().filter(|_| may) else { return false };
+        query.start();
+        // A stripe of one is full with its first.
+        let Some(stripe) = stripes.place_erased(query).filter(|stripe| stripe.ask_parity()) else { return false };
+        if let Err(job) = self.parity.push(ParityJob { stripe, row: 0 }) {
+            // Somebody else took the last place.
+            job.stripe.drop_parity(job.row);
+            return false;
+        }
+        self.call(Call::Parity, effects);
+        true
+    }
+
+    /// What waited when the last base lane left goes to its backup, as far as there is room.
     pub(super) fn hand_over(&self, effects: &mut Vec<Effect>) {
         if self.data.is_empty() || !self.is_orphaned() {
             return;
         }
         for _ in 0..self.data.len() {
-            let Some(query) = self.data.pop() else { break };
-            if wanted_or_passed_over(&query) && !self.join_only(&query, effects) {
+            if self.parity.is_full() {
+                return;
+            }
+            let Some(query) = self.data.pop() else { return };
+            if wanted_or_passed_over(&query) && !self.answer_alone(&query, effects) {
                 self.push_data(query);
             }
         }

@@ -15,7 +15,7 @@ use crate::{
     query::{Accepts, FaultDomain, LaneId},
     queue::{Bounded, Call},
     reply::Admitted,
-    stripe::{OpenStripes, Place, Stripe},
+    stripe::{Place, Stripe},
 };
 
 /// What a lane takes.
@@ -233,12 +233,11 @@ impl Dispatch {
         Some(place)
     }
 
-    /// Under a code that is not systematic, or where no lane is left to run it, a query has no run of its own: it joins a stripe, and waits for what
-    /// the parity slots bring. `false` if it must be run as it is.
+    /// Under a code that is not systematic, a query has no run of its own: it joins a stripe, and waits for what the parity slots bring.
+    /// `false` if it must be run as it is.
     pub(super) fn join_only(&self, query: &Shared<Admitted>, effects: &mut Vec<Effect>) -> bool {
         let coded = query.query.accepts == Accepts::Any && query.query.in_range;
-        let joins = |_: &&OpenStripes| coded && (!self.is_systematic() || self.is_orphaned());
-        let Some(stripes) = self.stripes.as_ref().filter(joins) else { return false };
+        let Some(stripes) = self.stripes.as_ref().filter(|_| coded && !self.is_systematic()) else { return false };
         query.start();
         if let Some(stripe) = stripes.place_erased(query) {
             self.takes_no_more(&stripe, effects);

@@ -15,8 +15,9 @@ fn overload_is_refused_at_once_and_loses_nothing() {
     let edits = [("queue_max = 1024", "queue_max = 32"), ("batch_max = 8", "batch_max = 1")];
     let daemon = Daemon::start(&config("config.toml", &edits));
     // Hung rather than slow: how much is too much then does not depend on this machine's speed.
-    daemon.fault(0, r#"{"kind": "hang"}"#);
-    daemon.fault(1, r#"{"kind": "hang"}"#);
+    for lane in 0..3 {
+        daemon.fault(lane, r#"{"kind": "hang"}"#);
+    }
     let load = Load::new(200, Duration::from_secs(2));
     let warm = send(&daemon.url, load);
     let before = daemon.memory_kib();
@@ -35,8 +36,7 @@ fn overload_is_refused_at_once_and_loses_nothing() {
     waits.sort_unstable();
     assert!(waits[waits.len() / 2] < Duration::from_millis(100), "refusals took {:?}", waits[waits.len() / 2]);
     assert!(grown < 16 * 1024, "memory grew by {grown} KiB under overload");
-    daemon.clear(0);
-    daemon.clear(1);
+    (0..3).for_each(|lane| daemon.clear(lane));
     daemon.wait_healthy();
     let after = send(&daemon.url, Load::new(50, Duration::from_secs(1)));
     assert_eq!(statuses(&after).get(&200), Some(&after.len()), "once the overload is over");

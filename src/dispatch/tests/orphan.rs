@@ -6,7 +6,7 @@ use crate::code::Stacked;
 /// Two base lanes and one that holds the small model alone.
 fn hand(policy: Policy) -> Hand {
     let code: Arc<dyn Code> = Arc::new(Stacked::backup());
-    Hand::of(Settings { code: Some(code), policy, ..Hand::settings(Rerun::AtOnce, 2, 1, None) })
+    Hand::of(Settings { code: Some(code), policy, queue_max: 64, ..Hand::settings(Rerun::AtOnce, 2, 1, None) })
 }
 
 fn approximate() -> Policy {
@@ -66,6 +66,22 @@ fn what_waited_when_the_last_base_lane_left_goes_to_its_backup() {
         assert_eq!(provenance(query), Some(Provenance::Approximate));
     }
     assert_eq!(hand.core.data.len(), 0, "what nobody waits for is passed over");
+}
+
+/// The queue of parity jobs holds fewer than admission lets in.
+#[test]
+fn as_many_are_answered_as_admission_lets_in() {
+    let mut hand = hand(approximate());
+    hand.requests = Requests::new(64);
+    lose_base_lanes(&mut hand);
+    let queries: Vec<_> = (0..64).map(|_| hand.submit(2.0, Accepts::Any)).collect();
+    assert!(hand.core.parity.is_full() && !hand.core.data.is_empty());
+    for _ in 0..64 {
+        assert!(matches!(hand.pull(PARITY), Some(Work::Batch(Batch::Parity(_)))));
+        hand.complete(PARITY, Ok(2.0));
+        hand.tick_after(0);
+    }
+    assert!(queries.iter().all(|(query, _)| provenance(query) == Some(Provenance::Approximate)));
 }
 
 /// One output of the parity lane is worth nothing there without those of base lanes.
