@@ -135,12 +135,16 @@ fn a_slow_lane_is_found_spared_and_taken_back() {
 fn while_no_base_lane_is_left_the_small_model_answers() {
     let _alone = alone();
     let daemon = Daemon::start(&config("config.toml", &[]));
+    // One after the other: a query that is lost on both is taken to be the cause.
     for lane in [BASE, BASE + 1] {
         daemon.fault(lane, r#"{"kind": "fatal"}"#);
+        daemon.wait_until("fenced", |daemon| {
+            assert_all_answered(&send(&daemon.url, Load::new(50, Duration::from_millis(100))), "it breaks");
+            daemon.lane_states()[lane] == "fenced"
+        });
     }
-    let replies = send(&daemon.url, Load::new(50, Duration::from_secs(2)));
+    let replies = send(&daemon.url, Load::new(50, Duration::from_secs(1)));
     assert_all_answered(&replies, "both base lanes are fenced");
-    assert_eq!(daemon.lane_states()[..2], ["fenced", "fenced"]);
-    assert!(replies[replies.len() / 2..].iter().all(Reply::is_decoded), "and labelled as what they are");
+    assert!(replies.iter().all(Reply::is_decoded), "and labelled as what they are");
     assert_eq!(daemon.status("/v2/health/ready"), Some(503), "balancers find others that answer directly");
 }
