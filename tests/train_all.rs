@@ -159,12 +159,7 @@ fn a_base_model_that_is_there_is_not_replaced_unless_it_may_go() {
     // The same once more changes nothing. Of other images it is another model, which shows in the end, and costs nothing either.
     let again = "train base --out weights/a/1 --name a --arch linear --preset one_cycle --epochs 3 --seed 5";
     run(&format!("{again} --data ."), dir.path());
-    let other = dir.path().join("other");
-    fs::create_dir(&other).unwrap();
-    fs::copy(dir.path().join("train-labels-idx1-ubyte.gz"), other.join("train-labels-idx1-ubyte.gz")).unwrap();
-    let mut images = [0x803_u32, 1_000, 28, 28].map(u32::to_be_bytes).concat();
-    images.extend((0..1_000 * 28 * 28).map(|pixel: usize| pixel.to_le_bytes()[0]));
-    fs::write(other.join("train-images-idx3-ubyte"), images).unwrap();
+    other_images(dir.path());
     refused(&format!("{again} --data other"), "say --resume --replace if it may go");
     // With that nothing is learned twice.
     fs::create_dir(dir.path().join("copy")).unwrap();
@@ -183,6 +178,16 @@ fn a_base_model_that_is_there_is_not_replaced_unless_it_may_go() {
         run(&format!("{} --replace", arguments.replace("--seed 5 --seed 6", "--seed 6")), dir.path());
         assert!(!String::from_utf8_lossy(&files(&format!("weights/{folder}"))[0]).contains("[[parity]]"));
     }
+}
+
+/// The same labels with other images, in a folder `other`.
+fn other_images(dir: &Path) {
+    let other = dir.join("other");
+    fs::create_dir(&other).expect("it is not there");
+    fs::copy(dir.join("train-labels-idx1-ubyte.gz"), other.join("train-labels-idx1-ubyte.gz")).expect("it is there");
+    let mut images = [0x803_u32, 1_000, 28, 28].map(u32::to_be_bytes).concat();
+    images.extend((0..1_000 * 28 * 28).map(|pixel: usize| pixel.to_le_bytes()[0]));
+    fs::write(other.join("train-images-idx3-ubyte"), images).expect("the folder is there");
 }
 
 /// `train parity` has the same manners.
@@ -228,12 +233,7 @@ fn a_parity_model_that_is_there_is_not_replaced_unless_it_may_go() {
     fs::remove_file(dir.path().join("weights/a/1/sum-k2-r1/row0.checkpoint")).unwrap();
     refused(&format!("{train} --epochs 4 --seed 6 --data . --resume"), "say --replace if it may go");
     // What other images give shows in the end, and is not learned twice.
-    let other = dir.path().join("other");
-    fs::create_dir(&other).unwrap();
-    fs::copy(dir.path().join("train-labels-idx1-ubyte.gz"), other.join("train-labels-idx1-ubyte.gz")).unwrap();
-    let mut images = [0x803_u32, 1_000, 28, 28].map(u32::to_be_bytes).concat();
-    images.extend((0..1_000 * 28 * 28).map(|pixel: usize| pixel.to_le_bytes()[0]));
-    fs::write(other.join("train-images-idx3-ubyte"), images).unwrap();
+    other_images(dir.path());
     refused(&format!("{train} --epochs 3 --seed 6 --data other"), "say --resume --replace if it may go");
     assert_eq!(epochs(&format!("{train} --epochs 3 --seed 6 --data other --resume --replace")), 0);
     assert_eq!(epochs(&format!("{train} --epochs 1 --seed 7 --data . --replace")), 1);

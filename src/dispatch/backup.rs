@@ -33,10 +33,13 @@ use crate::{
 impl Dispatch {
     /// Whether each query has a backup of its own, which waits until its run is late where the ladder affords no more.
     pub(super) fn has_backups(&self) -> bool {
+        self.settings.policy.kind == PolicyKind::Adaptive && self.is_pooled() && self.has_stripes_of_one()
+    }
+
+    /// Whether what a query's parity gives needs the output of no other.
+    pub(super) fn has_stripes_of_one(&self) -> bool {
         let alone = |code: &Arc<dyn Code>| code.is_systematic() && code.k() == 1;
-        self.settings.policy.kind == PolicyKind::Adaptive
-            && self.is_pooled()
-            && self.settings.code.as_ref().is_some_and(alone)
+        self.settings.code.as_ref().is_some_and(alone)
     }
 
     /// The run of the query in this slot is late, or worse: its backup is urgent. `false` if no backup could answer it.

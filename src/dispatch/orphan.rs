@@ -4,21 +4,17 @@
 //! there at once, erased from the start, instead of to a lane that may never come back; those that take none wait, as under any policy. Under other codes a stripe
 //! decodes from what base lanes ran, and where all lanes hold both models the last base lane is the last of all.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use super::{Dispatch, Effect, LaneSeat, ParityJob, pull::wanted_or_passed_over};
-use crate::{code::Code, pool::Shared, query::Accepts, queue::Call, reply::Admitted};
+use crate::{pool::Shared, query::Accepts, queue::Call, reply::Admitted};
 
 impl Dispatch {
     /// Whether no lane is left that could run a query by itself, and one that could run its backup.
     pub(super) fn is_orphaned(&self) -> bool {
         let is_none_left = self.occupancy.healthy() == 0 && self.stragglers.load(Ordering::Relaxed) == 0;
-        is_none_left && self.has_small_model() && self.lanes.iter().any(LaneSeat::is_healthy)
-    }
-
-    fn has_small_model(&self) -> bool {
-        let alone = |code: &Arc<dyn Code>| code.is_systematic() && code.k() == 1;
-        self.settings.policy.answers_alone() && self.settings.code.as_ref().is_some_and(alone)
+        let answers_alone = || self.settings.policy.answers_alone() && self.has_stripes_of_one();
+        is_none_left && answers_alone() && self.lanes.iter().any(LaneSeat::is_healthy)
     }
 
     /// Sends a query to its backup if that alone can answer it; `false` if it must wait, for a base lane or for room.
@@ -26,7 +22,6 @@ impl Dispatch {
         let takes_it = query.query.accepts == Accepts::Any && query.query.in_range;
         let may = takes_it && self.is_orphaned() && !self.parity.is_full();
         let Some(stripes) = self.stripes.as_ref().filter(|_| may) else { return false };
-        query.start();
         // A stripe of one is full with its first.
         let Some(stripe) = stripes.place_erased(query).filter(|stripe| stripe.ask_parity()) else { return false };
         if let Err(job) = self.parity.push(ParityJob { stripe, row: 0 }) {
@@ -34,6 +29,8 @@ impl Dispatch {
             job.stripe.drop_parity(job.row);
             return false;
         }
+        // Not before: one that found no room is for the base lane that comes back. It may be answered by now, and whichever comes second frees its permit.
+        query.start();
         self.call(Call::Parity, effects);
         true
     }

@@ -194,7 +194,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>, stopped: watch::Rece
         && let Ok(stream) = inherited.await
         && let Some(stream) = if is_more_to_come { Some(stream) } else { unread(stream) }
     {
-        // Whoever waits for the place is there for longer than the next one is told to leave for him, or he would cost more than one.
+        // While somebody waits, another is told to leave for him every so often: a longer farewell would cost several their places.
         linger(stream, if is_needed { LAST_BYTES } else { LINGER }).await;
     }
 }

@@ -195,8 +195,8 @@ fn parity_can_wait_for_a_late_member() {
     drop(queries);
 }
 
-#[test]
-fn a_straggler_gets_probes_and_data_only_when_waiting_would_take_longer() {
+/// Three lanes, of which the first has been slow twice.
+fn with_a_straggler() -> Pool {
     let mut pool = Pool::new(3, pooled(PolicyKind::Hedged));
     for _ in 0..2 {
         let (_query, _pending) = pool.hand.submit(1.0, Accepts::Any);
@@ -204,6 +204,12 @@ fn a_straggler_gets_probes_and_data_only_when_waiting_would_take_longer() {
         pool.done(LaneId(0), 30);
     }
     assert!(matches!(pool.state(LaneId(0)), State::Straggler { .. }));
+    pool
+}
+
+#[test]
+fn a_straggler_gets_probes_and_data_only_when_waiting_would_take_longer() {
+    let mut pool = with_a_straggler();
     assert!(pool.hand.pull(LaneId(0)).is_some(), "a probe, at once");
     pool.done(LaneId(0), 30);
     let queries: Vec<_> = (0..3).map(|_| pool.hand.submit(1.0, Accepts::Any)).collect();
@@ -224,13 +230,7 @@ fn a_straggler_gets_probes_and_data_only_when_waiting_would_take_longer() {
 /// A device that rests between its probes may be slow for that alone.
 #[test]
 fn a_straggler_is_trusted_again_where_no_query_has_come_for_long() {
-    let mut pool = Pool::new(3, pooled(PolicyKind::Hedged));
-    for _ in 0..2 {
-        let (_query, _pending) = pool.hand.submit(1.0, Accepts::Any);
-        assert!(pool.hand.pull(LaneId(0)).is_some());
-        pool.done(LaneId(0), 30);
-    }
-    let mut probes = 0;
+    let (mut pool, mut probes) = (with_a_straggler(), 0);
     pool.hand.tick_after(300);
     while probes < 1_000 && pool.hand.pull(LaneId(0)).is_some() {
         pool.done(LaneId(0), 30);
