@@ -1,7 +1,7 @@
 //! The `parityd` command: reads the command line, starts the log, runs one subcommand, turns its outcome into an exit code.
 //!
 //! Exit codes: 0 ok, 2 usage, 65 measured but void, 70 a bug, 75 what may pass by itself (a device that did not open, a driver that is not ready, a port
-//! that is taken, no threads or files left), 78 cannot start (configuration, weights, rights, data, server), 130 a measurement that Ctrl-C ended. Errors are typed in the library; here, at the rim, they are told apart and printed. Output goes to
+//! that is taken, no threads or files left), 78 cannot start (configuration, weights, rights, data, server, a lane whose first canary is wrong), 130 a measurement that Ctrl-C ended. Errors are typed in the library; here, at the rim, they are told apart and printed. Output goes to
 //! standard output, the log and the progress bar to standard error.
 
 mod cli;
