@@ -135,7 +135,7 @@ pub(crate) struct TrainParity {
     #[arg(short)]
     pub(crate) k: usize,
 
-    /// Parity slots of a stripe [default: 1]
+    /// Parity slots of a stripe [default: as many as --coefficients has rows, else 1]
     #[arg(short)]
     pub(crate) r: Option<usize>,
 
