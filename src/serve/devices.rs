@@ -1,7 +1,7 @@
 //! The drivers of the lanes' devices: who listens to them, and what they say reaches the engine.
 //!
-//! Only lanes that are known by a UUID are listened for; a machine without such lanes opens no driver. Lanes that stand for another device take its
-//! time here, too.
+//! Only lanes that are known by a UUID are listened for, in a build with CUDA also those that are named by an index; a machine without such lanes opens no
+//! driver. Lanes that stand for another device take its time here, too.
 
 use std::{io, sync::Arc, time::Duration};
 
