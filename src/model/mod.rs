@@ -140,7 +140,8 @@ impl Net {
         }
     }
 
-    /// Whose kernels run so many rows: `parityd` on CPUs; elsewhere `candle`, or of what was prepared `cudnn graphs`, or `cudnn` where the driver makes no graphs.
+    /// Whose kernels run so many rows: `parityd` on CPUs; elsewhere `candle`, or of what was prepared `cudnn graphs`, or `cudnn` where the driver makes no graphs;
+    /// with `, channels last` where that is faster.
     pub fn kernels(&self, rows: usize) -> &'static str {
         match &self.form {
             Form::Program(_) => "parityd",

@@ -1,7 +1,9 @@
 // cuDNN, as far as parityd calls it: convolutions with what follows them, and poolings, value by value.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <thread>
 
 #include "emulator.h"
 #include "values.h"
@@ -38,8 +40,19 @@ struct Handle {
 struct Tensor {
     Kind kind;
     long sides[4];
+    // Whether it lies in memory position by position, and not channel by channel.
+    bool is_last = false;
 
     long count() const { return sides[0] * sides[1] * sides[2] * sides[3]; }
+
+    // Where the value lies that would be at `index` if it lay channel by channel.
+    long place(long index) const
+    {
+        if (!is_last)
+            return index;
+        long positions = sides[2] * sides[3], picture = index / (sides[1] * positions), channel = index / positions % sides[1];
+        return (picture * positions + index % positions) * sides[1] + channel;
+    }
 };
 
 struct Convolution {
@@ -78,7 +91,7 @@ std::vector<float> values_of(const Tensor &tensor, const void *from, bool is_rou
 {
     std::vector<float> values(tensor.count());
     for (size_t index = 0; index < values.size(); index++) {
-        values[index] = value(from, tensor.kind, long(index));
+        values[index] = value(from, tensor.kind, tensor.place(long(index)));
         if (is_rounded)
             values[index] = rounded(values[index]);
     }
@@ -224,19 +237,19 @@ EXPORT int cudnnSetStream(Handle *handle, CUstream stream)
     return WELL;
 }
 
-// Only the format in which rows of channels follow each other.
+// Of formats, channels first (0) and last (1).
 EXPORT int cudnnSetTensor4dDescriptor(Tensor *tensor, int format, int kind, int n, int c, int h, int w)
 {
     called(__func__);
-    *tensor = {kind_of(kind, BFLOAT16), {n, c, h, w}};
-    return format == 0 ? WELL : BAD_PARAMETER;
+    *tensor = {kind_of(kind, BFLOAT16), {n, c, h, w}, format == 1};
+    return format == 0 || format == 1 ? WELL : BAD_PARAMETER;
 }
 
 EXPORT int cudnnSetFilter4dDescriptor(Tensor *filter, int kind, int format, int k, int c, int h, int w)
 {
     called(__func__);
-    *filter = {kind_of(kind, BFLOAT16), {k, c, h, w}};
-    return format == 0 ? WELL : BAD_PARAMETER;
+    *filter = {kind_of(kind, BFLOAT16), {k, c, h, w}, format == 1};
+    return format == 0 || format == 1 ? WELL : BAD_PARAMETER;
 }
 
 // Mode 1 is a correlation, as networks mean it; sums of kind 0 are of single precision.
@@ -278,7 +291,7 @@ EXPORT int cudnnGetConvolutionForwardAlgorithm_v7(
     called(__func__);
     if (room < 3 || !fits(*x, *w, *how, *y))
         return BAD_PARAMETER;
-    bool is_winograd = w->sides[2] == 3 && w->sides[3] == 3 && how->stride[0] == 1 && how->dilation[0] == 1;
+    bool is_winograd = !x->is_last && w->sides[2] == 3 && w->sides[3] == 3 && how->stride[0] == 1 && how->dilation[0] == 1;
     *found = 3;
     int index = 0;
     for (int algorithm : {int(WINOGRAD), int(IMPLICIT_PRECOMP_GEMM), int(IMPLICIT_GEMM)}) {
@@ -311,7 +324,7 @@ EXPORT int cudnnConvolutionBiasActivationForward(
     NEEDS_A_WELL_GPU
     Stream &stream = stream_of(handle->stream);
     bool has_bias = bias && bias_at->sides[1] == y_at->sides[1] && bias_at->count() == y_at->sides[1] && bias_at->kind == y_at->kind;
-    bool has_added = added && std::equal(z_at->sides, z_at->sides + 4, y_at->sides) && z_at->kind == y_at->kind;
+    bool has_added = added && std::equal(z_at->sides, z_at->sides + 4, y_at->sides) && z_at->kind == y_at->kind && z_at->is_last == y_at->is_last;
     if (!has_bias || !has_added || from == to || !fits(*x_at, *w_at, *how_at, *y_at) || *alpha_at != 1 || x_at->kind != y_at->kind)
         return BAD_PARAMETER;
     bool adds = *share_at != 0;
@@ -322,6 +335,14 @@ EXPORT int cudnnConvolutionBiasActivationForward(
         return NOT_SUPPORTED;
     if (algorithm == IMPLICIT_GEMM || stream.device.told("cudnn", 1) == 0)
         return NOT_SUPPORTED;
+    // All of it lies in one way; `channels_last=0`: not in that one.
+    bool is_last = x_at->is_last;
+    if (w_at->is_last != is_last || y_at->is_last != is_last || (is_last && (algorithm == WINOGRAD || stream.device.told("channels_last", 1) == 0)))
+        return NOT_SUPPORTED;
+    // `first_ms`, `last_ms`: how long each convolution takes in that way at least.
+    std::chrono::milliseconds least(stream.device.told(is_last ? "last_ms" : "first_ms", 0));
+    // `mixed=1`: it does not do what it is told.
+    bool is_mixed = is_last && stream.device.told("mixed", 0);
     if (size_t least = room_of(algorithm, x_at->sides[0]); workspace_bytes < least || (least && !workspace))
         return BAD_PARAMETER;
     for (const void *at : {from, filters, static_cast<const void *>(workspace), added, bias, static_cast<const void *>(to)})
@@ -334,6 +355,7 @@ EXPORT int cudnnConvolutionBiasActivationForward(
     push_kernel(stream, [=] {
         for (const void *at : {from, filters, static_cast<const void *>(workspace), added, bias, static_cast<const void *>(to)})
             must_be_there(at);
+        std::this_thread::sleep_for(least);
         std::vector<float> rows = values_of(x, from, is_rounded), all = values_of(w, filters, is_rounded), shift = values_of(of_bias, bias, false);
         long index = 0, of_row = x.count() / x.sides[0], of_filter = w.count() / w.sides[0];
         for (long n = 0; n < y.sides[0]; n++)
@@ -342,9 +364,10 @@ EXPORT int cudnnConvolutionBiasActivationForward(
                     sum += shift[filter];
                     // Times zero, it is not read.
                     if (adds)
-                        sum += share * value(added, y.kind, index);
+                        sum += share * value(added, y.kind, y.place(index));
                     // What is no number is lost.
-                    store(to, y.kind, index++, is_rectified ? std::fmax(sum, 0.0f) : sum);
+                    store(to, y.kind, is_mixed ? index : y.place(index), is_rectified ? std::fmax(sum, 0.0f) : sum);
+                    index++;
                 }
         return true;
     });
@@ -360,7 +383,7 @@ EXPORT int cudnnPoolingForward(
     Stream &stream = stream_of(handle->stream);
     Tensor x = *x_at, y = *y_at;
     Pooling how = *pooling;
-    bool is_well = *alpha_at == 1 && *beta_at == 0 && x.sides[0] == y.sides[0] && x.sides[1] == y.sides[1];
+    bool is_well = *alpha_at == 1 && *beta_at == 0 && x.sides[0] == y.sides[0] && x.sides[1] == y.sides[1] && x.is_last == y.is_last;
     for (int side = 0; side < 2; side++)
         is_well &= y.sides[2 + side] == (x.sides[2 + side] + 2 * how.padding[side] - how.window[side]) / how.stride[side] + 1;
     if (!is_well)
@@ -379,12 +402,12 @@ EXPORT int cudnnPoolingForward(
                             long top = row * how.stride[0] - how.padding[0] + dy, left = column * how.stride[1] - how.padding[1] + dx;
                             if (top < 0 || top >= x.sides[2] || left < 0 || left >= x.sides[3])
                                 continue;
-                            float found = value(from, x.kind, (picture * x.sides[2] + top) * x.sides[3] + left);
+                            float found = value(from, x.kind, x.place((picture * x.sides[2] + top) * x.sides[3] + left));
                             most = !(found <= most) ? found : most;
                             sum += found;
                             count++;
                         }
-                    store(to, y.kind, index++, how.mode == MAX ? most : sum / float(count));
+                    store(to, y.kind, y.place(index++), how.mode == MAX ? most : sum / float(count));
                 }
         return true;
     });
@@ -399,7 +422,7 @@ EXPORT int cudnnActivationForward(
     NEEDS_A_WELL_GPU
     Tensor x = *x_at;
     bool keeps_nan = activation->keeps_nan;
-    if (*alpha_at != 1 || *beta_at != 0 || !std::equal(x.sides, x.sides + 4, y_at->sides) || x.kind != y_at->kind || activation->mode != RELU)
+    if (*alpha_at != 1 || *beta_at != 0 || !std::equal(x.sides, x.sides + 4, y_at->sides) || x.kind != y_at->kind || x.is_last != y_at->is_last || activation->mode != RELU)
         return BAD_PARAMETER;
     Stream &stream = stream_of(handle->stream);
     use(reinterpret_cast<CUdeviceptr>(from), stream);
@@ -409,6 +432,25 @@ EXPORT int cudnnActivationForward(
             float found = value(from, x.kind, index);
             store(to, x.kind, index, keeps_nan && found != found ? found : std::fmax(found, 0.0f));
         }
+        return true;
+    });
+    return WELL;
+}
+
+// The same values in another order.
+EXPORT int cudnnTransformTensor(Handle *handle, const float *alpha_at, const Tensor *x_at, const void *from, const float *beta_at, const Tensor *y_at, void *to)
+{
+    called(__func__);
+    NEEDS_A_WELL_GPU
+    Tensor x = *x_at, y = *y_at;
+    if (*alpha_at != 1 || *beta_at != 0 || !std::equal(x.sides, x.sides + 4, y.sides) || x.kind != y.kind || from == to)
+        return BAD_PARAMETER;
+    Stream &stream = stream_of(handle->stream);
+    use(reinterpret_cast<CUdeviceptr>(from), stream);
+    use(reinterpret_cast<CUdeviceptr>(to), stream);
+    push_kernel(stream, [=] {
+        for (long index = 0; index < x.count(); index++)
+            store(to, y.kind, y.place(index), value(from, x.kind, x.place(index)));
         return true;
     });
     return WELL;

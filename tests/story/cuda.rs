@@ -138,6 +138,32 @@ fn another_process_has_a_context_of_its_own() {
     assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1))), "the next process");
 }
 
+/// Where tensor cores may multiply, a lane tries both orders of a picture's values, and keeps the faster one if it is right.
+#[test]
+#[ignore = "scripts/check-cuda runs it"]
+fn pictures_lie_in_memory_as_a_gpu_is_fastest() {
+    const OTHER: &str = "cuDNN gives other outputs channels last";
+    let _alone = alone();
+    let text = shipped().replace("precision = \"f32\"", "precision = \"tf32\"");
+    assert_ne!(text, shipped());
+    for (says, kernels, is_told) in [
+        ("first_ms=5", "kernels=\"cudnn graphs, channels last\"", false),
+        ("last_ms=5", "kernels=\"cudnn graphs\"", false),
+        ("channels_last=0", "kernels=\"cudnn graphs\"", false),
+        ("mixed=1", "kernels=\"cudnn graphs\"", true),
+    ] {
+        let gpus = Gpus::new();
+        gpus.0.says(&[0, 1, 2, 3].map(|gpu| format!("{gpu}.{says}\n")).concat());
+        let daemon = gpus.daemon(&text);
+        gpus.0.says("");
+        assert_all_answered(&send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(1))), says);
+        let log = daemon.log();
+        let networks: Vec<_> = log.iter().filter(|line| line.contains("a network is on its GPU")).collect();
+        assert!(!networks.is_empty() && networks.iter().all(|line| line.contains(kernels)), "{says}: {networks:?}");
+        assert_eq!(log.iter().any(|line| line.contains(OTHER)), is_told, "{says}");
+    }
+}
+
 /// A network is cuDNN's as graphs; where the driver makes none, call by call; and where cuDNN does not take it or does not start, candle's.
 #[test]
 #[ignore = "scripts/check-cuda runs it"]

@@ -1,4 +1,4 @@
-//! What a program keeps on its GPU: slots, a workspace, and the calls for each number of rows.
+//! A network in GPU memory: its weights, slots, a workspace, and the calls for each number of rows.
 //!
 //! Slots and workspace are shared by all numbers of rows, since a lane runs one batch at a time. Calls point to them, so they are forgotten before either is replaced by a
 //! larger one, and made again when they are asked for. For each number of rows every stage is described, an algorithm is found by trying, and the calls are captured as
@@ -6,23 +6,24 @@
 
 use std::{collections::HashMap, fmt, ops::Range, sync::Arc};
 
-use candle_core::{Error, Result, Tensor};
+use candle_core::{CudaDevice, Device, Error, Result, Storage, Tensor};
 use cudarc::{
     cudnn::result::CudnnError,
     driver::{
-        CudaGraph, CudaSlice, CudaStream, DriverError,
+        CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, result,
         sys::{CUdeviceptr, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode, CUstreamCaptureStatus},
     },
 };
+use half::{bf16, f16};
 
 use super::{
     alone,
     cudnn::{Call, Convolving, Ends, Handle, WORKSPACE_MIN, is_refusal},
-    program::{Program, address_of, place_of, room_of},
     twice,
 };
 use crate::model::{
-    lowered::{Kind, Lowered, Slot, Stage},
+    Precision,
+    lowered::{Kind, Layout, Lowered, Slot, Stage},
     marks,
 };
 
@@ -33,22 +34,27 @@ pub(super) const GRAPH_WORK: usize = 2 << 30;
 /// How often a program is not ready for reasons that may pass, until it is not asked again for that number of rows.
 const PATIENCE: usize = 8;
 
-/// What belongs to the thread that runs.
+/// What a program has of its GPU.
+pub(super) struct Gpu {
+    pub(super) cudnn: Handle,
+    pub(super) device: CudaDevice,
+    pub(super) stream: Arc<CudaStream>,
+    /// What all that it computes with is made of.
+    pub(super) values: Precision,
+}
+
+/// A network in GPU memory, in one layout.
 pub(super) struct Bound {
+    pub(super) lowered: Lowered,
     /// By number of rows; none for one that cuDNN does not take. Before what their calls point to: dropped first.
     sizes: HashMap<usize, Option<Calls>>,
-    pub(super) cudnn: Handle,
     /// Rows that there is room for.
     room: usize,
-    pub(super) slots: Vec<CudaSlice<u8>>,
-    pub(super) workspace: Option<CudaSlice<u8>>,
+    slots: Vec<CudaSlice<u8>>,
+    workspace: Option<CudaSlice<u8>>,
     captures: bool,
     patience: usize,
 }
-
-// SAFETY: cuDNN's handles and descriptions, and CUDA's graphs, are for any thread that has bound the context, one at a time (cuDNN, "Thread safety"; CUDA driver
-// API, "Graph object thread safety"). Each use binds it, and the program's lock lets one in.
-unsafe impl Send for Bound {}
 
 /// All calls for one number of rows.
 pub(super) struct Calls {
@@ -67,7 +73,7 @@ pub(super) struct Part {
 
 /// Why there are no calls for some number of rows.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(super) enum Failure {
     /// What cuDNN says.
     #[error(transparent)]
     Library(#[from] CudnnError),
@@ -79,7 +85,13 @@ enum Failure {
     Device(Error),
 }
 
-type Made<T> = std::result::Result<T, Failure>;
+pub(super) type Made<T> = std::result::Result<T, Failure>;
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Device(error)
+    }
+}
 
 impl From<DriverError> for Failure {
     fn from(error: DriverError) -> Self {
@@ -91,16 +103,25 @@ impl From<DriverError> for Failure {
 }
 
 impl Bound {
-    pub(super) fn new(cudnn: Handle) -> Self {
-        Bound {
-            sizes: HashMap::new(),
-            cudnn,
-            room: 0,
-            slots: Vec::new(),
-            workspace: None,
-            captures: true,
-            patience: PATIENCE,
+    /// With filters as the network's layout has them, and a bias for each convolution.
+    ///
+    /// Fails when the device does, or has no memory for them.
+    pub(super) fn new(mut lowered: Lowered, gpu: &Gpu) -> Result<Self> {
+        for stage in &mut lowered.stages {
+            if let Kind::Convolution { filters, bias, .. } = &mut stage.kind {
+                *filters = match lowered.layout {
+                    Layout::ChannelsFirst => filters.contiguous()?,
+                    Layout::ChannelsLast => filters.permute((0, 2, 3, 1))?.contiguous()?,
+                };
+                let found = match bias.take() {
+                    Some(bias) => bias.contiguous()?,
+                    None => Tensor::zeros(filters.dim(0)?, gpu.values.dtype(), &Device::Cuda(gpu.device.clone()))?,
+                };
+                *bias = Some(found);
+            }
         }
+        let (sizes, slots, workspace) = Default::default();
+        Ok(Bound { lowered, sizes, room: 0, slots, workspace, captures: true, patience: PATIENCE })
     }
 
     /// Those for so many rows, if they are ready.
@@ -109,22 +130,14 @@ impl Bound {
     }
 
     /// Whether there are calls for so many rows, which are made if they are not known yet. Fails when the device does.
-    pub(super) fn ready(&mut self, program: &Program, rows: usize) -> Result<bool> {
-        let stream = program.device.cuda_stream();
-        stream.context().bind_to_thread().map_err(Error::wrap)?;
-        if let Some(known) = self.sizes.get(&rows) {
-            return Ok(known.is_some());
-        }
-        match self.make(program, rows, &stream) {
-            Ok(made) => {
-                self.sizes.insert(rows, Some(made));
-                return Ok(true);
-            }
+    pub(super) fn ready(&mut self, gpu: &Gpu, rows: usize) -> Result<bool> {
+        match self.made(gpu, rows) {
+            Ok(there) => return Ok(there),
             Err(Failure::Device(error)) => return Err(error),
             Err(Failure::Room(error)) => self.is_not_now(rows, &error),
             Err(Failure::Library(error)) => {
                 // Unless it is the device that is at fault, which is told here.
-                stream.synchronize().map_err(Error::wrap)?;
+                gpu.stream.synchronize().map_err(Error::wrap)?;
                 if is_refusal(error) {
                     tracing::warn!(rows, %error, "cuDNN does not take this network: candle's kernels run it");
                     self.sizes.insert(rows, None);
@@ -136,6 +149,17 @@ impl Bound {
         Ok(false)
     }
 
+    /// The same; says why there are none yet.
+    pub(super) fn made(&mut self, gpu: &Gpu, rows: usize) -> Made<bool> {
+        gpu.stream.context().bind_to_thread()?;
+        if let Some(known) = self.sizes.get(&rows) {
+            return Ok(known.is_some());
+        }
+        let made = self.make(gpu, rows)?;
+        self.sizes.insert(rows, Some(made));
+        Ok(true)
+    }
+
     /// What fails may not fail the next time; but each time takes time.
     fn is_not_now(&mut self, rows: usize, error: &dyn fmt::Display) {
         tracing::warn!(rows, %error, "cuDNN is not ready for this batch: candle's kernels run it");
@@ -145,21 +169,21 @@ impl Bound {
         }
     }
 
-    fn make(&mut self, program: &Program, rows: usize, stream: &Arc<CudaStream>) -> Made<Calls> {
-        let size = program.values.dtype().size_in_bytes();
+    fn make(&mut self, gpu: &Gpu, rows: usize) -> Made<Calls> {
+        let (size, stream) = (gpu.values.dtype().size_in_bytes(), &gpu.stream);
         if rows > self.room {
             // What points to the old ones goes first.
             self.sizes.clear();
             self.slots.clear();
             self.room = 0;
-            for values in &program.lowered.slots {
+            for values in &self.lowered.slots {
                 // Zeros, because a batch may be of fewer rows than are run.
                 self.slots.push(stream.alloc_zeros(values * rows * size)?);
             }
             self.room = rows;
         }
-        let stages = program.lowered.stages.iter();
-        let mut calls = stages.map(|stage| self.call(program, stage, rows)).collect::<Made<Vec<_>>>()?;
+        let stages = self.lowered.stages.iter();
+        let mut calls = stages.map(|stage| self.call(gpu, stage, rows)).collect::<Made<Vec<_>>>()?;
         let wanted = calls.iter().map(Call::workspace).max().unwrap_or(0).max(WORKSPACE_MIN);
         if wanted > self.workspace.as_ref().map_or(0, CudaSlice::len) {
             self.sizes.clear();
@@ -167,48 +191,97 @@ impl Bound {
             // SAFETY: an algorithm writes what it reads there.
             self.workspace = Some(unsafe { stream.alloc(wanted) }?);
         }
-        let workspace = room_of(self.workspace.as_ref(), stream);
+        let workspace = self.workspace(gpu);
         for call in &mut calls {
             // SAFETY: calls point to slots, weights and workspace, which are the program's, and sized for as many rows. What is in them now is of no worth.
-            unsafe { call.settle(&self.cudnn, workspace) }?;
+            unsafe { call.settle(&gpu.cudnn, workspace) }?;
         }
         let part = |(range, share): (Range<usize>, f32)| {
-            let graph = self.graph(&calls[range.clone()], workspace, stream);
+            let graph = self.graph(&calls[range.clone()], gpu);
             Part { calls: range, share, graph }
         };
-        let parts = parts(&program.lowered, rows).into_iter().map(part).collect();
+        let parts = parts(&self.lowered, rows).into_iter().map(part).collect();
         Ok(Calls { calls, parts })
     }
 
     /// How one stage is called for so many rows.
-    fn call(&self, program: &Program, stage: &Stage, rows: usize) -> Made<Call> {
-        let stream = program.device.cuda_stream();
-        let place = |slot: Slot| place_of(&self.slots[slot], &stream);
-        let address = |tensor: &Tensor| address_of(tensor, program.values, &stream).map_err(Failure::Device);
+    fn call(&self, gpu: &Gpu, stage: &Stage, rows: usize) -> Made<Call> {
+        let place = |slot: Slot| place_of(&self.slots[slot], &gpu.stream);
+        let address = |tensor: &Tensor| address_of(tensor, gpu);
         let Stage { kind, from, to, .. } = stage;
-        let ends = Ends { values: program.values, rows, from: (place(from.0), from.1), to: (place(to.0), to.1) };
+        let layout = if let Kind::Reorder(to) = kind { to.other() } else { self.lowered.layout };
+        let ends = Ends { values: gpu.values, layout, rows, from: (place(from.0), from.1), to: (place(to.0), to.1) };
         Ok(match kind {
             Kind::Convolution { filters, bias, window, dilation, added, rectified } => {
-                let bias = bias.as_ref().expect("`Program::new` gave each one");
+                let bias = bias.as_ref().expect("`Bound::new` gave each one");
                 let (window, dilation, rectified) = (*window, *dilation, *rectified);
                 let (filters, bias, added) = (address(filters)?, address(bias)?, added.map(place));
                 let what = Convolving { filters, bias, window, dilation, added, rectified };
-                Call::convolution(&self.cudnn, ends, what)?
+                Call::convolution(&gpu.cudnn, ends, what)?
             }
             Kind::MaxPool(window) => Call::max_pool(ends, *window)?,
             Kind::AveragePool => Call::average_pool(ends)?,
             Kind::Relu => Call::relu(ends)?,
+            Kind::Reorder(to) => Call::reorder(ends, *to)?,
         })
     }
 
+    /// Its address and bytes.
+    fn workspace(&self, gpu: &Gpu) -> (CUdeviceptr, usize) {
+        self.workspace.as_ref().map_or((0, 0), |memory| (place_of(memory, &gpu.stream), memory.len()))
+    }
+
+    /// Copies rows of the program's kind of values to where the network reads. There is room for them.
+    pub(super) fn load(&self, gpu: &Gpu, rows: &Tensor) -> Result<()> {
+        let (from, bytes) = (address_of(rows, gpu)?, rows.elem_count() * gpu.values.dtype().size_in_bytes());
+        assert!(bytes <= self.slots[0].len(), "as many values as rows were prepared for");
+        // SAFETY: both are memory of this stream, of as many bytes as are copied.
+        unsafe { result::memcpy_dtod_async(place_of(&self.slots[0], &gpu.stream), from, bytes, gpu.stream.cu_stream()) }
+            .map_err(Error::wrap)
+    }
+
+    /// Hands some of the calls, which are this network's, to the stream.
+    pub(super) fn launch(&self, gpu: &Gpu, calls: &Calls, part: &Part) -> Result<()> {
+        if let Some(graph) = &part.graph {
+            return graph.launch().map_err(Error::wrap);
+        }
+        let workspace = self.workspace(gpu);
+        for call in &calls.calls[part.calls.clone()] {
+            // SAFETY: calls point to slots, weights and workspace, which are the network's, and sized for as many rows.
+            if let Err(error) = unsafe { call.launch(&gpu.cudnn, workspace) } {
+                // What CUDA says of it says more: whether this process has lost the device.
+                gpu.stream.synchronize().map_err(Error::wrap)?;
+                return Err(Error::wrap(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what so many rows gave to the host, and waits for it.
+    pub(super) fn read(&self, gpu: &Gpu, rows: usize, outputs: &mut Vec<f32>) -> Result<()> {
+        fn copied<T: Clone + Default>(stream: &CudaStream, from: CUdeviceptr, count: usize) -> Result<Vec<T>> {
+            let mut values = vec![T::default(); count];
+            // SAFETY: the slot holds as many values, and the host's memory is waited for before anybody reads or drops it.
+            let copied = unsafe { result::memcpy_dtoh_async(&mut values, from, stream.cu_stream()) };
+            let waited = twice(|| stream.synchronize());
+            copied.and(waited).map_err(Error::wrap)?;
+            Ok(values)
+        }
+        let (slot, width) = self.lowered.outputs();
+        let (stream, from, count) = (&gpu.stream, place_of(&self.slots[slot], &gpu.stream), rows * width);
+        outputs.clear();
+        match gpu.values {
+            Precision::Half => outputs.extend(copied::<f16>(stream, from, count)?.into_iter().map(f16::to_f32)),
+            Precision::Bfloat => outputs.extend(copied::<bf16>(stream, from, count)?.into_iter().map(bf16::to_f32)),
+            Precision::Single | Precision::TensorFloat => *outputs = copied(stream, from, count)?,
+        }
+        Ok(())
+    }
+
     /// Calls as one graph; none where the driver does not make one. It is asked three times: what others have the device do may end a capture.
-    fn graph(
-        &mut self,
-        calls: &[Call],
-        workspace: (CUdeviceptr, usize),
-        stream: &Arc<CudaStream>,
-    ) -> Option<CudaGraph> {
+    fn graph(&mut self, calls: &[Call], gpu: &Gpu) -> Option<CudaGraph> {
         const REFUSED: &str = "CUDA captures no graph: batches are handed over call by call";
+        let (stream, workspace) = (&gpu.stream, self.workspace(gpu));
         let _alone = alone(stream.context().ordinal());
         let mut told = None;
         for _ in 0..if self.captures { 3 } else { 0 } {
@@ -219,7 +292,7 @@ impl Bound {
                 return None;
             }
             // SAFETY: as where they were tried; a graph runs in the stream, as they do.
-            let launched = calls.iter().try_for_each(|call| unsafe { call.launch(&self.cudnn, workspace) });
+            let launched = calls.iter().try_for_each(|call| unsafe { call.launch(&gpu.cudnn, workspace) });
             // Whatever came of that: until then the stream does nothing else.
             let graph = end_capture(stream);
             match (launched, graph) {
@@ -247,6 +320,25 @@ fn end_capture(stream: &Arc<CudaStream>) -> std::result::Result<Option<CudaGraph
         Ok(CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) | Err(_) => Err(error),
         Ok(_) => end(),
     })
+}
+
+fn place_of(memory: &CudaSlice<u8>, stream: &Arc<CudaStream>) -> CUdeviceptr {
+    memory.device_ptr(stream).0
+}
+
+/// Where the values of a tensor are, one after the other.
+fn address_of(tensor: &Tensor, gpu: &Gpu) -> Result<CUdeviceptr> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let (Storage::Cuda(storage), Some((first, _))) = (&*storage, layout.contiguous_offsets()) else {
+        return Err(Error::Msg("a program reads whole tensors of its GPU".to_owned()));
+    };
+    let (values, stream) = (gpu.values, &gpu.stream);
+    let start = match values {
+        Precision::Half => storage.as_cuda_slice::<f16>()?.device_ptr(stream).0,
+        Precision::Bfloat => storage.as_cuda_slice::<bf16>()?.device_ptr(stream).0,
+        Precision::Single | Precision::TensorFloat => storage.as_cuda_slice::<f32>()?.device_ptr(stream).0,
+    };
+    Ok(start + (first * values.dtype().size_in_bytes()) as CUdeviceptr)
 }
 
 /// Stages that one launch does, with their share of the whole work.

@@ -18,7 +18,10 @@ use cudarc::{
 use description::{Activation, Filters, KEEPS_NAN, LOSES_NAN, Pictures, Pooling, Way, int, unheard};
 
 use super::alone;
-use crate::model::{Precision, Window, lowered::Sides};
+use crate::model::{
+    Precision, Window,
+    lowered::{Layout, Sides},
+};
 
 pub(super) type Outcome<T> = Result<T, CudnnError>;
 
@@ -70,10 +73,12 @@ impl Drop for Handle {
     }
 }
 
-/// What a call reads and writes: values of what kind, how many rows of which sides, and where they are.
+/// What a call reads and writes: values of what kind and order, how many rows of which sides, and where they are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
     pub(super) values: Precision,
+    /// Of what is read, and of filters; of what is written, too, unless it is reordered.
+    pub(super) layout: Layout,
     pub(super) rows: usize,
     pub(super) from: (CUdeviceptr, Sides),
     pub(super) to: (CUdeviceptr, Sides),
@@ -106,6 +111,7 @@ enum Kind {
     Convolution(Box<Convolution>),
     Pooling(Pooling),
     Relu(Activation),
+    Reorder,
 }
 
 #[derive(Debug)]
@@ -121,9 +127,9 @@ struct Convolution {
 
 impl Call {
     pub(super) fn convolution(handle: &Handle, ends: Ends, what: Convolving) -> Outcome<Self> {
-        let (x, y) = Call::pictures(ends)?;
+        let (x, y) = Call::pictures(ends, ends.layout)?;
         let (read, written) = (ends.from.1[0], ends.to.1[0]);
-        let filters = Filters::of(ends.values, written, read, what.window.kernel)?;
+        let filters = Filters::of(ends.values, [written, read], what.window.kernel, ends.layout)?;
         let way = Way::of(what.window, what.dilation)?;
         let how = if what.rectified {
             sys::cudnnActivationMode_t::CUDNN_ACTIVATION_RELU
@@ -131,7 +137,7 @@ impl Call {
             sys::cudnnActivationMode_t::CUDNN_ACTIVATION_IDENTITY
         };
         let activation = Activation::of(how, LOSES_NAN)?;
-        let bias = Pictures::of(ends.values, 1, [written, 1, 1])?;
+        let bias = Pictures::of(ends.values, 1, [written, 1, 1], ends.layout)?;
         let mut convolution = Convolution { what, filters, way, bias, activation, algorithms: Vec::new() };
         convolution.algorithms = convolution.guessed(handle, ends.values, (&x, &y))?;
         Ok(Call { ends, x, y, kind: Kind::Convolution(Box::new(convolution)) })
@@ -153,21 +159,27 @@ impl Call {
 
     /// What is below zero becomes zero, and NaN stays.
     pub(super) fn relu(ends: Ends) -> Outcome<Self> {
-        let (x, y) = Call::pictures(ends)?;
+        let (x, y) = Call::pictures(ends, ends.layout)?;
         let activation = Activation::of(sys::cudnnActivationMode_t::CUDNN_ACTIVATION_RELU, KEEPS_NAN)?;
         Ok(Call { ends, x, y, kind: Kind::Relu(activation) })
     }
 
     fn pooling(ends: Ends, mode: sys::cudnnPoolingMode_t, numbers: [[usize; 2]; 3]) -> Outcome<Self> {
-        let (x, y) = Call::pictures(ends)?;
+        let (x, y) = Call::pictures(ends, ends.layout)?;
         let pooling = Pooling::of(mode, numbers)?;
         Ok(Call { ends, x, y, kind: Kind::Pooling(pooling) })
     }
 
+    /// What was in one order, in the other, `to`.
+    pub(super) fn reorder(ends: Ends, to: Layout) -> Outcome<Self> {
+        let (x, y) = Call::pictures(ends, to)?;
+        Ok(Call { ends, x, y, kind: Kind::Reorder })
+    }
+
     /// What is read and what is written.
-    fn pictures(ends: Ends) -> Outcome<(Pictures, Pictures)> {
-        let of = |sides| Pictures::of(ends.values, ends.rows, sides);
-        Ok((of(ends.from.1)?, of(ends.to.1)?))
+    fn pictures(ends: Ends, written: Layout) -> Outcome<(Pictures, Pictures)> {
+        let of = |sides, layout| Pictures::of(ends.values, ends.rows, sides, layout);
+        Ok((of(ends.from.1, ends.layout)?, of(ends.to.1, written)?))
     }
 
     /// Bytes that it wants to work in.
@@ -179,7 +191,7 @@ impl Call {
                 let last = convolution.algorithms.iter().find(|&&(algorithm, ..)| algorithm == TAKES_ALL);
                 first.into_iter().chain(last).map(|&(_, _, bytes)| bytes).max().unwrap_or(0)
             }
-            Kind::Pooling(_) | Kind::Relu(_) => 0,
+            Kind::Pooling(_) | Kind::Relu(_) | Kind::Reorder => 0,
         }
     }
 
@@ -198,7 +210,9 @@ impl Call {
                 Kind::Convolution(convolution) if convolution.algorithms.len() > 1 => {
                     convolution.algorithms.remove(0);
                 }
-                Kind::Convolution(_) | Kind::Pooling(_) | Kind::Relu(_) => return Err(other.unwrap_or(error)),
+                Kind::Convolution(_) | Kind::Pooling(_) | Kind::Relu(_) | Kind::Reorder => {
+                    return Err(other.unwrap_or(error));
+                }
             }
         }
     }
@@ -256,6 +270,11 @@ impl Call {
                 let (one, none) = (ptr::from_ref(&one).cast(), ptr::from_ref(&none).cast());
                 // SAFETY: as above.
                 unsafe { result::activation_forward(handle.0, activation.0, one, self.x.0, from, none, self.y.0, to) }
+            }
+            Kind::Reorder => {
+                let (one, none) = (ptr::from_ref(&one).cast(), ptr::from_ref(&none).cast());
+                // SAFETY: as above.
+                unsafe { sys::cudnnTransformTensor(handle.0, one, self.x.0, from, none, self.y.0, to) }.result()
             }
         }
     }

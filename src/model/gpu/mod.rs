@@ -12,6 +12,8 @@
 mod bound;
 #[cfg(feature = "cudnn")]
 mod cudnn;
+#[cfg(feature = "cudnn")]
+mod order;
 mod pinned;
 #[cfg(feature = "cudnn")]
 mod program;

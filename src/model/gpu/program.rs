@@ -5,25 +5,25 @@
 //! longer than some rows too many, whose outputs nobody reads. A batch with much work is several graphs, with a mark between them ([`Marks`]); one
 //! with little is one and tells nothing before its end, for what a launch costs is what graphs are there to spare.
 //!
+//! Whether pictures are convolved channels first or last is tried where tensor cores may multiply ([`order`]).
+//!
 //! A net belongs to its lane, and so does the stream: what another thread handed to it while a graph is captured would be in the graph.
 //!
 //! What cuDNN does not take, candle's kernels run: found out before it is served, as everything that can fail here but the device.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt};
 
-use candle_core::{CudaDevice, Device, Error, Result, Storage, Tensor};
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result, sys::CUdeviceptr};
-use half::{bf16, f16};
+use candle_core::{CudaDevice, Device, Error, Result, Tensor};
 use parking_lot::Mutex;
 
 use super::{
-    bound::{Bound, Calls, Part},
+    bound::{Bound, Calls, Gpu},
     cudnn::{Handle, is_installed},
-    twice,
+    order,
 };
 use crate::model::{
     Precision,
-    lowered::{Kind, Lowered},
+    lowered::{Layout, Lowered},
     marks::Marks,
     step::Step,
 };
@@ -40,11 +40,22 @@ fn size_of(rows: usize) -> usize {
 
 /// A network for one GPU.
 pub(in crate::model) struct Program {
-    pub(super) lowered: Lowered,
-    pub(super) values: Precision,
-    pub(super) device: CudaDevice,
-    bound: Mutex<Bound>,
+    values: Precision,
+    device: CudaDevice,
+    state: Mutex<State>,
 }
+
+/// What belongs to the thread that runs.
+struct State {
+    bound: Bound,
+    /// The same network in the other layout, until it is known which of the two is faster here.
+    untried: Option<Lowered>,
+    gpu: Gpu,
+}
+
+// SAFETY: cuDNN's handles and descriptions, and CUDA's graphs, are for any thread that has bound the context, one at a time (cuDNN, "Thread safety"; CUDA driver
+// API, "Graph object thread safety"). Each use binds it, and the program's lock lets one in.
+unsafe impl Send for State {}
 
 impl Program {
     /// Of layers that are served in `precision`; none where cuDNN is not installed or does not start, or where there is a layer that it has no call for.
@@ -57,7 +68,7 @@ impl Program {
         device: &Device,
     ) -> Result<Option<Self>> {
         let Device::Cuda(cuda) = device else { return Ok(None) };
-        let stream = cuda.cuda_stream();
+        let (device, stream) = (cuda.clone(), cuda.cuda_stream());
         stream.context().bind_to_thread().map_err(Error::wrap)?;
         let cudnn = match Handle::new(&stream) {
             Ok(cudnn) => cudnn,
@@ -72,40 +83,43 @@ impl Program {
         };
         // What overflows is found by the outputs that are no numbers. In half precision that happens to well networks, too.
         let keeps_nan = precision == Precision::Half;
-        let Some(mut lowered) = Lowered::new(input, steps, keeps_nan)? else { return Ok(None) };
-        for stage in &mut lowered.stages {
-            if let Kind::Convolution { filters, bias, .. } = &mut stage.kind {
-                *filters = filters.contiguous()?;
-                let found = match bias.take() {
-                    Some(bias) => bias.contiguous()?,
-                    None => Tensor::zeros(filters.dim(0)?, precision.dtype(), device)?,
-                };
-                *bias = Some(found);
-            }
-        }
-        let (device, bound) = (cuda.clone(), Mutex::new(Bound::new(cudnn)));
-        Ok(Some(Program { lowered, values: precision, device, bound }))
+        let lowered = |layout| Lowered::new(input, steps, keeps_nan, layout);
+        let Some(first) = lowered(Layout::ChannelsFirst)? else { return Ok(None) };
+        // Tensor cores read pictures channels last, and cuDNN reorders what it gets otherwise, for each convolution anew. Without them there is nothing to gain.
+        let may_gain = precision != Precision::Single && first.has_orders();
+        let untried = if may_gain { lowered(Layout::ChannelsLast)? } else { None };
+        let gpu = Gpu { cudnn, device: device.clone(), stream, values: precision };
+        let bound = Bound::new(first, &gpu)?;
+        Ok(Some(Program { values: precision, device, state: Mutex::new(State { bound, untried, gpu }) }))
     }
 
     /// Has everything ready for batches of so many rows, each of `rows`. Fails when the device does.
     pub(in crate::model) fn prepare(&self, rows: impl IntoIterator<Item = usize>) -> Result<()> {
-        let mut bound = self.bound.lock();
-        let sizes: BTreeSet<_> = rows.into_iter().map(size_of).collect();
+        let State { bound, untried, gpu } = &mut *self.state.lock();
+        let sizes: BTreeSet<_> = rows.into_iter().map(size_of).filter(|&size| size > 0).collect();
+        if let (Some(&least), Some(&most)) = (sizes.first(), sizes.last())
+            && let Some(other) = untried.take()
+        {
+            order::settle(gpu, bound, other, [least, most])?;
+        }
         // The largest first, which take the most memory; where a smaller one takes more, what pointed to the old is made again.
         for _ in 0..2 {
             for &size in sizes.iter().rev() {
-                bound.ready(self, size)?;
+                bound.ready(gpu, size)?;
             }
         }
-        self.device.cuda_stream().synchronize().map_err(Error::wrap)
+        gpu.stream.synchronize().map_err(Error::wrap)
     }
 
     /// Who runs batches of so many rows, as far as is known.
     pub(in crate::model) fn kernels(&self, rows: usize) -> &'static str {
-        match self.bound.lock().calls(size_of(rows)) {
-            Some(Calls { parts, .. }) if parts.iter().all(|part| part.graph.is_some()) => "cudnn graphs",
-            Some(_) => "cudnn",
-            None => "candle",
+        let bound = &self.state.lock().bound;
+        let Some(Calls { parts, .. }) = bound.calls(size_of(rows)) else { return "candle" };
+        match (parts.iter().all(|part| part.graph.is_some()), bound.lowered.layout) {
+            (true, Layout::ChannelsFirst) => "cudnn graphs",
+            (true, Layout::ChannelsLast) => "cudnn graphs, channels last",
+            (false, Layout::ChannelsFirst) => "cudnn",
+            (false, Layout::ChannelsLast) => "cudnn, channels last",
         }
     }
 
@@ -113,63 +127,25 @@ impl Program {
     ///
     /// Fails when the device does.
     pub(in crate::model) fn run(&self, rows: &Tensor, outputs: &mut Vec<f32>, marks: &mut Marks<'_>) -> Result<bool> {
-        let (count, stream) = (rows.dim(0)?, self.device.cuda_stream());
+        let count = rows.dim(0)?;
         assert!(rows.dtype() == self.values.dtype(), "rows are of the program's precision");
-        let (mut bound, size) = (self.bound.lock(), size_of(count));
-        if count == 0 || !bound.ready(self, size)? {
+        let State { bound, gpu, .. } = &mut *self.state.lock();
+        let size = size_of(count);
+        if count == 0 || !bound.ready(gpu, size)? {
             return Ok(false);
         }
-        let Bound { cudnn, slots, workspace, .. } = &*bound;
-        let Some(Calls { calls, parts }) = bound.calls(size) else { return Ok(false) };
-        let (from, bytes) =
-            (address_of(rows, self.values, &stream)?, rows.elem_count() * self.values.dtype().size_in_bytes());
-        assert!(bytes <= slots[0].len(), "as many values as rows were prepared for");
-        // SAFETY: both are memory of this stream, of as many bytes as are copied.
-        unsafe { result::memcpy_dtod_async(place_of(&slots[0], &stream), from, bytes, stream.cu_stream()) }
-            .map_err(Error::wrap)?;
-        for Part { calls: range, share, graph } in parts {
-            if let Some(graph) = graph {
-                graph.launch().map_err(Error::wrap)?;
-            } else {
-                let workspace = room_of(workspace.as_ref(), &stream);
-                for call in &calls[range.clone()] {
-                    // SAFETY: calls point to slots, weights and workspace, which are the program's, and sized for as many rows.
-                    if let Err(error) = unsafe { call.launch(cudnn, workspace) } {
-                        // What CUDA says of it says more: whether this process has lost the device.
-                        stream.synchronize().map_err(Error::wrap)?;
-                        return Err(Error::wrap(error));
-                    }
-                }
-            }
+        let Some(calls) = bound.calls(size) else { return Ok(false) };
+        bound.load(gpu, rows)?;
+        for part in &calls.parts {
+            bound.launch(gpu, calls, part)?;
             // The last is over with the outputs.
-            if range.end < calls.len() {
-                marks.step(*share)?;
+            if part.calls.end < calls.calls.len() {
+                marks.step(part.share)?;
             }
         }
         marks.wait()?;
-        let (slot, width) = self.lowered.outputs();
-        self.read(place_of(&slots[slot], &stream), count * width, outputs)?;
+        bound.read(gpu, count, outputs)?;
         Ok(true)
-    }
-
-    /// Copies so many values to the host, and waits for them.
-    fn read(&self, from: CUdeviceptr, count: usize, outputs: &mut Vec<f32>) -> Result<()> {
-        fn copied<T: Clone + Default>(stream: &CudaStream, from: CUdeviceptr, count: usize) -> Result<Vec<T>> {
-            let mut values = vec![T::default(); count];
-            // SAFETY: the slot holds as many values, and the host's memory is waited for before anybody reads or drops it.
-            let copied = unsafe { result::memcpy_dtoh_async(&mut values, from, stream.cu_stream()) };
-            let waited = twice(|| stream.synchronize());
-            copied.and(waited).map_err(Error::wrap)?;
-            Ok(values)
-        }
-        let stream = self.device.cuda_stream();
-        outputs.clear();
-        match self.values {
-            Precision::Half => outputs.extend(copied::<f16>(&stream, from, count)?.into_iter().map(f16::to_f32)),
-            Precision::Bfloat => outputs.extend(copied::<bf16>(&stream, from, count)?.into_iter().map(bf16::to_f32)),
-            Precision::Single | Precision::TensorFloat => *outputs = copied(&stream, from, count)?,
-        }
-        Ok(())
     }
 }
 
@@ -184,31 +160,8 @@ impl Drop for Program {
 
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Program").field("lowered", &self.lowered).field("values", &self.values).finish_non_exhaustive()
+        f.debug_struct("Program").field("values", &self.values).finish_non_exhaustive()
     }
-}
-
-pub(super) fn place_of(memory: &CudaSlice<u8>, stream: &Arc<CudaStream>) -> CUdeviceptr {
-    memory.device_ptr(stream).0
-}
-
-/// A workspace's address and bytes.
-pub(super) fn room_of(workspace: Option<&CudaSlice<u8>>, stream: &Arc<CudaStream>) -> (CUdeviceptr, usize) {
-    workspace.map_or((0, 0), |memory| (place_of(memory, stream), memory.len()))
-}
-
-/// Where the values of a tensor are, one after the other.
-pub(super) fn address_of(tensor: &Tensor, values: Precision, stream: &Arc<CudaStream>) -> Result<CUdeviceptr> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let (Storage::Cuda(storage), Some((first, _))) = (&*storage, layout.contiguous_offsets()) else {
-        return Err(Error::Msg("a program reads whole tensors of its GPU".to_owned()));
-    };
-    let start = match values {
-        Precision::Half => storage.as_cuda_slice::<f16>()?.device_ptr(stream).0,
-        Precision::Bfloat => storage.as_cuda_slice::<bf16>()?.device_ptr(stream).0,
-        Precision::Single | Precision::TensorFloat => storage.as_cuda_slice::<f32>()?.device_ptr(stream).0,
-    };
-    Ok(start + (first * values.dtype().size_in_bytes()) as CUdeviceptr)
 }
 
 #[cfg(test)]

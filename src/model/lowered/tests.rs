@@ -13,11 +13,11 @@ use crate::model::{
 const PICTURE: [usize; 3] = [2, 12, 16];
 
 /// The layers of a plan as they are served, and the same lowered.
-fn lowered(plan: &Plan, keeps_nan: bool) -> (Vec<Step>, Option<Lowered>) {
+fn lowered(plan: &Plan, keeps_nan: bool, layout: Layout) -> (Vec<Step>, Option<Lowered>) {
     let parameters = random_parameters(plan, &mut ChaCha8Rng::seed_from_u64(1));
     let steps = Step::all(plan.layers(), &parameters.builder(&Device::Cpu)).unwrap();
     let steps = Step::settled(steps, DType::F32).unwrap();
-    let lowered = Lowered::new(plan.input(), &steps, keeps_nan).unwrap();
+    let lowered = Lowered::new(plan.input(), &steps, keeps_nan, layout).unwrap();
     (steps, lowered)
 }
 
@@ -27,8 +27,16 @@ fn run(lowered: &Lowered, rows: &Tensor) -> Tensor {
     let count = rows.dim(0).unwrap();
     slots[0] = Some(rows.flatten_all().unwrap());
     for Stage { kind, from, to, .. } in &lowered.stages {
-        let read = |slot: Slot, [c, h, w]: Sides| slots[slot].as_ref().unwrap().reshape((count, c, h, w)).unwrap();
-        let x = read(from.0, from.1);
+        // Slots hold what memory would: values in the order that is said of them.
+        let read = |slot: Slot, [c, h, w]: Sides, layout| match (slots[slot].as_ref().unwrap(), layout) {
+            (values, Layout::ChannelsFirst) => values.reshape((count, c, h, w)).unwrap(),
+            (values, Layout::ChannelsLast) => values.reshape((count, h, w, c)).unwrap().permute((0, 3, 1, 2)).unwrap(),
+        };
+        let [reads, writes] = match *kind {
+            Kind::Reorder(to) => [to.other(), to],
+            _ => [lowered.layout; 2],
+        };
+        let x = read(from.0, from.1, reads).contiguous().unwrap();
         let y = match kind {
             Kind::Convolution { filters, bias, window, dilation, added, rectified } => {
                 assert!(to.0 != from.0 && *added != Some(to.0), "nothing is written over while it is read");
@@ -37,28 +45,33 @@ fn run(lowered: &Lowered, rows: &Tensor) -> Tensor {
                     y = y.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap()).unwrap();
                 }
                 if let Some(added) = added {
-                    y = (y + read(*added, to.1)).unwrap();
+                    y = (y + read(*added, to.1, writes)).unwrap();
                 }
                 if *rectified { y.relu().unwrap() } else { y }
             }
             Kind::MaxPool(window) => max_pool(&x, *window).unwrap(),
             Kind::AveragePool => x.mean_keepdim((2, 3)).unwrap(),
             Kind::Relu => x.relu().unwrap(),
+            Kind::Reorder(_) => x,
         };
         assert_eq!(y.dims()[1..], to.1, "{kind:?}");
         assert!(y.elem_count() <= count * lowered.slots[to.0]);
+        let y = if writes == Layout::ChannelsLast { y.permute((0, 2, 3, 1)).unwrap() } else { y };
         slots[to.0] = Some(y.flatten_all().unwrap());
     }
     slots[lowered.outputs().0].take().unwrap().reshape((count, ())).unwrap()
 }
 
 fn assert_same(name: &str, plan: &Plan) -> Lowered {
-    assert_same_with(name, plan, true);
-    assert_same_with(name, plan, false)
+    for layout in [Layout::ChannelsLast, Layout::ChannelsFirst] {
+        assert_same_with(name, plan, true, layout);
+    }
+    assert_same_with(name, plan, false, Layout::ChannelsLast);
+    assert_same_with(name, plan, false, Layout::ChannelsFirst)
 }
 
-fn assert_same_with(name: &str, plan: &Plan, keeps_nan: bool) -> Lowered {
-    let (steps, lowered) = lowered(plan, keeps_nan);
+fn assert_same_with(name: &str, plan: &Plan, keeps_nan: bool, layout: Layout) -> Lowered {
+    let (steps, lowered) = lowered(plan, keeps_nan, layout);
     let lowered = lowered.unwrap_or_else(|| panic!("{name} is not lowered"));
     assert_eq!(lowered.work, plan.multiply_adds(), "{name}");
     let width = plan.input().iter().product::<usize>();
@@ -99,8 +112,8 @@ fn networks_give_what_their_layers_give() {
 fn deep_networks_take_a_call_a_convolution_and_few_slots() {
     let stages = |name: &str, side| {
         let plan = name.parse::<Architecture>().unwrap().plan(&[3, side, side], 10).unwrap();
-        let whole = lowered(&plan, true).1.unwrap();
-        let lowered = lowered(&plan, false).1.unwrap();
+        let whole = lowered(&plan, true, Layout::ChannelsFirst).1.unwrap();
+        let lowered = lowered(&plan, false, Layout::ChannelsFirst).1.unwrap();
         assert!(lowered.stages.iter().all(|stage| !matches!(stage.kind, Kind::Relu)), "{name}");
         assert!(whole.stages.len() > lowered.stages.len() && whole.slots.len() <= 4, "{name}");
         (lowered.stages.len(), lowered.slots.len())
@@ -109,6 +122,22 @@ fn deep_networks_take_a_call_a_convolution_and_few_slots() {
     assert_eq!(stages("resnet152-w1", 32), (155 + 1 + 1, 3));
     assert_eq!(stages("vgg11-w2", 224), (8 + 5 + 3, 2));
     assert_eq!(stages("mlp", 8), (3, 2));
+}
+
+/// Pictures are put in the other order once, where they come in, and what is read as a list is put back; what has one order stays as it is.
+#[test]
+fn pictures_are_reordered_where_they_come_in() {
+    let reordered = |name: &str, input: &[usize]| {
+        let plan = name.parse::<Architecture>().unwrap().plan(input, 10).unwrap();
+        let lowered = lowered(&plan, false, Layout::ChannelsLast).1.unwrap();
+        let at = |(number, stage): (usize, &Stage)| matches!(stage.kind, Kind::Reorder(_)).then_some(number);
+        let at: Vec<_> = lowered.stages.iter().enumerate().filter_map(at).collect();
+        (at, lowered.stages.len(), lowered.slots.len(), lowered.has_orders())
+    };
+    assert_eq!(reordered("resnet18-w2", &[3, 224, 224]), (vec![0], 20 + 2 + 1 + 1, 3, true));
+    assert_eq!(reordered("lenet5", &[1, 28, 28]), (vec![4], 2 + 2 + 3 + 1, 2, true));
+    assert_eq!(reordered("vgg11-w2", &[3, 32, 32]).0, [0]);
+    assert_eq!(reordered("mlp", &[3, 8, 8]), (vec![], 3, 2, false));
 }
 
 fn plan(layers: Vec<Layer>) -> Plan {
@@ -152,6 +181,6 @@ fn what_no_stage_does_is_not_lowered() {
         ("nothing at all", vec![Layer::Flatten]),
     ];
     for (name, layers) in refused {
-        assert!(lowered(&plan(layers), false).1.is_none(), "{name}");
+        assert!(lowered(&plan(layers), false, Layout::ChannelsFirst).1.is_none(), "{name}");
     }
 }

@@ -8,7 +8,10 @@ use std::ffi::c_int;
 use cudarc::cudnn::{result, sys};
 
 use super::Outcome;
-use crate::model::{Precision, Window, lowered::Sides};
+use crate::model::{
+    Precision, Window,
+    lowered::{Layout, Sides},
+};
 
 /// What is freed on a broken GPU is gone with it.
 pub(super) fn unheard(outcome: Outcome<()>) {
@@ -70,7 +73,6 @@ unsafe fn destroy_pooling(raw: sys::cudnnPoolingDescriptor_t) -> Outcome<()> {
     unsafe { sys::cudnnDestroyPoolingDescriptor(raw) }.result()
 }
 
-const FORMAT: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW;
 pub(super) const KEEPS_NAN: sys::cudnnNanPropagation_t = sys::cudnnNanPropagation_t::CUDNN_PROPAGATE_NAN;
 /// What a convolution's own activation must do (cuDNN API, `cudnnConvolutionBiasActivationForward`).
 pub(super) const LOSES_NAN: sys::cudnnNanPropagation_t = sys::cudnnNanPropagation_t::CUDNN_NOT_PROPAGATE_NAN;
@@ -80,22 +82,27 @@ pub(super) fn int(value: usize) -> c_int {
 }
 
 impl Pictures {
-    pub(super) fn of(values: Precision, rows: usize, [channels, height, width]: Sides) -> Outcome<Self> {
+    pub(super) fn of(
+        values: Precision,
+        rows: usize,
+        [channels, height, width]: Sides,
+        layout: Layout,
+    ) -> Outcome<Self> {
         let pictures = Pictures::new()?;
         let sides = [rows, channels, height, width].map(int);
         // SAFETY: it has just been made.
-        unsafe { result::set_tensor4d_descriptor(pictures.0, FORMAT, kind_of(values), sides) }?;
+        unsafe { result::set_tensor4d_descriptor(pictures.0, format_of(layout), kind_of(values), sides) }?;
         Ok(pictures)
     }
 }
 
 impl Filters {
     /// Square ones, which write and read so many channels.
-    pub(super) fn of(values: Precision, written: usize, read: usize, kernel: usize) -> Outcome<Self> {
+    pub(super) fn of(values: Precision, [written, read]: [usize; 2], kernel: usize, layout: Layout) -> Outcome<Self> {
         let filters = Filters::new()?;
         let sides = [written, read, kernel, kernel].map(int);
         // SAFETY: it has just been made.
-        unsafe { result::set_filter4d_descriptor(filters.0, kind_of(values), FORMAT, sides) }?;
+        unsafe { result::set_filter4d_descriptor(filters.0, kind_of(values), format_of(layout), sides) }?;
         Ok(filters)
     }
 }
@@ -134,6 +141,14 @@ impl Activation {
         // SAFETY: it has just been made.
         unsafe { result::set_activation_descriptor(activation.0, mode, nan, 0.0) }?;
         Ok(activation)
+    }
+}
+
+/// cuDNN's name of an order. The sides are told in one and the same, whatever it is.
+const fn format_of(layout: Layout) -> sys::cudnnTensorFormat_t {
+    match layout {
+        Layout::ChannelsFirst => sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW,
+        Layout::ChannelsLast => sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC,
     }
 }
 
