@@ -55,7 +55,7 @@ const REASONS: [&str; 24] = [
 /// How a stripe ended; the `outcome` label of `parityd_stripes_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StripeOutcome {
-    /// Every member was answered without it.
+    /// It was full, lost nothing, and nothing that it decoded was served.
     Complete,
     /// It decoded at least one member's answer.
     Reconstructed,
@@ -63,6 +63,8 @@ pub enum StripeOutcome {
     Short,
     /// Its parity job found the queue full, or no fault domain to run in.
     Dropped,
+    /// It lost a member's output, and had nothing to serve in its place.
+    Lost,
 }
 
 /// All counters, gauges and histograms of one daemon.
@@ -79,7 +81,7 @@ pub struct Metrics {
     lane_service: Vec<Histogram>,
     /// `parityd_stripes_open`: stripes that are not over.
     pub stripes_open: IntGauge,
-    stripes: [IntCounter; 4],
+    stripes: [IntCounter; 5],
     agreement: [IntCounter; 2],
     /// `parityd_unprotected_total`: queries that ran without a stripe under a policy that has a code.
     pub unprotected: IntCounter,
@@ -103,7 +105,7 @@ impl Metrics {
     pub fn new(deployment: &str, lanes: usize) -> Self {
         let registry = Registry::new();
         let queries = counters(&registry, "parityd_queries_total", "Answered queries.", &["deployment", "provenance"]);
-        let errors = counters(&registry, "parityd_errors_total", "Refused or failed queries.", &["reason"]);
+        let errors = counters(&registry, "parityd_errors_total", "Refused requests and failed queries.", &["reason"]);
         for reason in REASONS {
             drop(errors.with_label_values(&[reason]));
         }
@@ -133,7 +135,7 @@ impl Metrics {
             lane_state,
             lane_service: (0..lanes).map(|lane| service.with_label_values(&[&lane.to_string()])).collect(),
             stripes_open: gauge(&registry, "parityd_stripes_open", "Stripes that are not over."),
-            stripes: ["complete", "reconstructed", "short", "dropped"]
+            stripes: ["complete", "reconstructed", "short", "dropped", "lost"]
                 .map(|outcome| stripes.with_label_values(&[outcome])),
             agreement: ["false", "true"].map(|agree| agreement.with_label_values(&[agree])),
             unprotected: counter(
@@ -168,12 +170,28 @@ impl Metrics {
         Connections::of(&self.connections, protocol)
     }
 
+    /// `parityd_start_time_seconds`: counters began with this process, which began then.
+    pub fn began(&self, unix: Duration) {
+        let name = "parityd_start_time_seconds";
+        let began = gauge(&self.registry, name, "When this process began, in seconds since 1970.");
+        began.set(i64::try_from(unix.as_secs()).unwrap_or(i64::MAX));
+    }
+
     /// `parityd_queries_open`: `admitted` is asked whenever somebody reads.
     pub fn watch_queries(&self, admitted: impl Fn() -> usize + Send + Sync + 'static) {
-        let count = Box::new(move || admitted() as f64);
         let help = "Admitted queries that are not over.";
-        let open = PullingGauge::new("parityd_queries_open", help, count).expect(NAMES_ARE_VALID);
-        register(&self.registry, &open);
+        self.watch("parityd_queries_open", help, move || admitted() as f64);
+    }
+
+    /// `parityd_ready`: `is_ready` is asked whenever somebody reads.
+    pub fn watch_readiness(&self, is_ready: impl Fn() -> bool + Send + Sync + 'static) {
+        let help = "1 while enough lanes that hold the base model can answer.";
+        self.watch("parityd_ready", help, move || f64::from(u8::from(is_ready())));
+    }
+
+    fn watch(&self, name: &str, help: &str, value: impl Fn() -> f64 + Send + Sync + 'static) {
+        let gauge = PullingGauge::new(name, help, Box::new(value)).expect(NAMES_ARE_VALID);
+        register(&self.registry, &gauge);
     }
 
     /// A query was answered with a prediction, `latency` after admission.
@@ -311,6 +329,8 @@ mod tests {
         assert!(!metrics.text().contains("parityd_drift"), "what does not exist is absent");
         metrics.expect_agreement(0.93);
         metrics.watch_queries(|| 7);
+        metrics.watch_readiness(|| true);
+        metrics.began(Duration::from_millis(1_700_000_000_900));
         let http = metrics.connections(Protocol::Http);
         let first = http.opened();
         let text = metrics.text();
@@ -324,6 +344,8 @@ mod tests {
             "parityd_query_seconds_bucket{le=\"0.005\"} 1",
             "parityd_queue_jobs 0",
             "parityd_queries_open 7",
+            "parityd_ready 1",
+            "parityd_start_time_seconds 1700000000",
             "parityd_lane_state{lane=\"1\",state=\"healthy\"} 1",
             "parityd_lane_service_seconds_bucket{lane=\"0\",le=\"0.0002\"} 1",
             "parityd_stripes_open 0",

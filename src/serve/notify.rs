@@ -2,8 +2,8 @@
 //!
 //! The watchdog is fed from progress, never from a timer that runs whatever happens. A word goes out only if the runtime that carries
 //! the sockets got to send it, the timer thread has ticked since the last one, and some lane that holds the base model is healthy and not
-//! stuck. So a daemon that cannot answer for `WatchdogSec` is restarted, which is the cure for devices that need a new process, and one
-//! whose *other* lanes still answer is left alone. NVML has no say: a driver call may hang while inference is well.
+//! stuck, or, where a small model answers while none is, a lane of that one. So a daemon that cannot answer for `WatchdogSec` is restarted, which is the cure
+//! for devices that need a new process, and one whose *other* lanes still answer is left alone, though it is not ready. NVML has no say: a driver call may hang while inference is well.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) async fn report(systemd: &Systemd, running: &Running) {
         let line = Some(status(running));
         systemd.tell(|words| words.status = line);
         let Some(limit) = limit else { continue };
-        let can_answer = running.engine.has_moving_lane(limit / 2) || running.engine.is_draining();
+        let can_answer = running.engine.can_answer(limit / 2) || running.engine.is_draining();
         if progress.since_last(running.engine.ticks(), can_answer) {
             systemd.tell(|words| words.alive = true);
         } else {

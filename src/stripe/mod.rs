@@ -345,7 +345,7 @@ impl Reuse for Stripe {
         if std::mem::replace(&mut self.idle, true) {
             return;
         }
-        self.metrics.stripe_over(self.word.load().outcome());
+        self.metrics.stripe_over(self.word.load().outcome(self.k()));
         self.members.iter_mut().for_each(|member| drop(member.take()));
         self.parity_domains.iter_mut().for_each(|domain| _ = domain.take());
         self.outputs.iter_mut().chain(&mut self.held).for_each(|output| drop(output.take()));
@@ -360,15 +360,18 @@ impl Drop for Stripe {
 }
 
 impl Snapshot {
-    fn outcome(self) -> StripeOutcome {
+    /// Of a stripe of so many members.
+    fn outcome(self, k: usize) -> StripeOutcome {
         if self.marked(word::SERVED) {
             StripeOutcome::Reconstructed
         } else if self.marked(word::SHORT) {
             StripeOutcome::Short
         } else if self.marked(word::DROPPED) {
             StripeOutcome::Dropped
-        } else {
+        } else if self.erased().and(SlotSet::below(k)).is_empty() {
             StripeOutcome::Complete
+        } else {
+            StripeOutcome::Lost
         }
     }
 }

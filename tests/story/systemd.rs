@@ -133,6 +133,24 @@ fn the_watchdog_starves_when_every_base_lane_is_stuck_and_is_fed_when_one_comes_
     });
 }
 
+/// While the small model answers, a new process could only answer less.
+#[test]
+fn the_watchdog_is_fed_while_approximate_answers_are_left() {
+    let _beside = beside();
+    let (systemd, daemon, _folder) = Supervisor::start(&config("config.toml", &[]));
+    assert_eq!(daemon.metric("parityd_ready", ""), Some(1.0));
+    for lane in [0, 1] {
+        daemon.fault(lane, r#"{"kind": "hang"}"#);
+        send(&daemon.url, Load::new(20, Duration::from_millis(500)));
+    }
+    daemon.wait_until("no base lane is left", |daemon| daemon.metric("parityd_ready", "") == Some(0.0));
+    thread::sleep(2 * WATCHDOG);
+    systemd.forget();
+    let replies = send(&daemon.url, Load::new(20, Duration::from_millis(500)));
+    assert!(replies.iter().all(|reply| reply.status == 200), "{:?}", statuses(&replies));
+    systemd.hear_of("WATCHDOG=1");
+}
+
 /// `systemd/verify.sh` says "skipped" itself where there is no systemd.
 #[test]
 fn the_unit_file_passes_systemds_own_checks() {
