@@ -1,4 +1,4 @@
-//! Admission: the only place that refuses work.
+//! Admission: the only place that refuses queries. (Bytes and connections for which there is no room are refused at the port, by `wire`.)
 
 use std::time::Duration;
 
@@ -22,7 +22,9 @@ pub struct Terms {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
     /// Too many admitted rows: retry later.
-    #[error("the queue is full: as many rows are admitted as queue_max allows")]
+    #[error(
+        "the queue is full: there is no room for all rows of the request beside those that are admitted (queue_max at most)"
+    )]
     Full,
     /// More rows than could ever be admitted at once.
     #[error("more than {queue_max} rows in one request")]
@@ -41,11 +43,14 @@ pub enum Refusal {
     Draining,
 }
 
+/// When a client that found no room, or a daemon that is not ready or stops, may try again.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 impl Refusal {
     /// When a client may try again; `None` if trying again is of no use.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
-            Refusal::Full | Refusal::NotReady | Refusal::Draining => Some(Duration::from_secs(1)),
+            Refusal::Full | Refusal::NotReady | Refusal::Draining => Some(RETRY_AFTER),
             Refusal::TooManyRows { .. } | Refusal::NotCalibrated => None,
         }
     }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     admission::Refusal,
     clock::{Clock, Time},
-    wire::{Asking, Call, Error, Timing, Wanted, check_id},
+    wire::{Asking, Call, Error, Timing, Wanted, check_id, check_room},
 };
 
 /// Requests of one stream that are admitted and not answered; the next one is not read before there is room.
@@ -78,7 +78,7 @@ impl Admitted {
     fn new(shared: &Shared, request: ModelInferRequest, patience: Patience) -> Result<Self, Error> {
         let site = &*shared.site;
         let mut timing = Timing::start();
-        timing.has_room(&*site.admission, &site.metrics)?;
+        check_room(&*site.admission, &site.metrics, &mut timing)?;
         let Call { id, mut terms, wanted, rows } = read(request, &site.signature, site.limits.queue_max)?;
         timing.read();
         terms.timeout = terms.timeout.into_iter().chain(patience.left()).min();

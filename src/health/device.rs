@@ -30,6 +30,15 @@ pub enum Sign {
     Limited(Limits),
     /// A job's error says that it is of no use to this process any more; no driver's word, but the same for all lanes of the device.
     Broken,
+    /// Two threads of this process are stuck in it, one that ran the lane and one that was to open it; of this lane alone.
+    Stuck,
+}
+
+impl Sign {
+    /// Whether another process could use the device and this one cannot.
+    pub const fn is_of_process(self) -> bool {
+        matches!(self, Sign::Broken | Sign::Stuck)
+    }
 }
 
 /// Reasons why a clock is held down, as NVML's bits.
@@ -72,6 +81,7 @@ impl fmt::Display for Sign {
         match self {
             Sign::Xid(xid) => write!(f, "Xid {xid}"),
             Sign::Broken => f.write_str("a fatal error of the device: it needs a new process"),
+            Sign::Stuck => f.write_str("this process is stuck in the device: it needs a new one"),
             Sign::Lost => f.write_str("the GPU is lost"),
             Sign::ResetRequired => f.write_str("the GPU must be reset"),
             Sign::RowFailed => f.write_str("a bad row of its memory could not be replaced"),
@@ -114,7 +124,9 @@ pub const fn effect(sign: Sign) -> Effect {
     match sign {
         // 0 is none; 3 (drain peer-to-peer) lets what runs go on.
         Sign::Recovery(0 | 3) | Sign::RowPending => Effect::Note,
-        Sign::Lost | Sign::ResetRequired | Sign::Recovery(_) | Sign::RowFailed | Sign::Broken => Effect::Fence,
+        Sign::Lost | Sign::ResetRequired | Sign::Recovery(_) | Sign::RowFailed | Sign::Broken | Sign::Stuck => {
+            Effect::Fence
+        }
         Sign::Limited(limits) => {
             if limits.is_harmful() {
                 Effect::Suspect

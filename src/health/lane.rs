@@ -124,16 +124,16 @@ impl LaneHealth {
 
     /// The lane lost a job.
     pub fn lost(&mut self, loss: Loss, rules: &Rules, now: Time) -> Option<Move> {
-        if !self.state.is_usable() || loss == Loss::Memory && !self.is_starved(now) {
+        if !self.state.is_usable() || loss == Loss::Memory && !self.count_starved(now) {
             return None;
         }
         self.wait = rules.canary_first;
         Some(self.go(State::Failed { canary_at: now + self.wait }, Reason::LostJob(loss)))
     }
 
-    /// Whether too many batches in a row found no memory: the first ones are lost, and the lane is not; but one that loses everything quickly would draw
+    /// Counts a batch that found no memory; whether too many in a row did: the first ones are lost, and the lane is not; but one that loses everything quickly would draw
     /// all work to itself. `now` is that of the batch, whose jobs all tell of the same.
-    fn is_starved(&mut self, now: Time) -> bool {
+    fn count_starved(&mut self, now: Time) -> bool {
         let (count, last) = self.starved;
         let count = match last {
             Some(last) if last == now => count,
@@ -236,7 +236,7 @@ impl LaneHealth {
     /// Its device is known to be broken, for as long as it is `held` or as a fact of the past: no work from now on.
     pub fn fence(&mut self, sign: Sign, held: bool, rules: &Rules, now: Time) -> Option<Move> {
         self.held = self.held.saturating_add(u8::from(held));
-        self.broken |= sign == Sign::Broken;
+        self.broken |= sign.is_of_process();
         if self.state == State::Starting {
             return None;
         }

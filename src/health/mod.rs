@@ -178,7 +178,11 @@ pub enum Reason {
 impl Reason {
     /// Whether it says that this process can do nothing with the device any more.
     const fn is_of_process(self) -> bool {
-        matches!(self, Reason::Device(Sign::Broken) | Reason::CanaryFailed(Loss::Fatal))
+        match self {
+            Reason::Device(sign) => sign.is_of_process(),
+            Reason::CanaryFailed(loss) => matches!(loss, Loss::Fatal),
+            _ => false,
+        }
     }
 }
 

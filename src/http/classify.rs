@@ -26,7 +26,7 @@ use super::{
 use crate::{
     admission::{Refusal, Terms},
     query::{Accepts, Confidence, Prediction, Rows, Signature},
-    wire::{ClientError, Crowd, Error, Held, MIN_CONFIDENCE, Timing, highest, predictions},
+    wire::{ClientError, Crowd, Error, Held, MIN_CONFIDENCE, Timing, check_room, highest, predictions},
 };
 
 /// Pictures that are decoded at once.
@@ -170,7 +170,7 @@ pub(super) async fn classify(shared: &Shared, asked: &mut Asked) -> Result<Reply
         () = shared.drain.begun() => return Err(Refusal::Draining.into()),
     };
     let mut timing = Timing::start();
-    timing.has_room(&*site.admission, &site.metrics)?;
+    check_room(&*site.admission, &site.metrics, &mut timing)?;
     let row = tokio::select! {
         biased;
         row = shared.decoders.row(canvas, body, boundary) => row,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     admission::Refusal,
-    wire::{Call, ClientError, Coding, Error, Timing, predictions},
+    wire::{Call, ClientError, Coding, Error, Timing, check_room, predictions},
 };
 
 /// Answers `POST …/infer`.
@@ -33,7 +33,7 @@ pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, E
         () = shared.drain.begun() => return Err(Refusal::Draining.into()),
     };
     let mut timing = Timing::start();
-    timing.has_room(&*site.admission, &site.metrics)?;
+    check_room(&*site.admission, &site.metrics, &mut timing)?;
     let Call { id, terms, wanted, rows } = parse(body.as_ref(), json_bytes, &site.signature, site.limits.queue_max)?;
     drop(body);
     timing.read();

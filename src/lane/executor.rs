@@ -72,7 +72,9 @@ impl OpenError {
         match self {
             // Weights are read and checked before a device is opened: what failed is to put them there.
             OpenError::Device { .. } | OpenError::Weights { .. } | OpenError::WarmUp(_) | OpenError::Panic => true,
-            OpenError::Pool(_) | OpenError::NoCuda { .. } | OpenError::Canary(_) => false,
+            // What it gave is wrong, and may be so because of the weights; what it did not give is its own.
+            OpenError::Canary(loss) => !matches!(loss, Loss::Canary | Loss::NonFinite),
+            OpenError::Pool(_) | OpenError::NoCuda { .. } => false,
         }
     }
 
@@ -139,6 +141,15 @@ impl Executor {
     /// one row is expected to take.
     pub(super) fn open(spec: &Spec) -> Result<(Self, Duration), OpenError> {
         let device = open_device(&spec.lane.device)?;
+        let opened = Executor::on(&device, spec);
+        if opened.is_err() {
+            let_go((), device);
+        }
+        opened
+    }
+
+    /// The same on a device that is open.
+    fn on(device: &Device, spec: &Spec) -> Result<(Self, Duration), OpenError> {
         let role = spec.lane.role;
         let code = spec.code.as_ref().filter(|_| role.runs_parity());
         // Where parity queries run on the base model, a parity lane holds that.
@@ -147,8 +158,8 @@ impl Executor {
             RunsOn::Base => (0, true),
         });
         let no_weights = |source| OpenError::Weights { bytes: bytes_of(spec), source };
-        let base = (role.runs_base() || on_base).then(|| spec.bundle.base(&device)).transpose();
-        let parities = (0..parity_rows).map(|row| spec.bundle.parity(row, &device)).collect::<Result<_, _>>();
+        let base = (role.runs_base() || on_base).then(|| spec.bundle.base(device)).transpose();
+        let parities = (0..parity_rows).map(|row| spec.bundle.parity(row, device)).collect::<Result<_, _>>();
         let mut executor = Executor {
             base: base.map_err(no_weights)?,
             parities: parities.map_err(no_weights)?,
@@ -249,18 +260,10 @@ impl Executor {
         Ok(())
     }
 
-    /// Lets go of device and models; `false` if the device does not do what it is asked any more. Then they are left as they are: candle panics where
-    /// parts of a dead device are not freed, and of two panics at once a process dies.
+    /// Lets go of device and models; `false` as [`let_go`] says.
     pub(super) fn close(self) -> bool {
-        let _alone = alone_on(self.device());
-        // Later than the lock, and so gone before it.
-        let executor = self;
-        // CUDA may tell an error of a tensor dropped before, once.
-        let answers = executor.device().synchronize().or_else(|_| executor.device().synchronize()).is_ok();
-        if !answers {
-            std::mem::forget(executor);
-        }
-        answers
+        let device = self.device().clone();
+        let_go(self, device)
     }
 
     fn device(&self) -> &Device {
@@ -327,6 +330,20 @@ impl Executor {
         checks.extend((0..self.parities.len()).map(parity));
         checks
     }
+}
+
+/// Lets go of a device and what is on it; `false` if the device does not do what it is asked any more. Then they are left as they are: candle panics where
+/// parts of a dead device are not freed, and of two panics at once a process dies.
+fn let_go<T>(what: T, device: Device) -> bool {
+    let _alone = alone_on(&device);
+    // Later than the lock, and so gone before it.
+    let kept = (what, device);
+    // CUDA may tell an error of a tensor dropped before, once.
+    let answers = kept.1.synchronize().or_else(|_| kept.1.synchronize()).is_ok();
+    if !answers {
+        std::mem::forget(kept);
+    }
+    answers
 }
 
 /// What a lane's models take on its device.

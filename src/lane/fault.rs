@@ -1,7 +1,7 @@
 //! Faults that can be injected into a lane, for tests and demonstrations.
 //!
-//! They act where a real fault would: inside the job, on the lane's own thread, under its `catch_unwind`. A healthy lane pays one relaxed
-//! load a job for them.
+//! They act where a real fault would: inside the job, on the lane's own thread, under its `catch_unwind`. A healthy lane pays a few
+//! loads of an atomic a job for them.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

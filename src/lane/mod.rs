@@ -82,7 +82,7 @@ pub fn start(
             lane.feed.left_out(lane.id());
             Ok(())
         } else {
-            lane.open().map(|expected| lane.feed.ready(lane.id(), expected))
+            lane.try_open().map(|expected| lane.feed.ready(lane.id(), expected))
         };
         let runs = ready.is_ok();
         opened(ready);
@@ -103,9 +103,7 @@ pub fn replace(
     let unknown = Arc::clone(&stuck.unknown);
     on_thread(spec, feed, unknown, move |lane| {
         lane.spec.faults.await_answer();
-        // The panic's message is in the log.
-        let opened = catch_unwind(AssertUnwindSafe(|| lane.open())).unwrap_or(Err(OpenError::Panic));
-        let opened = opened.map_err(|error| {
+        let opened = lane.try_open().map_err(|error| {
             let loss = lane.unknown.not_open(&error.to_string(), error.loss());
             (error, loss)
         });
@@ -201,7 +199,11 @@ impl Lane {
         self.spec.lane.id
     }
 
-    /// Opens device and models; gives the time that one row is expected to take.
+    /// Opens device and models; gives the time that one row is expected to take. The message of a panic is in the log.
+    fn try_open(&mut self) -> Result<Duration, OpenError> {
+        catch_unwind(AssertUnwindSafe(|| self.open())).unwrap_or(Err(OpenError::Panic))
+    }
+
     fn open(&mut self) -> Result<Duration, OpenError> {
         if let Some(fault) = self.pool_fault.take() {
             return Err(OpenError::Pool(fault));
@@ -333,15 +335,14 @@ impl Lane {
     /// Opens device and models anew if there are none, then runs the known input through every model.
     fn run_canary(&mut self) -> Result<(), Loss> {
         if self.executor.is_none() {
-            match catch_unwind(AssertUnwindSafe(|| self.open())) {
-                Ok(Ok(expected)) => self.feed.opened(self.id(), expected),
-                Ok(Err(error)) => {
+            match self.try_open() {
+                Ok(expected) => self.feed.opened(self.id(), expected),
+                Err(error) => {
                     if let Line::Told { left_out } = self.failures.next(self.spec.clock.now()) {
                         tracing::warn!(lane = %self.id(), %error, left_out, "device did not open again");
                     }
                     return Err(self.unknown.not_open(&error.to_string(), error.loss()));
                 }
-                Err(_) => return Err(Loss::Panic),
             }
         }
         let Spec { lane, faults, emulation, clock, .. } = &self.spec;

@@ -1,12 +1,16 @@
 //! A lane on the thread of its test, with a real device and a feed that only listens.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 
-use super::{Lane, Spec};
+use super::{EmulatedLoss, Emulation, Lane, Meanwhile, OpenError, Spec, start};
 use crate::{
-    clock::Clock,
+    clock::{Clock, Time},
     code::{Code, Stacked},
     config,
     job::{BaseInput, Batch, Completion, Fault, Feed, Loss, Role, Work},
@@ -69,6 +73,35 @@ pub(super) fn spec() -> Spec {
         left_out: false,
         emulation: None,
     }
+}
+
+/// A device whose library panics.
+#[derive(Debug)]
+struct Panics;
+
+impl Emulation for Panics {
+    fn reports(&self, _: LaneId) -> bool {
+        false
+    }
+    fn expected(&self, _: LaneId, _: Role, _: Duration) -> Duration {
+        panic!("a device that panics while it is opened")
+    }
+    fn batch(&self, _: LaneId, _: &Batch, _: Time, _: &Meanwhile<'_>) -> Result<(), EmulatedLoss> {
+        Ok(())
+    }
+    fn canary(&self, _: LaneId, _: Time) -> Result<(), EmulatedLoss> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_panic_while_a_device_is_opened_is_told() {
+    let spec = Spec { emulation: Some(Arc::new(Panics)), ..spec() };
+    let (told, opened) = mpsc::sync_channel(1);
+    let held = start(spec, Arc::new(Heard::default()), move |outcome| told.send(outcome).unwrap()).unwrap();
+    let outcome = opened.recv().unwrap();
+    assert!(matches!(outcome, Err(OpenError::Panic)), "{outcome:?}");
+    drop(held);
 }
 
 /// Health leaves a lane at work that finds no memory once, so its device must stay open whatever it was that found none.

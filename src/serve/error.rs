@@ -81,7 +81,6 @@ impl ServeError {
                 matches!(source.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) || is_short(source)
             }
             ServeError::Signal(source) => is_short(source),
-            ServeError::LaneEnded => false,
         }
     }
 }
@@ -122,9 +121,6 @@ pub enum ServeError {
         /// What it said.
         source: OpenError,
     },
-    /// A lane's thread ended while it loaded.
-    #[error("a lane ended while it loaded its models; its panic is in the log")]
-    LaneEnded,
     /// No thread, or no runtime.
     #[error("the system gives no more threads, or what they need: {}; {}", .0, more(.0))]
     Thread(#[source] io::Error),

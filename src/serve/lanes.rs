@@ -53,9 +53,17 @@ struct Threads {
     /// The one that runs the lane.
     running: Held,
     /// The one that opens the device to replace it.
-    next: Option<Held>,
+    next: Option<Next>,
     /// Those that were left stuck, and have not come back.
     stuck: Vec<Held>,
+}
+
+/// A thread that opens the device of a lane.
+#[derive(Debug)]
+struct Next {
+    held: Held,
+    /// Whether it has been so for longer than it was given.
+    is_stuck: bool,
 }
 
 impl Crew {
@@ -94,7 +102,7 @@ impl Crew {
         }
         drop(told);
         for _ in &crew.lanes {
-            let (id, outcome) = opened.recv().map_err(|_| ServeError::LaneEnded)?;
+            let (id, outcome) = opened.recv().expect("a lane tells how it opened, or the process ends with it");
             outcome.map_err(|source| ServeError::Lane { lane: id, source })?;
         }
         let (watched, members) = (Arc::clone(engine), crew.lanes.clone());
@@ -131,8 +139,13 @@ impl Member {
     fn replace(self: &Arc<Self>, engine: &Arc<Engine>) {
         let lane = self.spec.lane.id;
         let mut threads = self.threads.lock();
-        if threads.next.is_some() {
-            return tracing::debug!(%lane, "the thread that is to replace the lane's has not opened the device yet");
+        if let Some(next) = &mut threads.next {
+            // It had the wait of a fence, at least. Another one here would not fare better.
+            tracing::warn!(%lane, "the lane's thread is stuck, and so is the one that is to open its device");
+            if !std::mem::replace(&mut next.is_stuck, true) {
+                engine.told(&[lane], Told::Happened(Sign::Stuck));
+            }
+            return;
         }
         // First the call, then the question: one that has come back since it was found is in another call by now, in which it is well.
         let Some(stuck) = threads.running.inside().filter(|_| engine.is_stuck(lane)) else {
@@ -145,7 +158,7 @@ impl Member {
         let (member, told) = (Arc::clone(self), Arc::clone(engine));
         let feed = Arc::clone(engine) as Arc<dyn Feed>;
         match lane::replace(self.spec.clone(), feed, stuck, move |tried| member.tried(tried, &told)) {
-            Ok(next) => threads.next = Some(next),
+            Ok(held) => threads.next = Some(Next { held, is_stuck: false }),
             Err(error) => tracing::error!(%lane, %error, "no thread to replace the lane's"),
         }
     }
@@ -157,7 +170,7 @@ impl Member {
         let next = threads.next.take();
         match (outcome, next) {
             (Ok(true), Some(next)) => {
-                let before = std::mem::replace(&mut threads.running, next);
+                let before = std::mem::replace(&mut threads.running, next.held);
                 threads.stuck.push(before);
                 tracing::warn!(%lane, stuck = threads.stuck.len(), "another thread runs the lane: its own is stuck");
             }
@@ -211,7 +224,7 @@ mod tests {
     use crate::{
         admission::{Admission, Terms},
         config::Config,
-        query::{Accepts, Rows},
+        query::{Accepts, Failure, Rows},
         reply::Pending,
         serve::Running,
     };
@@ -249,6 +262,41 @@ kind = "none"
         let member = &running.crew.lanes[0];
         member.replace(&running.engine);
         assert!(member.threads.lock().next.is_none());
+    }
+
+    /// What hangs while it is opened is given up by this process, once; it may open later all the same.
+    #[test]
+    fn a_device_that_does_not_open_in_a_thread_of_its_own_needs_another_process() {
+        let config = SLOW
+            .replace("service_ms = 4000\n", "")
+            .replace("[[deployment]]", "[health]\nhang_ms = 20\nfence_ms = 200\n[[deployment]]");
+        let config = Config::parse(&config, env!("CARGO_MANIFEST_DIR").as_ref(), "config.toml").unwrap();
+        let running = Running::start(&Plan::check(config).unwrap()).unwrap();
+        let (engine, member) = (&running.engine, &running.crew.lanes[0]);
+        member.spec.faults.set(Some(Fault::Hang));
+        let rows = Rows::new(vec![0.5; 784], 784).unwrap();
+        let terms = Terms { accepts: Accepts::Any, min_confidence: None, timeout: None };
+        let _pending = engine.admit(&rows, terms).unwrap();
+        let wait_until = |what: &dyn Fn() -> bool| {
+            while !what() {
+                member.spec.clock.pause(Duration::from_millis(1));
+            }
+        };
+        wait_until(&|| member.threads.lock().next.is_some());
+        assert!(!engine.is_broken(), "it has only begun");
+        wait_until(&|| engine.is_broken());
+        assert_eq!(engine.describe(LaneId(0)).0, "fenced");
+        member.spec.faults.set(None);
+        wait_until(&|| engine.is_usable(LaneId(0)));
+        assert!(!engine.is_broken() && member.threads.lock().next.is_none());
+    }
+
+    /// Nobody else would: the engine has ended, and its lane is busy for longer.
+    #[test]
+    fn who_was_admitted_is_answered_at_the_deadline_after_the_end_too() {
+        let (running, pending) = inside_a_call();
+        drop(running);
+        assert!(pending.wait().iter().all(|answer| answer.as_ref().unwrap_err() == &Failure::Deadline));
     }
 
     #[test]

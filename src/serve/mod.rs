@@ -19,7 +19,7 @@ mod start_log;
 mod succession;
 mod systemd;
 
-use std::{path::Path, sync::Arc, thread};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
 pub use daemon::run;
 pub use error::{ServeError, StartFaults};
@@ -28,7 +28,8 @@ pub use room::{room_for_a_runtime, room_for_threads};
 pub use succession::{NEW_PROCESS, SuccessionError};
 
 use crate::{
-    clock::Clock,
+    admission::Admission,
+    clock::{Clock, unix_millis},
     code::Code,
     config::{self, Config, Device, Lanes, Warning, device_ids, fault_domains},
     dispatch::{LaneSettings, Settings},
@@ -125,7 +126,7 @@ impl Plan {
     }
 
     fn settings(&self, code: Option<&Arc<dyn Code>>) -> Settings {
-        let Config { health, deployment, .. } = &self.config;
+        let deployment = &self.config.deployment;
         let lanes = self.config.lanes();
         let settings =
             |((lane, domain), device): ((&config::Lane, _), _)| LaneSettings { role: lane.role, domain, device };
@@ -137,16 +138,22 @@ impl Plan {
             calibration: self.bundle.calibration(),
             stripe_fill: deployment.code.stripe_fill,
             policy: deployment.policy.clone(),
-            health: Rules {
-                hang: deployment.policy.health.then_some(health.hang),
-                stragglers: deployment.policy.health,
-                canary_first: health.canary_first,
-                canary_max: health.canary_max,
-                probe: health.probe,
-                fence: health.fence,
-                canary_every: health.canary_every,
-            },
+            health: rules(&self.config),
         }
+    }
+}
+
+/// By which lanes are judged.
+fn rules(config: &Config) -> Rules {
+    let (health, judges) = (config.health, config.deployment.policy.health);
+    Rules {
+        hang: judges.then_some(health.hang),
+        stragglers: judges,
+        canary_first: health.canary_first,
+        canary_max: health.canary_max,
+        probe: health.probe,
+        fence: health.fence,
+        canary_every: health.canary_every,
     }
 }
 
@@ -202,6 +209,7 @@ impl Running {
         let deployment = &plan.config.deployment;
         let metrics = Metrics::new(&deployment.name, plan.config.lanes().len());
         let metrics = Arc::new(metrics.of_version(&deployment.name, &deployment.version));
+        metrics.began(Duration::from_millis(unix_millis()));
         let limits = Limits {
             queue_max: plan.config.deployment.queue_max,
             deadline: plan.config.deployment.deadline,
@@ -211,6 +219,8 @@ impl Running {
         let engine = Arc::new(Engine::new(plan.settings(code.as_ref()), limits, clock, Arc::clone(&metrics)));
         let admitted = Arc::downgrade(&engine);
         metrics.watch_queries(move || admitted.upgrade().map_or(0, |engine| engine.admitted()));
+        let ready = Arc::downgrade(&engine);
+        metrics.watch_readiness(move || ready.upgrade().is_some_and(|engine| engine.readiness().is_ok()));
         let crew = Arc::new(Crew::start(plan, code.as_ref(), &engine, (clock, emulation))?);
         let monitor = devices::listen(plan.config.lanes(), &engine, &metrics, clock).map_err(ServeError::Thread)?;
         let running = Running { engine: Arc::clone(&engine), metrics, crew, monitor };
@@ -223,5 +233,23 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.crew.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is simulated is what is served.
+    #[test]
+    fn who_says_nothing_of_health_has_the_usual_rules() {
+        let shipped = include_str!("../../config.toml");
+        let silent: String = shipped
+            .lines()
+            .filter(|line| !line.contains("_ms = ") && !line.starts_with("canary_every"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let config = Config::parse(&silent, env!("CARGO_MANIFEST_DIR").as_ref(), "config.toml").unwrap();
+        assert_eq!(rules(&config), Rules::default());
     }
 }

@@ -230,7 +230,7 @@ impl Succession {
     }
 
     fn hand_over(&self, mut socket: &UnixStream) -> Result<(), SuccessionError> {
-        let doubtful = left_out(&self.lanes, |lane| self.engine.describe(lane).0);
+        let doubtful = left_out(&self.lanes, |lane| self.engine.is_usable(lane));
         socket.write_all(format!("{}\n", doubtful.join(" ")).as_bytes()).map_err(SuccessionError::Silent)?;
         expect(socket, READY, LOADING, || self.engine.is_draining())?;
         let goes_on = || if self.engine.is_draining() { Err(SuccessionError::Stopping) } else { Ok(()) };
@@ -242,8 +242,8 @@ impl Succession {
 }
 
 /// Names of the lanes that a successor should not wait for: those that are out of work, unless that would leave it without the base model.
-fn left_out(lanes: &[Lane], state: impl Fn(LaneId) -> &'static str) -> Vec<String> {
-    let works = |lane: &&Lane| ["healthy", "straggler"].contains(&state(lane.id));
+fn left_out(lanes: &[Lane], is_usable: impl Fn(LaneId) -> bool) -> Vec<String> {
+    let works = |lane: &&Lane| is_usable(lane.id);
     if !lanes.iter().filter(works).any(|lane| lane.role.runs_base()) {
         return Vec::new();
     }
@@ -374,9 +374,9 @@ mod tests {
     #[test]
     fn a_successor_leaves_out_what_is_out_of_work_unless_nothing_else_is_there() {
         let lanes = lanes();
-        let of = |states: [&'static str; 3]| left_out(&lanes, |lane| states[usize::from(lane.0)]);
-        assert_eq!(of(["fenced", "healthy", "failed"]), ["0", "2"]);
-        assert_eq!(of(["healthy", "straggler", "healthy"]), [""; 0]);
-        assert_eq!(of(["fenced", "fenced", "healthy"]), [""; 0], "no lane with the base model is left");
+        let of = |usable: [bool; 3]| left_out(&lanes, |lane| usable[usize::from(lane.0)]);
+        assert_eq!(of([false, true, false]), ["0", "2"]);
+        assert_eq!(of([true; 3]), [""; 0]);
+        assert_eq!(of([false, false, true]), [""; 0], "no lane with the base model is left");
     }
 }

@@ -47,6 +47,15 @@ impl Asking {
     }
 }
 
+/// Refuses a request before it is read, if it could not be admitted whatever it says.
+pub(crate) fn check_room(admission: &dyn Admission, metrics: &Metrics, timing: &mut Timing) -> Result<(), Error> {
+    let room = admission.has_room().map_err(Error::from);
+    if room.is_err() {
+        timing.answered(metrics, &room);
+    }
+    room
+}
+
 /// Admits all rows of a request, and waits for their answers.
 pub(crate) async fn predictions(
     admission: &dyn Admission,
@@ -88,15 +97,6 @@ impl Timing {
     /// It has arrived.
     pub(crate) fn start() -> Self {
         Timing { clock: Clock::start(), read: Time::ZERO, answered: Time::ZERO }
-    }
-
-    /// Refuses what could not be admitted whatever it says.
-    pub(crate) fn has_room(&mut self, admission: &dyn Admission, metrics: &Metrics) -> Result<(), Error> {
-        let room = admission.has_room().map_err(Error::from);
-        if room.is_err() {
-            self.answered(metrics, &room);
-        }
-        room
     }
 
     /// It is understood.

@@ -6,7 +6,11 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use crate::{admission::Refusal, metrics::Metrics, query::Failure};
+use crate::{
+    admission::{RETRY_AFTER, Refusal},
+    metrics::Metrics,
+    query::Failure,
+};
 
 /// The longest text that an error repeats from a client, in bytes.
 const TEXT_BYTES_MAX: usize = 300;
@@ -252,16 +256,18 @@ impl Error {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::Refused(refusal) => refusal.retry_after(),
-            Error::Busy(_) | Error::Failed { failure: Failure::Stopped, .. } => Some(Duration::from_secs(1)),
+            Error::Busy(_) | Error::Failed { failure: Failure::Stopped, .. } => Some(RETRY_AFTER),
             Error::Client(_) | Error::Failed { failure: Failure::Deadline | Failure::QueryFault, .. } => None,
         }
     }
 
-    /// Counts what was refused before it was admitted. Queries that failed after that are the engine's to count.
+    /// Counts what was refused before it was admitted, and what the end of the daemon cut off. Queries that failed otherwise are the engine's to count.
     pub(crate) fn count(&self, metrics: &Metrics) {
         match self {
-            Error::Client(_) | Error::Busy(_) | Error::Refused(_) => metrics.failed(self.reason(), 1),
-            Error::Failed { .. } => {}
+            Error::Client(_) | Error::Busy(_) | Error::Refused(_) | Error::Failed { failure: Failure::Stopped, .. } => {
+                metrics.failed(self.reason(), 1);
+            }
+            Error::Failed { failure: Failure::Deadline | Failure::QueryFault, .. } => {}
         }
     }
 }
@@ -278,6 +284,21 @@ pub(crate) fn cut(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each is counted once, by whoever knows of it first.
+    #[test]
+    fn what_the_engine_counts_is_not_counted_again() {
+        let metrics = Metrics::new("m", 1);
+        for failure in [Failure::Stopped, Failure::Deadline, Failure::QueryFault] {
+            Error::Failed { row: 0, failure }.count(&metrics);
+        }
+        Error::Refused(Refusal::Draining).count(&metrics);
+        let text = metrics.text();
+        for (reason, count) in [("stopped", 1), ("deadline", 0), ("query_fault", 0), ("draining", 1)] {
+            let line = format!("parityd_errors_total{{reason=\"{reason}\"}} {count}");
+            assert!(text.contains(&line), "{line} is missing from\n{text}");
+        }
+    }
 
     #[test]
     fn long_text_is_cut_between_characters() {

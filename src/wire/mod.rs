@@ -24,7 +24,7 @@ mod trace;
 use std::time::Duration;
 
 pub(crate) use accept::Door;
-pub(crate) use ask::{Asking, Timing, predictions};
+pub(crate) use ask::{Asking, Timing, check_room, predictions};
 pub use asked::{Form, Wanted};
 pub(crate) use asked::{Output, Parameters, Scalar, check_id, no_shared_memory, whole};
 pub(crate) use budget::{Budget, Claim};
