@@ -100,7 +100,12 @@ impl Engine {
         }
     }
 
-    /// Whether some lane could answer a query and is not stuck: it is healthy, and its batch in flight, if any, is younger than `patience`.
+    /// Whether some query could be answered, if only approximately, by a lane whose batch in flight, if any, is younger than `patience`.
+    pub fn can_answer(&self, patience: Duration) -> bool {
+        self.dispatch.can_answer(self.clock.now(), patience)
+    }
+
+    /// Whether some lane could answer a query by itself and is not stuck: it holds the base model, is healthy, and its batch in flight, if any, is younger than `patience`.
     pub fn has_moving_lane(&self, patience: Duration) -> bool {
         self.dispatch.moving_lanes(self.clock.now(), patience) > 0
     }
@@ -116,7 +121,7 @@ impl Engine {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Ends the timer and every lane that is not stuck in a job.
+    /// Ends every lane that is not stuck in a job, and the timer once nobody waits for an answer.
     pub fn stop(&self) {
         self.drain();
         self.stopped.store(true, Ordering::Release);
@@ -167,7 +172,12 @@ impl Engine {
 
     /// Whether some lane's device needs another process than this one.
     pub fn is_broken(&self) -> bool {
-        (0..).map(LaneId).take(self.moves.len()).any(|lane| self.dispatch.needs_new_process(lane))
+        self.dispatch.needs_new_process()
+    }
+
+    /// Whether the lane takes work, be it as a straggler.
+    pub fn is_usable(&self, lane: LaneId) -> bool {
+        self.dispatch.is_usable(lane)
     }
 
     /// Admitted queries that are not over.

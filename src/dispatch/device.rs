@@ -1,11 +1,10 @@
-//! What is known of a lane's device, carried out: what its driver tells (fences, proofs, suspicions), devices that are opened late or by another thread, and
-//! the canaries of lanes that seem well.
+//! What is known of a lane's device, carried out: what its driver tells (fences, proofs, suspicions), and devices that are opened late or by another thread.
 //!
 //! A fence erases what is in flight then and there. That is what makes the driver's word worth having: whatever the code can bring back is
 //! decoded, and the rest is run elsewhere, before any timer would have noticed.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{self, Ordering},
     time::Duration,
 };
 
@@ -20,36 +19,6 @@ use crate::{
     },
     query::LaneId,
 };
-
-/// Jobs of a lane since its last canary.
-#[derive(Debug, Default)]
-pub(super) struct Unchecked(AtomicU32);
-
-impl Unchecked {
-    /// So many more.
-    pub(super) fn ran(&self, jobs: usize) {
-        let jobs = u32::try_from(jobs).unwrap_or(u32::MAX);
-        // It wraps after four billion jobs without a canary, where canaries are off.
-        self.0.fetch_add(jobs, Ordering::Relaxed);
-    }
-
-    /// A canary is due at once.
-    pub(super) fn ask(&self) {
-        self.0.store(u32::MAX / 2, Ordering::Relaxed);
-    }
-
-    /// Whether a canary is due, where one is every so many jobs; `waits` if nothing better is to do. Forgotten if so.
-    pub(super) fn is_due(&self, every: Option<u32>, waits: bool) -> bool {
-        // One that was asked for is due even where they are off.
-        let every = every.unwrap_or(u32::MAX / 4);
-        let limit = if waits { every } else { every.saturating_mul(2) };
-        let due = self.0.load(Ordering::Relaxed) >= limit;
-        if due {
-            self.0.store(0, Ordering::Relaxed);
-        }
-        due
-    }
-}
 
 impl Dispatch {
     /// The lane runs, but has not opened its device, which its first canary does.
@@ -67,17 +36,27 @@ impl Dispatch {
         }
     }
 
-    /// Whether another process could use the lane's device and this one cannot.
-    pub fn needs_new_process(&self, lane: LaneId) -> bool {
-        self.seat(lane).health().needs_new_process()
+    /// Whether another process could use the device of some lane and this one cannot.
+    pub fn needs_new_process(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.health().needs_new_process())
+    }
+
+    /// Whether the lane takes work, be it as a straggler.
+    pub fn is_usable(&self, lane: LaneId) -> bool {
+        self.seat(lane).is_usable()
     }
 
     /// How many lanes can run data jobs now, and are not stuck in a batch for longer than `patience`. A policy without health leaves a lane
     /// that hangs in the healthy state; this does not.
     pub fn moving_lanes(&self, now: Time, patience: Duration) -> usize {
-        let moves = |lane: &&LaneSeat| lane.in_flight(now).is_none_or(|age| age <= patience);
         let usable = self.lanes.iter().filter(|lane| lane.settings.role.runs_base() && lane.is_usable());
-        usable.filter(moves).count()
+        usable.filter(|lane| moves(lane, now, patience)).count()
+    }
+
+    /// Whether some query could be answered: by one of those lanes, or where none is left by a small model alone.
+    pub fn can_answer(&self, now: Time, patience: Duration) -> bool {
+        let alone = || self.lanes.iter().any(|lane| lane.is_healthy() && moves(lane, now, patience));
+        self.moving_lanes(now, patience) > 0 || (self.is_orphaned() && alone())
     }
 
     /// The driver tells something of a lane's device.
@@ -122,7 +101,7 @@ impl Dispatch {
         // First the state, then the look at what is in flight; the lane does it the other way round, so that a batch which starts meanwhile is
         // given up by one of the two.
         self.change(lane, fence, effects);
-        std::sync::atomic::fence(Ordering::SeqCst);
+        atomic::fence(Ordering::SeqCst);
         self.give_up_batch(lane, (None, now), |_| None, effects);
     }
 
@@ -147,7 +126,7 @@ impl Dispatch {
 
     /// A lane has started a batch although it was fenced since it looked.
     pub(super) fn give_up_if_fenced(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
-        std::sync::atomic::fence(Ordering::SeqCst);
+        atomic::fence(Ordering::SeqCst);
         if !self.seat(lane).is_usable() && self.seat(lane).health().state().is_fenced() {
             self.give_up_batch(lane, (None, now), |_| None, effects);
         }
@@ -181,24 +160,7 @@ impl Dispatch {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn canaries_wait_for_an_idle_moment_and_not_for_ever() {
-        let unchecked = Unchecked::default();
-        unchecked.ran(99);
-        assert!(!unchecked.is_due(Some(100), true));
-        unchecked.ran(1);
-        assert!(!unchecked.is_due(Some(100), false), "there is work to do");
-        assert!(unchecked.is_due(Some(100), true));
-        assert!(!unchecked.is_due(Some(100), true), "once");
-        unchecked.ran(200);
-        assert!(unchecked.is_due(Some(100), false), "it has waited for long enough");
-        unchecked.ran(5_000);
-        assert!(!unchecked.is_due(None, true), "they are off");
-        unchecked.ask();
-        assert!(unchecked.is_due(None, false), "this one was asked for");
-    }
+/// Whether it is not stuck in a batch for longer than `patience`.
+fn moves(lane: &LaneSeat, now: Time, patience: Duration) -> bool {
+    lane.in_flight(now).is_none_or(|age| age <= patience)
 }

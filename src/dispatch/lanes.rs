@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{
     LaneSettings,
-    device::Unchecked,
+    canary::Unchecked,
     occupancy::{BUSY, Flags, HEALTHY, Occupancy, STRAGGLER},
 };
 use crate::{
@@ -266,7 +266,8 @@ impl LaneSeat {
         if self.settings.role.runs_base() { Model::Base } else { Model::Parity }
     }
 
-    fn runs_canary(&self) -> bool {
+    /// Whether what is in flight is a canary, if anything is.
+    pub(super) fn runs_canary(&self) -> bool {
         self.canary.load(Ordering::Relaxed)
     }
 

@@ -13,6 +13,7 @@
 
 mod answer;
 mod backup;
+mod canary;
 mod device;
 mod doubt;
 mod hedge;

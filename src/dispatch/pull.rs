@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    Dispatch, Effect, Exact, LaneSeat, LaneSettings, ParityJob, RunningJob, ladder::Step, lanes::Run,
+    Dispatch, Effect, Exact, LaneSeat, LaneSettings, ParityJob, RunningJob, canary::Rest, ladder::Step, lanes::Run,
     occupancy::Occupancy,
 };
 use crate::{
@@ -31,12 +31,12 @@ impl Dispatch {
     pub fn pull(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) -> Option<Work> {
         let seat = self.seat(lane);
         let every = self.settings.health.canary_every;
-        if seat.is_usable() && seat.unchecked.is_due(every, false) {
+        if seat.is_usable() && seat.unchecked.take_due(every, Rest::No) {
             return Some(self.check(seat, now));
         }
         let taken = if seat.is_healthy() {
             let taken = self.take(lane, now, effects);
-            if taken.is_none() && seat.unchecked.is_due(every, true) {
+            if taken.is_none() && seat.unchecked.take_due(every, Rest::Yes) {
                 return Some(self.check(seat, now));
             }
             taken
@@ -51,15 +51,11 @@ impl Dispatch {
         Some(Work::Batch(batch))
     }
 
-    /// A lane that seems well proves it. While its canary is in flight it is watched like any batch.
-    fn check(&self, seat: &LaneSeat, now: Time) -> Work {
-        seat.start(Vec::new(), false, self.occupancy_of(seat), now);
-        Work::Canary
-    }
-
     /// What a healthy lane takes.
     fn take(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) -> Option<Taken> {
-        let LaneSettings { role, domain, .. } = self.seat(lane).settings;
+        let seat = self.seat(lane);
+        let LaneSettings { role, domain, .. } = seat.settings;
+        seat.parity_blocked.store(false, Ordering::Relaxed);
         let is_urgent = self.urgent.load(Ordering::Relaxed) && self.rescue.is_empty();
         let backup = if is_urgent { self.take_backup(lane, effects) } else { None };
         let base = || role.runs_base().then(|| self.take_base(domain, now, effects)).flatten();
@@ -169,7 +165,7 @@ impl Dispatch {
             self.credit.earn();
             self.remember_for_probes(&query, now);
             inputs.push(input(&query));
-            let place = self.place(&query, domain, now, effects);
+            let place = self.give_place(&query, domain, now, effects);
             if self.step() == Step::Copies {
                 self.queue_copy(&query, place.as_ref(), effects);
             }
@@ -214,7 +210,7 @@ impl Dispatch {
     }
 
     /// Gives a query that starts now a place in a stripe; full stripes make their parity jobs runnable.
-    fn place(
+    fn give_place(
         &self,
         query: &Shared<Admitted>,
         domain: FaultDomain,
@@ -250,7 +246,7 @@ impl Dispatch {
         if !stripe.is_full() {
             self.rescue_hopeless(stripe, effects);
         } else if self.is_systematic() {
-            self.full(stripe, effects);
+            self.stripe_is_full(stripe, effects);
         } else {
             self.queue_parity(stripe, effects);
         }
@@ -258,7 +254,7 @@ impl Dispatch {
 
     /// A stripe is full: its parity jobs are queued, unless the policy waits for a late member, or has no lane to spare. A query's own backup
     /// is then left for the case that its run is late; other parity is dropped.
-    pub(super) fn full(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
+    pub(super) fn stripe_is_full(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
         let policy = &self.settings.policy;
         let dedicated = policy.placement == Placement::Dedicated;
         if policy.parity == ParityWhen::Late && !stripe.erased().iter().any(|slot| stripe.waiting(slot).is_some()) {
@@ -298,7 +294,6 @@ impl Dispatch {
         let domain = self.seat(lane).settings.domain;
         let one_model = self.settings.code.as_ref().is_some_and(|code| code.runs_on() == RunsOn::Base);
         if from.is_empty() {
-            self.seat(lane).parity_blocked.store(false, Ordering::Relaxed);
             return None;
         }
         let (mut inputs, mut jobs, mut blocked) = (self.spare.parity.take(), self.spare.jobs.take(), false);
@@ -332,7 +327,9 @@ impl Dispatch {
                 break;
             }
         }
-        self.seat(lane).parity_blocked.store(blocked && jobs.is_empty(), Ordering::Relaxed);
+        if blocked && jobs.is_empty() {
+            self.seat(lane).parity_blocked.store(true, Ordering::Relaxed);
+        }
         self.unless_empty(Batch::Parity(inputs), jobs)
     }
 

@@ -13,7 +13,6 @@ use crate::{
     clock::Time,
     code::SlotSet,
     config::Rerun,
-    health::Rules,
     job::{Batch, Completion, JobKind, Loss},
     pool::Shared,
     query::{Accepts, Failure, LaneId, Values},
@@ -73,43 +72,6 @@ impl Dispatch {
             }
         }
         self.spare.jobs.give(jobs);
-    }
-
-    /// A canary came back.
-    pub fn canary(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
-        self.count_job(JobKind::Canary);
-        let is_fatal = outcome == Err(Loss::Fatal);
-        // Only a check is in flight like a batch.
-        if self.seat(lane).in_flight(now).is_some() {
-            self.check_is_over(lane, outcome, now, effects);
-        } else {
-            self.probation_is_over(lane, outcome, now, effects);
-        }
-        if is_fatal {
-            self.broken(lane, now, effects);
-        }
-    }
-
-    /// The canary of a lane that seemed well, and was to prove it.
-    fn check_is_over(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
-        let (seat, rules) = (self.seat(lane), &self.settings.health);
-        let (running, was_given_up) = seat.finish();
-        seat.end(&running, self.occupancy_of(seat));
-        seat.keep(running);
-        // One that hung is to pass a canary anyway, whatever came of this one.
-        match outcome {
-            _ if was_given_up => self.change(lane, |health| health.returned(rules, now), effects),
-            Ok(()) => None,
-            Err(loss) => self.change(lane, |health| health.lost(loss, rules, now), effects),
-        };
-    }
-
-    /// The canary of a lane that was out of work.
-    fn probation_is_over(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
-        // A lane without a base model could not be probed, so it is not put on trial.
-        let base = self.seat(lane).settings.role.runs_base();
-        let rules = Rules { stragglers: self.settings.health.stragglers && base, ..self.settings.health };
-        self.change(lane, |health| health.canary(outcome, &rules, now), effects);
     }
 
     fn output(&self, job: RunningJob, output: Values, now: Time, effects: &mut Vec<Effect>) {

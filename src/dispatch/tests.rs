@@ -5,6 +5,7 @@ mod doubt;
 mod gate;
 mod orphan;
 mod policies;
+mod pool;
 mod stuck;
 
 use super::*;

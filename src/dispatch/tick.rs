@@ -77,7 +77,7 @@ impl Dispatch {
         let Some(stripes) = &self.stripes else { return };
         for overdue in stripes.overdue(now, self.is_pooled() || !self.is_systematic()) {
             match overdue {
-                Overdue::Filled(stripe) => self.full(&stripe, effects),
+                Overdue::Filled(stripe) => self.stripe_is_full(&stripe, effects),
                 Overdue::Closed(stripe) => {
                     self.rescue_hopeless(&stripe, effects);
                     // Under `copies` each of them has one already.

@@ -21,14 +21,22 @@ const STANDSTILL: Duration = Duration::from_millis(20);
 const WORTH_A_LINE: Duration = Duration::from_millis(100);
 
 impl Engine {
-    /// Applies the passage of time until the engine stops. Runs on a thread of its own: neither a hung lane nor a busy HTTP worker may
-    /// keep a deadline waiting.
+    /// Applies the passage of time until the engine has stopped and nobody waits for an answer any more. Runs on a thread of its own: neither a hung lane nor
+    /// a busy HTTP worker may keep a deadline waiting.
     pub fn run_timer(&self) {
         let _abort = AbortOnPanic;
         let (mut last, mut lines) = (self.clock.now(), Repeats::default());
-        while !self.stopped.load(Ordering::Acquire) {
+        let mut end = None;
+        loop {
             self.clock.pause(TICK);
             let now = self.clock.now();
+            if self.stopped.load(Ordering::Acquire) {
+                // What lanes have left is answered at its deadline, as ever.
+                let end = *end.get_or_insert(now + self.limits.deadline + TICK);
+                if self.requests.admitted() == 0 || now > end {
+                    return;
+                }
+            }
             let stood_still = now.since(last).saturating_sub(STANDSTILL);
             last = now;
             if !stood_still.is_zero() {

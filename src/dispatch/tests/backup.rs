@@ -1,7 +1,10 @@
 //! Backups of late queries, step by step.
 
-use super::{policies::Pool, *};
-use crate::{code::Stacked, config::Placement};
+use super::{pool::Pool, *};
+use crate::{
+    code::Stacked,
+    config::{ParityWhen, Placement},
+};
 
 /// Lanes under `adaptive` whose queries have a backup each, so few or so busy that the ladder affords none in advance.
 fn pool(lanes: u16) -> Pool {
@@ -99,4 +102,25 @@ fn where_queries_wait_for_long_a_straggler_runs_them_without_backup() {
     assert!(pool.hand.pull(LaneId(0)).is_some(), "four that wait would be served after five service times");
     assert!(pool.hand.core.backup.is_empty());
     drop(queries);
+}
+
+/// It waits for a lane of another domain, and for nothing that this one could do.
+#[test]
+fn a_lane_rests_that_may_not_run_the_backup_that_waits() {
+    for parity in [ParityWhen::Always, ParityWhen::Idle] {
+        let policy = Policy { parity, ..Policy::usual(PolicyKind::Adaptive, Placement::Pooled) };
+        let mut pool = Pool::on(&[0, 0, 1], 1, policy, Arc::new(Stacked::backup()));
+        let running = [1.0, 2.0, 3.0].map(|value| pool.hand.submit(value, Accepts::Any));
+        for lane in 0..3 {
+            assert!(is_base(pool.hand.pull(LaneId(lane)).as_ref()));
+        }
+        pool.hand.tick_after(1);
+        pool.done(LaneId(1), 10);
+        assert!(pool.hand.pull(LaneId(1)).is_none());
+        pool.hand.core.progress(LaneId(2), 4, pool.hand.now);
+        pool.hand.tick_after(3);
+        assert!(pool.hand.pull(LaneId(1)).is_none(), "{parity:?}: its query runs in the same domain");
+        assert!(!pool.hand.core.backup.is_empty() && pool.hand.core.rest(LaneId(1)), "{parity:?}");
+        drop(running);
+    }
 }

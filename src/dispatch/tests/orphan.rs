@@ -44,6 +44,31 @@ fn a_query_that_no_base_lane_is_left_for_is_answered_by_its_backup_at_once() {
     assert_eq!(provenance(&exact), Some(Provenance::Direct));
 }
 
+/// So nobody starts the daemon anew for want of an answer, unless that lane is stuck, too.
+#[test]
+fn who_answers_alone_can_answer() {
+    const PATIENCE: Duration = Duration::from_millis(40);
+    let mut hand = hand(approximate());
+    let can_answer =
+        |hand: &Hand| (hand.core.moving_lanes(hand.now, PATIENCE), hand.core.can_answer(hand.now, PATIENCE));
+    assert_eq!(can_answer(&hand), (2, true));
+    lose_base_lanes(&mut hand);
+    assert_eq!(can_answer(&hand), (0, true));
+    let _waits = hand.submit(2.0, Accepts::Any);
+    assert!(hand.pull(PARITY).is_some());
+    hand.now = hand.now + PATIENCE;
+    assert_eq!(can_answer(&hand), (0, true));
+    hand.now = hand.now + PATIENCE;
+    assert_eq!(can_answer(&hand), (0, false));
+    // Where its output is worth nothing alone, a lane of parity models answers nobody.
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let _queries = hand.full_stripe(Accepts::Any);
+    for lane in BASE {
+        hand.complete(lane, Err(Loss::Device));
+    }
+    assert_eq!(can_answer(&hand), (0, false));
+}
+
 #[test]
 fn what_waited_when_the_last_base_lane_left_goes_to_its_backup() {
     let mut hand = hand(approximate());

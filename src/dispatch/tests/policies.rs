@@ -1,6 +1,6 @@
 //! Policies, step by step: what runs twice, when, and on which lanes.
 
-use super::*;
+use super::{pool::Pool, *};
 use crate::{
     code::{Berrut, SlotSet},
     config::{Hedge, ParityWhen},
@@ -8,74 +8,8 @@ use crate::{
         State,
         device::{Sign, Told},
     },
-    job::PARTS,
     stripe::{Joined, Member, Stripes},
 };
-
-/// Some lanes that all hold everything, under a policy; jobs take 10 ms, and lanes have learned how they go.
-pub(super) struct Pool {
-    pub(super) hand: Hand,
-}
-
-impl Pool {
-    fn new(lanes: u16, policy: Policy) -> Self {
-        Pool::with_batches(lanes, 1, policy)
-    }
-
-    fn with_batches(lanes: u16, batch_max: usize, policy: Policy) -> Self {
-        Pool::with_code(lanes, batch_max, policy, Arc::new(Sum::with_defaults(2, 1).unwrap()))
-    }
-
-    pub(super) fn with_code(lanes: u16, batch_max: usize, policy: Policy, code: Arc<dyn Code>) -> Self {
-        let coded = policy.kind.is_coded();
-        let settings = Settings {
-            lanes: (0..lanes).map(|lane| LaneSettings::alone(Role::Both, lane)).collect(),
-            batch_max,
-            queue_max: 8,
-            code: coded.then_some(code),
-            calibration: None,
-            stripe_fill: Duration::from_millis(20),
-            policy,
-            health: Rules { canary_every: None, ..Rules::default() },
-        };
-        let mut pool = Pool { hand: Hand::of(settings) };
-        for lane in (0..lanes).map(LaneId) {
-            pool.learn(lane);
-        }
-        pool
-    }
-
-    /// A query on this lane that goes as usual.
-    fn learn(&mut self, lane: LaneId) {
-        let (_, pending) = self.hand.submit(0.0, Accepts::Any);
-        assert!(self.hand.pull(lane).is_some());
-        for part in 1..=PARTS {
-            self.hand.now = self.hand.now + Duration::from_micros(1250);
-            self.hand.core.progress(lane, part, self.hand.now);
-        }
-        self.done(lane, 10);
-        drop(pending);
-    }
-
-    pub(super) fn done(&mut self, lane: LaneId, ms: u64) {
-        self.all_done(lane, 1, ms);
-    }
-
-    fn all_done(&mut self, lane: LaneId, jobs: usize, ms: u64) {
-        let mut completions = vec![Completion::Output(vec![0.0].into()); jobs];
-        let completed = completed(lane, &mut completions, ms);
-        self.hand.core.complete(completed, self.hand.now, &mut self.hand.effects);
-    }
-
-    fn state(&self, lane: LaneId) -> State {
-        self.hand.core.seat(lane).health().state()
-    }
-
-    /// Jobs of this kind that have come back.
-    pub(super) fn ran(&self, kind: JobKind) -> u64 {
-        self.hand.core.jobs[JobKind::ALL.iter().position(|each| *each == kind).unwrap()].get()
-    }
-}
 
 fn pooled(kind: PolicyKind) -> Policy {
     Policy::usual(kind, Placement::Pooled)
