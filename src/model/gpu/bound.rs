@@ -196,11 +196,12 @@ impl Bound {
             // SAFETY: calls point to slots, weights and workspace, which are the program's, and sized for as many rows. What is in them now is of no worth.
             unsafe { call.settle(&gpu.cudnn, workspace) }?;
         }
+        let ranges = parts(&self.lowered, rows);
         let part = |(range, share): (Range<usize>, f32)| {
             let graph = self.graph(&calls[range.clone()], gpu);
             Part { calls: range, share, graph }
         };
-        let parts = parts(&self.lowered, rows).into_iter().map(part).collect();
+        let parts = ranges.into_iter().map(part).collect();
         Ok(Calls { calls, parts })
     }
 

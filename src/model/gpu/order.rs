@@ -6,6 +6,8 @@
 //!
 //! The other layout is a bonus, never needed: where it is refused, finds no memory, or gives other outputs, the network stays as it is.
 
+use std::fmt;
+
 use candle_core::{Device, Error, Result, Tensor};
 use cudarc::driver::sys::CUevent_flags;
 
@@ -42,9 +44,9 @@ pub(super) fn settle(gpu: &Gpu, bound: &mut Bound, other: Lowered, sizes: [usize
 }
 
 /// What fails for another reason costs the other layout, and nothing else.
-fn unless_the_device_fails(gpu: &Gpu, error: &dyn std::error::Error) -> Result<()> {
+fn unless_the_device_fails(gpu: &Gpu, error: &dyn fmt::Display) -> Result<()> {
     gpu.stream.synchronize().map_err(Error::wrap)?;
-    tracing::debug!(error, "cuDNN has nothing for this network's other layout");
+    tracing::debug!(%error, "cuDNN has nothing for this network's other layout");
     Ok(())
 }
 
@@ -63,10 +65,8 @@ fn compared(gpu: &Gpu, mut both: [&mut Bound; 2], sizes: [usize; 2]) -> Made<boo
     let [first, last] = both;
     let mut ratio = 1.0;
     for size in sizes {
-        let rows = rows(
-            gpu,
-            [first, last].map(|bound| bound.lowered.slots[0]).into_iter().fold(usize::MAX, usize::min) * size,
-        )?;
+        let values = first.lowered.slots[0].min(last.lowered.slots[0]);
+        let rows = rows(gpu, values * size)?;
         let (here, there) = (outputs(gpu, first, &rows, size)?, outputs(gpu, last, &rows, size)?);
         if !agree(&here, &there) {
             tracing::warn!(rows = size, "cuDNN gives other outputs channels last: this network stays channels first");
