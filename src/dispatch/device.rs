@@ -65,7 +65,7 @@ impl Dispatch {
         let rules = &self.settings.health;
         match told {
             Told::Happened(sign) | Told::Begins(sign) => match device::effect(sign) {
-                device::Effect::Fence => self.fence(lane, (sign, matches!(told, Told::Begins(_))), now, effects),
+                device::Effect::Fence => self.fence(lane, sign, matches!(told, Told::Begins(_)), now, effects),
                 device::Effect::Prove => {
                     seat.unchecked.ask();
                     effects.push(Effect::Wake(lane));
@@ -91,18 +91,18 @@ impl Dispatch {
         let device = self.seat(lane).settings.device;
         let of_device = (0..self.lanes.len()).map(lane_id).filter(|other| self.seat(*other).settings.device == device);
         for lane in of_device {
-            self.fence(lane, (Sign::Broken, false), now, effects);
+            self.fence(lane, Sign::Broken, false, now, effects);
         }
     }
 
-    fn fence(&self, lane: LaneId, (sign, held): (Sign, bool), now: Time, effects: &mut Vec<Effect>) {
+    fn fence(&self, lane: LaneId, sign: Sign, held: bool, now: Time, effects: &mut Vec<Effect>) {
         let rules = self.settings.health;
         let fence = |health: &mut LaneHealth| health.fence(sign, held, &rules, now);
         // First the state, then the look at what is in flight; the lane does it the other way round, so that a batch which starts meanwhile is
         // given up by one of the two.
         self.change(lane, fence, effects);
         atomic::fence(Ordering::SeqCst);
-        self.give_up_batch(lane, (None, now), |_| None, effects);
+        self.give_up_batch(lane, None, now, |_| None, effects);
     }
 
     /// Whether the lane's thread is still stuck; it may have come back since that was found.
@@ -116,7 +116,7 @@ impl Dispatch {
         let seat = self.seat(lane);
         if seat.in_flight(now).is_some() {
             // Given up when the lane was declared hung or fenced; or now.
-            self.give_up_batch(lane, (None, now), |_| None, effects);
+            self.give_up_batch(lane, None, now, |_| None, effects);
             let (running, _) = seat.finish();
             seat.end(&running, self.occupancy_of(seat));
             seat.take_marks();
@@ -128,7 +128,7 @@ impl Dispatch {
     pub(super) fn give_up_if_fenced(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
         atomic::fence(Ordering::SeqCst);
         if !self.seat(lane).is_usable() && self.seat(lane).health().state().is_fenced() {
-            self.give_up_batch(lane, (None, now), |_| None, effects);
+            self.give_up_batch(lane, None, now, |_| None, effects);
         }
     }
 
@@ -138,7 +138,8 @@ impl Dispatch {
     pub(super) fn give_up_batch(
         &self,
         lane: LaneId,
-        (limit, now): (Option<Duration>, Time),
+        limit: Option<Duration>,
+        now: Time,
         rule: impl FnOnce(&mut LaneHealth) -> Option<Move>,
         effects: &mut Vec<Effect>,
     ) -> bool {

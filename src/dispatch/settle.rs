@@ -67,7 +67,7 @@ impl Dispatch {
                         self.broken(lane, now, effects);
                     }
                     self.change(lane, |health| health.lost(loss, &self.settings.health, now), effects);
-                    self.lost((lane, loss), job, now, effects);
+                    self.lost(lane, loss, job, now, effects);
                 }
             }
         }
@@ -86,16 +86,16 @@ impl Dispatch {
                     stripes.remember(&query.query.row, &output);
                 }
                 if let Some(Place { stripe, slot }) = place {
-                    self.settle(&stripe, (slot, output), now, effects);
+                    self.settle(&stripe, slot, output, now, effects);
                 }
             }
             RunningJob::Parity { stripe, row } => {
-                self.settle(&stripe, (stripe.k() + row, output), now, effects);
+                self.settle(&stripe, stripe.k() + row, output, now, effects);
             }
         }
     }
 
-    fn settle(&self, stripe: &Shared<Stripe>, (slot, output): (usize, Values), now: Time, effects: &mut Vec<Effect>) {
+    fn settle(&self, stripe: &Shared<Stripe>, slot: usize, output: Values, now: Time, effects: &mut Vec<Effect>) {
         let settled = stripe.settle(slot, output);
         self.decode_ready(stripe, now, effects);
         if settled == Settled::Complete {
@@ -103,7 +103,7 @@ impl Dispatch {
         }
     }
 
-    fn lost(&self, (lane, loss): (LaneId, Loss), job: RunningJob, now: Time, effects: &mut Vec<Effect>) {
+    fn lost(&self, lane: LaneId, loss: Loss, job: RunningJob, now: Time, effects: &mut Vec<Effect>) {
         match job {
             RunningJob::Query(run) => {
                 let query = &run.query;

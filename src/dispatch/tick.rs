@@ -123,7 +123,7 @@ impl Dispatch {
         if age <= limit {
             return;
         }
-        self.give_up_batch(lane, (Some(limit), now), |health| health.in_flight(age, limit, now), effects);
+        self.give_up_batch(lane, Some(limit), now, |health| health.in_flight(age, limit, now), effects);
     }
 
     /// A canary of a lane that is out of work hangs, too; and a thread that has been stuck for long is to be replaced.

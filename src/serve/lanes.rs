@@ -72,7 +72,8 @@ impl Crew {
         plan: &Plan,
         code: Option<&Arc<dyn Code>>,
         engine: &Arc<Engine>,
-        (clock, emulation): (Clock, Option<&Arc<dyn Emulation>>),
+        clock: Clock,
+        emulation: Option<&Arc<dyn Emulation>>,
     ) -> Result<Self, ServeError> {
         let configured = plan.config.lanes();
         let (told, opened) = mpsc::sync_channel(configured.len());

@@ -221,7 +221,7 @@ impl Running {
         metrics.watch_queries(move || admitted.upgrade().map_or(0, |engine| engine.admitted()));
         let ready = Arc::downgrade(&engine);
         metrics.watch_readiness(move || ready.upgrade().is_some_and(|engine| engine.readiness().is_ok()));
-        let crew = Arc::new(Crew::start(plan, code.as_ref(), &engine, (clock, emulation))?);
+        let crew = Arc::new(Crew::start(plan, code.as_ref(), &engine, clock, emulation)?);
         let monitor = devices::listen(plan.config.lanes(), &engine, &metrics, clock).map_err(ServeError::Thread)?;
         let running = Running { engine: Arc::clone(&engine), metrics, crew, monitor };
         let timer = move || engine.run_timer();
