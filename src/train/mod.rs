@@ -31,8 +31,8 @@ use crate::{
     code::{CodeError, Kind},
     data::{DataError, Images},
     eval::EvalError,
-    model::{Architecture, Device, Encoder, NoFit, Parameters, Tensor, TensorError},
-    weights::{Fault, Normalisation, Training, Unchanged, WeightsError, sha256, try_write, write_whole},
+    model::{Architecture, Device, Encoder, NoFit, Tensor, TensorError},
+    weights::{Fault, Normalisation, Training, Unchanged, WeightsError, remove_left_behind, sha256, try_write},
 };
 pub use adam::Adam;
 pub use all::{AllOptions, Remade, all};
@@ -280,16 +280,11 @@ fn normalisation(pixels: &[f32]) -> Normalisation {
     Normalisation { mean: round(mean), std: round(variance.sqrt()) }
 }
 
-/// Whether files can be written in a folder, which is made if it is not there: found out before anything is learned.
+/// Whether files can be written in a folder, which is made if it is not there: found out before anything is learned. What runs that were killed left
+/// there goes.
 fn writable(folder: &Path) -> Result<(), TrainError> {
+    remove_left_behind(folder);
     try_write(folder).map_err(|error| TrainError::Write { file: folder.to_path_buf(), error })
-}
-
-/// Writes parameters; gives their SHA-256.
-fn write_parameters(file: &Path, parameters: &Parameters) -> Result<String, TrainError> {
-    let bytes = parameters.to_safetensors()?;
-    write_whole(file, &bytes).map_err(|error| TrainError::Write { file: file.to_path_buf(), error })?;
-    Ok(sha256(&bytes))
 }
 
 fn finished(settings: &Settings, fitted: &fit::Fitted, command: String) -> Training {

@@ -12,6 +12,7 @@ mod decoder;
 mod manifest;
 pub mod oracle;
 mod page;
+mod whole;
 
 use std::{
     fmt::{self, Write},
@@ -34,9 +35,10 @@ pub use check::{ParityPlan, encoded_plan, parity_plan};
 pub use decoder::{decoder, decoder_of};
 pub use manifest::{
     Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Measured, Normalisation, Output, Parity,
-    Training, Unchanged, try_write, write_whole,
+    Training, Unchanged,
 };
 pub use page::{try_page, write_page};
+pub use whole::{remove_left_behind, try_write, write_whole};
 
 /// One thing that is wrong with a folder of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
