@@ -243,6 +243,10 @@ fn evaluate(options: &Eval) -> Result<()> {
         Some(folder) => vec![folder.clone()],
         None => eval::shipped(Path::new("weights"))?,
     };
+    // What is measured of the others is told only when all are over.
+    for folder in folders.iter().filter(|_| options.all) {
+        eval::may_measure(folder)?;
+    }
     for folder in folders.iter().filter(|_| options.record) {
         eval::may_record(folder)?;
     }

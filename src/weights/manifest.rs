@@ -221,6 +221,18 @@ pub struct Measured {
     pub weights_sha256: Vec<String>,
 }
 
+impl Measured {
+    /// Whether it was measured on the weights that the manifest names.
+    pub fn fits(&self, manifest: &Manifest) -> bool {
+        let is_of =
+            |parity: &&Parity| (parity.kind.as_str(), parity.k, parity.r) == (self.code.as_str(), self.k, self.r);
+        let mut rows: Vec<&Parity> = manifest.parities.iter().filter(is_of).collect();
+        rows.sort_by_key(|parity| parity.row);
+        let parities = rows.into_iter().map(|parity| &parity.sha256);
+        std::iter::once(&manifest.base.sha256).chain(parities).eq(&self.weights_sha256)
+    }
+}
+
 /// Why a manifest stays as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum Unchanged {
