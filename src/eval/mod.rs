@@ -169,7 +169,11 @@ impl Direct<'_> {
         counts.into_iter().max().unwrap_or(0) as f64 / self.images.count().max(1) as f64
     }
 
-    fn reconstructed(&self, bundle: &Bundle, code: &dyn Code) -> Result<Reconstructed, TensorError> {
+    /// `None` where the images do not make one stripe.
+    fn reconstructed(&self, bundle: &Bundle, code: &dyn Code) -> Result<Option<Reconstructed>, TensorError> {
+        if self.images.count() < code.k() {
+            return Ok(None);
+        }
         let MeasureOptions { seeds, device, .. } = self.options;
         let nets = (0..code.r()).map(|row| bundle.parity(row, device)).collect::<Result<Vec<Net>, _>>()?;
         let nets: Vec<Option<&Net>> = nets.iter().map(Some).collect();
@@ -192,14 +196,14 @@ impl Direct<'_> {
             all.add(*tally);
             all
         });
-        Ok(Reconstructed {
+        Ok(Some(Reconstructed {
             seeds: seeds.to_vec(),
             a_d: by_seed.into_iter().map(Tally::accuracy).collect(),
             by_pattern: patterns.into_iter().zip(by_pattern.into_iter().map(Tally::accuracy)).collect(),
             agreement: all.agree as f64 / all.all.max(1) as f64,
             judged,
             distances: distances.percentiles(),
-        })
+        }))
     }
 
     /// Counts the reconstructions of `lost`, and judges each.
@@ -226,9 +230,10 @@ impl Direct<'_> {
         tally
     }
 
-    fn row(&self, bundle: &Bundle, measured: Option<(&dyn Code, Reconstructed)>) -> Result<Row, TensorError> {
+    fn row(&self, bundle: &Bundle, measured: Option<(&dyn Code, Option<Reconstructed>)>) -> Result<Row, TensorError> {
         let manifest = bundle.manifest();
         let (code, measured) = measured.unzip();
+        let measured = measured.flatten();
         let cost = code.map(|code| Cost::of(bundle, code, self.options.timed)).transpose()?;
         let redundancy = |code: &dyn Code| if code.is_systematic() { code.r() } else { code.r() - code.k() };
         let (kind, k, r) = code.map_or((None, 1, 0), |code| (Some(code.kind()), code.k(), redundancy(code)));

@@ -101,7 +101,7 @@ impl Lesson for Labels<'_> {
 pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
     may_replace(options)?;
     super::writable(&options.out)?;
-    let (train, validation) = data::train(&options.data)?;
+    let (train, validation) = super::images(&options.data, 1)?;
     let plan = options.architecture.plan(&[1, train.size.0, train.size.1], data::LABELS.len())?;
     let normalisation = super::normalisation(&train.pixels);
     let preprocessing = Preprocessing { mean: normalisation.mean, std: normalisation.std, weight: 1.0 };

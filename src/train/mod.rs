@@ -29,7 +29,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     code::{CodeError, Kind},
-    data::{DataError, Images},
+    data::{self, DataError, Images},
     eval::EvalError,
     model::{Architecture, Device, Encoder, NoFit, Tensor, TensorError},
     weights::{Fault, Normalisation, Training, Unchanged, WeightsError, remove_left_behind, sha256, try_write},
@@ -191,6 +191,20 @@ pub enum TrainError {
         /// The encoder.
         encoder: Encoder,
     },
+    /// Not one stripe to choose the best epoch by, or to calibrate with.
+    #[error(
+        "{}: a fifth of its training images, {validation}, is set aside to validate, and {least} are needed; name a folder with {} training images or more \
+         with --data",
+        dir.display(), 5 * least
+    )]
+    TooFewImages {
+        /// The folder of the data.
+        dir: PathBuf,
+        /// How many there are.
+        validation: usize,
+        /// How many there must be.
+        least: usize,
+    },
     /// The folder of weights has the base model alone.
     #[error("{}: no parity models to calibrate; make some with `parityd train parity`", dir.display())]
     NothingToCalibrate {
@@ -242,6 +256,15 @@ impl From<Fault> for TrainError {
     fn from(fault: Fault) -> Self {
         TrainError::Weights(fault.into())
     }
+}
+
+/// Training and validation images, at least `least` of the latter: k for a stripe.
+fn images(dir: &Path, least: usize) -> Result<(Images, Images), TrainError> {
+    let (train, validation) = data::train(dir)?;
+    if validation.count() < least {
+        return Err(TrainError::TooFewImages { dir: dir.to_path_buf(), validation: validation.count(), least });
+    }
+    Ok((train, validation))
 }
 
 /// The pixels of some images, one after the other, varied if asked for.

@@ -17,7 +17,6 @@ use super::{
 };
 use crate::{
     code::{Code, Kind, Learned, Reading, Spec},
-    data,
     model::{Architecture, Device, Encoder, Net, Parameters, Preprocessing},
     weights::{
         Bundle, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, Training, canary, decoder, decoder_of,
@@ -102,7 +101,7 @@ pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
     let bundle = Bundle::load(&options.weights, None)?;
     may_replace(options, bundle.manifest())?;
     super::writable(&options.weights)?;
-    let (train, validation) = data::train(&options.data)?;
+    let (train, validation) = super::images(&options.data, options.code.k)?;
     let base = bundle.base(&options.settings.backend.device())?;
     let (train_outputs, validation_outputs) = (base.predict(&train.pixels)?, base.predict(&validation.pixels)?);
     let teacher = Teacher {
