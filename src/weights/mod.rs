@@ -143,8 +143,11 @@ impl Checked {
         if let Some(net) = &*shared {
             return Ok(net.clone());
         }
-        let net = Net::new(&self.plan, self.preprocessing, &self.parameters, device)?;
-        Ok(shared.insert(net).clone())
+        Ok(shared.insert(self.anew()?).clone())
+    }
+
+    fn anew(&self) -> Result<Net, TensorError> {
+        Net::new(&self.plan, self.preprocessing, &self.parameters, &Device::Cpu)
     }
 }
 
@@ -223,6 +226,11 @@ impl Bundle {
     /// weights.
     pub fn parity(&self, row: usize, device: &Device) -> Result<Net, TensorError> {
         self.parities.get(row).unwrap_or(&self.base).net(device, self.precision)
+    }
+
+    /// The base model, and what runs parity row `row`, on the CPU and in memory of their own, for whoever measures what depends on where that lies.
+    pub fn anew(&self, row: usize) -> Result<[Net; 2], TensorError> {
+        Ok([self.base.anew()?, self.parities.get(row).unwrap_or(&self.base).anew()?])
     }
 
     /// The canary and the outputs that it must give under `code`: the one that was loaded, or its backup, whose stripes are the first row of those.
