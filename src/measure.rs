@@ -205,8 +205,10 @@ fn compare(options: &BenchCompare) -> Result<()> {
 
 /// The command line, for results.
 fn command() -> String {
+    // Names of files need not be text.
+    let arguments = env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
     // Wherever it lies, and whatever it is called there.
-    std::iter::once("parityd".to_owned()).chain(env::args().skip(1)).collect::<Vec<_>>().join(" ")
+    std::iter::once("parityd".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether figures and a page can be written where they are asked for: found out before anything is measured.

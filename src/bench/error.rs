@@ -74,6 +74,16 @@ pub enum BenchError {
         /// What is wrong.
         problem: String,
     },
+    /// A file with fewer rows than a batch.
+    #[error("{}: it has {rows} rows, and a batch of {batch} was asked for; name --batches of at most {rows}", file.display())]
+    TooFewRows {
+        /// The file.
+        file: PathBuf,
+        /// Its rows.
+        rows: usize,
+        /// The largest batch.
+        batch: usize,
+    },
     /// A figure could not be drawn; a bug.
     #[error("the figure {title:?} cannot be drawn: {fault}")]
     Figure {

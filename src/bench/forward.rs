@@ -162,7 +162,10 @@ impl Subject {
         let all = Parameters::from_safetensors(&bytes).map_err(of_tensors)?;
         let tensor = |name: &str| all.get(name).ok_or_else(|| no_result(format!("it has no tensor {name:?}")));
         let (input, output) = (tensor("input")?, tensor("output")?);
-        let outputs = output.dim(1).map_err(of_tensors)?;
+        let (rows, outputs) = (input.dim(0).map_err(of_tensors)?, output.dim(1).map_err(of_tensors)?);
+        if let Some(&batch) = options.batches.iter().max().filter(|&&batch| batch > rows) {
+            return Err(BenchError::TooFewRows { file: file.clone(), rows, batch });
+        }
         let plan = architecture.plan(input.dims().get(1..).unwrap_or_default(), outputs);
         let plan = plan.map_err(|error| no_result(error.to_string()))?;
         let parameters = Parameters::new(all.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
@@ -173,8 +176,9 @@ impl Subject {
 
     fn passes(&self, options: &ForwardOptions) -> Result<Vec<Pass>, TensorError> {
         let clock = Clock::start();
-        let batch = |batch: usize| self.rows.get(..batch * self.net.width());
-        let batches: Vec<(usize, &[f32])> = options.batches.iter().filter_map(|&n| Some((n, batch(n)?))).collect();
+        // There are rows for the largest.
+        let batch = |&batch: &usize| (batch, &self.rows[..batch * self.net.width()]);
+        let batches: Vec<(usize, &[f32])> = options.batches.iter().map(batch).collect();
         self.net.prepare(batches.iter().map(|&(rows, _)| rows))?;
         let mut run = self.runner();
         for (_, rows) in batches.iter().cycle().take(WARM_UP_RUNS * batches.len()) {
