@@ -130,6 +130,16 @@ impl Cell {
         }
     }
 
+    /// Whether it has no p99.9 to speak of: queries are too late for an answer.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.p999.ms >= millis(DEADLINE)
+    }
+
+    /// The gap of another over its own.
+    pub(super) fn gap_over(&self, baseline: &Cell) -> f64 {
+        rounded(baseline.gap_ms / self.gap_ms.max(1e-3))
+    }
+
     /// Whether another cell is of the same weather and load.
     pub(super) fn is_beside(&self, other: &Cell) -> bool {
         self.scenario == other.scenario && (self.load - other.load).abs() < 1e-9
@@ -170,9 +180,8 @@ pub(super) fn compare(cells: &mut [Cell]) {
     for cell in cells.iter_mut().filter(|cell| cell.policy != BASELINE) {
         let baseline = baselines.iter().find(|other| other.is_beside(cell));
         // A policy that is overloaded has no gap, and is no better for that.
-        let means_something = |cell: &Cell| cell.p999.ms < millis(DEADLINE);
-        let baseline = baseline.filter(|baseline| means_something(baseline) && means_something(cell));
-        cell.gap_factor = baseline.map(|baseline| rounded(baseline.gap_ms / cell.gap_ms.max(1e-3)));
+        let baseline = baseline.filter(|baseline| !baseline.is_overloaded() && !cell.is_overloaded());
+        cell.gap_factor = baseline.map(|baseline| cell.gap_over(baseline));
     }
 }
 
