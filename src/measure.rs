@@ -63,10 +63,7 @@ fn http(options: &BenchHttp, config: Option<&Path>) -> Result<()> {
         command: command(),
     })?;
     print(&if options.json { report.json() } else { report.table() })?;
-    match report.void_reason {
-        Some(reason) => Err(BenchError::Void { reason }.into()),
-        None => Ok(()),
-    }
+    valid(report.void_reason)
 }
 
 /// The server to measure: the one that is named, else that of the configuration that is named, else the usual one.
@@ -160,10 +157,7 @@ fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
     )?;
     print(&if options.json { report.json() } else { report.markdown().to_string() })?;
     page_to(options.html.as_deref(), || report.html())?;
-    match report.void_reason {
-        Some(reason) => Err(BenchError::Void { reason }.into()),
-        None => Ok(()),
-    }
+    valid(report.void_reason)
 }
 
 fn forward(options: &BenchForward) -> Result<()> {
@@ -184,12 +178,14 @@ fn forward(options: &BenchForward) -> Result<()> {
         let bench::Pass { network, row, batch, kernels, p50_us, p99_us, .. } = pass;
         tracing::info!(network, ?row, batch, kernels, p50_us, p99_us, "a batch is timed");
     })?;
-    print(&if options.json || options.weights.is_some() { report.json() } else { report.to_string() })
+    print(&if options.json || options.weights.is_some() { report.json() } else { report.to_string() })?;
+    valid(report.void_reason)
 }
 
 fn micro(options: &Json) -> Result<()> {
     let report = bench::micro(&command())?;
-    print(&if options.json { report.json() } else { report.to_string() })
+    print(&if options.json { report.json() } else { report.to_string() })?;
+    valid(report.void_reason)
 }
 
 fn doctor(options: &Json) -> Result<()> {
@@ -201,6 +197,19 @@ fn compare(options: &BenchCompare) -> Result<()> {
     let BenchCompare { a, b, anyway, seed, json } = options;
     let comparison = bench::compare(&CompareOptions { a: a.clone(), b: b.clone(), anyway: *anyway, seed: *seed })?;
     print(&if *json { comparison.json() } else { comparison.table() })
+}
+
+/// What is printed of a run is no measurement if it is void.
+fn valid(void_reason: Option<String>) -> Result<()> {
+    match void_reason {
+        Some(reason) => Err(BenchError::Void { reason }.into()),
+        None => Ok(()),
+    }
+}
+
+/// Ends the process: what is asked for is wrong whatever is there.
+fn usage(fault: &dyn Display) -> ! {
+    Cli::command().error(ErrorKind::ValueValidation, fault).exit()
 }
 
 /// The command line, for results.
