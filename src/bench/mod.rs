@@ -123,7 +123,7 @@ pub fn http(options: &HttpOptions) -> Result<Report, BenchError> {
         server,
         watch,
         is_labelled: plan.source.is_labelled(),
-        jobs: before.zip(after).map(|(before, after)| after.saturating_sub(before)),
+        jobs: before.zip(after).and_then(|(before, after)| before.until(&after)),
     };
     Ok(Report::new(&tally, context))
 }

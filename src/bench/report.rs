@@ -125,7 +125,8 @@ pub struct Report {
     pub accuracy_reconstructed: Option<f64>,
     /// The same by provenance.
     pub accuracy_by_provenance: BTreeMap<String, f64>,
-    /// Jobs that lanes ran during the run, for each row answered; other clients' are in it. `null` if the server does not count them.
+    /// Jobs that lanes ran during the run, for each row answered; other clients' are in it. `null` if the server does not count them, or was started
+    /// anew meanwhile.
     pub jobs_per_query: Option<f64>,
     /// Those jobs.
     pub jobs: Option<u64>,
