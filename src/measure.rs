@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fmt::Display,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::Duration,
@@ -38,13 +39,16 @@ pub(crate) fn run(bench: &Bench, config: Option<&Path>) -> Result<()> {
 }
 
 fn http(options: &BenchHttp, config: Option<&Path>) -> Result<()> {
-    let wrong = |message: String| -> ! { Cli::command().error(ErrorKind::ValueValidation, message).exit() };
-    if options.rate * options.seconds > bench::REQUESTS_MAX {
-        wrong(format!("--rate times --seconds is more than {} requests", bench::REQUESTS_MAX));
+    let requests = options.rate * options.seconds;
+    if requests > bench::REQUESTS_MAX {
+        usage(&format!("--rate times --seconds is more than {} requests", bench::REQUESTS_MAX));
+    }
+    if requests * f64::from(options.rows) > bench::ROWS_MAX {
+        usage(&format!("--rate times --seconds times --rows is more than {} rows", bench::ROWS_MAX));
     }
     let end = Duration::from_secs_f64(options.seconds);
     if let Some(fault) = options.faults.iter().find(|fault| fault.at >= end) {
-        wrong(format!("--fault {fault}: the load ends after {} s; raise --seconds", options.seconds));
+        usage(&format!("--fault {fault}: the load ends after {} s; raise --seconds", options.seconds));
     }
     let report = bench::http(&HttpOptions {
         url: server(options.url.as_ref(), config)?,
@@ -77,7 +81,7 @@ fn server(url: Option<&ServerUrl>, config: Option<&Path>) -> Result<ServerUrl> {
     };
     ServerUrl::of(listen).ok_or_else(|| {
         let told = "the configuration's [http] listen leaves the port to the system; name the server with --url";
-        Cli::command().error(ErrorKind::ValueValidation, told).exit()
+        usage(&told)
     })
 }
 
@@ -103,6 +107,8 @@ fn simulate(options: &BenchVirtual) -> Result<()> {
         weights: options.weights.clone().unwrap_or_else(|| "weights/fashion-mnist/1".into()),
         command: command(),
     };
+    let checked = if options.grid { asked.check_grid() } else { asked.check() };
+    checked.unwrap_or_else(|error| usage(&error));
     let progress = |done: usize, all: usize| {
         // A line for each tenth.
         if done * 10 / all != done.saturating_sub(1) * 10 / all {
@@ -138,23 +144,22 @@ fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
         return print(&report.markdown().to_string());
     }
     let real = if options.real { Some(config::find(config).map_err(StartFaults::Config)?) } else { None };
-    let report = bench::lanes(
-        &LanesOptions {
-            real,
-            weights: options.weights.clone(),
-            data: options.data.clone(),
-            load: options.load / 100.0,
-            k: options.k as usize,
-            scenarios: options.scenarios.clone(),
-            policies: options.policies.clone(),
-            service: options.service_ms.map(|ms| Duration::from_secs_f64(ms / 1e3)),
-            span: Duration::from_secs_f64(options.seconds),
-            runs: options.runs,
-            seed: options.seed,
-            command: command(),
-        },
-        &|done, all| tracing::info!("{done} of {all} runs"),
-    )?;
+    let asked = LanesOptions {
+        real,
+        weights: options.weights.clone(),
+        data: options.data.clone(),
+        load: options.load / 100.0,
+        k: options.k as usize,
+        scenarios: options.scenarios.clone(),
+        policies: options.policies.clone(),
+        service: options.service_ms.map(|ms| Duration::from_secs_f64(ms / 1e3)),
+        span: Duration::from_secs_f64(options.seconds),
+        runs: options.runs,
+        seed: options.seed,
+        command: command(),
+    };
+    asked.check().unwrap_or_else(|error| usage(&error));
+    let report = bench::lanes(&asked, &|done, all| tracing::info!("{done} of {all} runs"))?;
     print(&if options.json { report.json() } else { report.markdown().to_string() })?;
     page_to(options.html.as_deref(), || report.html())?;
     valid(report.void_reason)
@@ -163,7 +168,7 @@ fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
 fn forward(options: &BenchForward) -> Result<()> {
     if options.device == config::Device::Cpu && options.precision != config::Precision::F32 {
         let told = "--precision: CPUs compute in f32 alone; leave it out, or name a GPU with --device";
-        Cli::command().error(ErrorKind::ValueValidation, told).exit();
+        usage(&told);
     }
     let asked = ForwardOptions {
         device: options.device.clone(),
