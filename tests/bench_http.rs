@@ -210,7 +210,7 @@ fn foreign(mut stream: TcpStream, infers: &mut u32, jobs: &mut impl Iterator<Ite
     let text = String::from_utf8_lossy(&request);
     let infer = text.starts_with("POST /v2/models/other/infer ");
     *infers += u32::from(infer);
-    let mut counted = String::new();
+    let counted;
     let (status, body) = match text.split(' ').nth(1).unwrap() {
         "/metrics" => match jobs.next() {
             Some(count) => {

@@ -96,7 +96,7 @@ impl VirtualOptions {
         self.loads.iter().map(gap).try_for_each(|gap| cell::queries(self.span, gap, self.seeds).map(drop))
     }
 
-    /// The same of [`grid`].
+    /// The same of [`grid()`].
     pub fn check_grid(&self) -> Result<(), BenchError> {
         grid::gaps().try_for_each(|gap| cell::queries(self.span, gap, self.seeds).map(drop))
     }
