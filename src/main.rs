@@ -28,6 +28,7 @@ use parityd::{
     lane::{self, OpenError},
     serve::{self, NEW_PROCESS, Plan, ServeError, StartFaults},
     train::{self, AllOptions, Backend, BaseOptions, CalibrateOptions, ParityOptions, Remade, Settings, TrainError},
+    weights::WeightsError,
 };
 
 use cli::{Cli, Command, Eval, Train, TrainAll, TrainBase, TrainCalibrate, TrainParity, TrainRun};
@@ -151,12 +152,15 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
     let starting = error.downcast_ref().is_some_and(StartFaults::may_pass);
     let serving = error.downcast_ref().is_some_and(ServeError::may_pass);
-    if starting || serving || error.downcast_ref().is_some_and(OpenError::is_of_a_device) {
+    let reading = error.downcast_ref().is_some_and(WeightsError::may_pass);
+    if starting || serving || reading || error.downcast_ref().is_some_and(OpenError::is_of_a_device) {
         return NEW_PROCESS;
     }
-    let training = matches!(error.downcast_ref(), Some(TrainError::Tensor(_)));
-    let measuring = matches!(error.downcast_ref(), Some(EvalError::Tensor(_)));
-    if training || measuring { BUG } else { CANNOT_START }
+    match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(TrainError::Tensor(_)), _) | (_, Some(EvalError::Tensor(_))) => BUG,
+        (Some(TrainError::Weights(error)), _) | (_, Some(EvalError::Weights(error))) if error.may_pass() => NEW_PROCESS,
+        _ => CANNOT_START,
+    }
 }
 
 fn train_base(options: &TrainBase) -> Result<()> {
@@ -243,6 +247,10 @@ fn evaluate(options: &Eval) -> Result<()> {
         Some(folder) => vec![folder.clone()],
         None => eval::shipped(Path::new("weights"))?,
     };
+    // What is measured of the others is told only when all are over.
+    for folder in folders.iter().filter(|_| options.all) {
+        eval::may_measure(folder)?;
+    }
     for folder in folders.iter().filter(|_| options.record) {
         eval::may_record(folder)?;
     }
@@ -273,4 +281,28 @@ fn evaluate(options: &Eval) -> Result<()> {
         eval::plot(&rows, dir)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parityd::weights::Fault;
+
+    #[test]
+    fn weights_that_may_be_read_later_are_tried_again() {
+        let weights = |may_pass| {
+            let (file, rule) = ("base.safetensors".into(), "cannot be read".to_owned());
+            WeightsError { faults: vec![Fault { file, rule, next: "raise LimitNOFILE=", may_pass }] }
+        };
+        for (may_pass, code) in [(true, NEW_PROCESS), (false, CANNOT_START)] {
+            assert_eq!(exit_code(&TrainError::Weights(weights(may_pass)).into()), code);
+            assert_eq!(exit_code(&EvalError::Weights(weights(may_pass)).into()), code);
+            assert_eq!(exit_code(&weights(may_pass).into()), code);
+        }
+    }
+
+    #[test]
+    fn void_runs_have_a_code_of_their_own() {
+        assert_eq!(exit_code(&BenchError::Void { reason: "steal".to_owned() }.into()), VOID);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fmt::Display,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::Duration,
@@ -38,13 +39,16 @@ pub(crate) fn run(bench: &Bench, config: Option<&Path>) -> Result<()> {
 }
 
 fn http(options: &BenchHttp, config: Option<&Path>) -> Result<()> {
-    let wrong = |message: String| -> ! { Cli::command().error(ErrorKind::ValueValidation, message).exit() };
-    if options.rate * options.seconds > bench::REQUESTS_MAX {
-        wrong(format!("--rate times --seconds is more than {} requests", bench::REQUESTS_MAX));
+    let requests = options.rate * options.seconds;
+    if requests > bench::REQUESTS_MAX {
+        usage(&format!("--rate times --seconds is more than {} requests", bench::REQUESTS_MAX));
+    }
+    if requests * f64::from(options.rows) > bench::ROWS_MAX {
+        usage(&format!("--rate times --seconds times --rows is more than {} rows", bench::ROWS_MAX));
     }
     let end = Duration::from_secs_f64(options.seconds);
     if let Some(fault) = options.faults.iter().find(|fault| fault.at >= end) {
-        wrong(format!("--fault {fault}: the load ends after {} s; raise --seconds", options.seconds));
+        usage(&format!("--fault {fault}: the load ends after {} s; raise --seconds", options.seconds));
     }
     let report = bench::http(&HttpOptions {
         url: server(options.url.as_ref(), config)?,
@@ -63,10 +67,7 @@ fn http(options: &BenchHttp, config: Option<&Path>) -> Result<()> {
         command: command(),
     })?;
     print(&if options.json { report.json() } else { report.table() })?;
-    match report.void_reason {
-        Some(reason) => Err(BenchError::Void { reason }.into()),
-        None => Ok(()),
-    }
+    valid(report.void_reason)
 }
 
 /// The server to measure: the one that is named, else that of the configuration that is named, else the usual one.
@@ -80,7 +81,7 @@ fn server(url: Option<&ServerUrl>, config: Option<&Path>) -> Result<ServerUrl> {
     };
     ServerUrl::of(listen).ok_or_else(|| {
         let told = "the configuration's [http] listen leaves the port to the system; name the server with --url";
-        Cli::command().error(ErrorKind::ValueValidation, told).exit()
+        usage(&told)
     })
 }
 
@@ -106,6 +107,8 @@ fn simulate(options: &BenchVirtual) -> Result<()> {
         weights: options.weights.clone().unwrap_or_else(|| "weights/fashion-mnist/1".into()),
         command: command(),
     };
+    let checked = if options.grid { asked.check_grid() } else { asked.check() };
+    checked.unwrap_or_else(|error| usage(&error));
     let progress = |done: usize, all: usize| {
         // A line for each tenth.
         if done * 10 / all != done.saturating_sub(1) * 10 / all {
@@ -141,35 +144,31 @@ fn lanes(options: &BenchLanes, config: Option<&Path>) -> Result<()> {
         return print(&report.markdown().to_string());
     }
     let real = if options.real { Some(config::find(config).map_err(StartFaults::Config)?) } else { None };
-    let report = bench::lanes(
-        &LanesOptions {
-            real,
-            weights: options.weights.clone(),
-            data: options.data.clone(),
-            load: options.load / 100.0,
-            k: options.k as usize,
-            scenarios: options.scenarios.clone(),
-            policies: options.policies.clone(),
-            service: options.service_ms.map(|ms| Duration::from_secs_f64(ms / 1e3)),
-            span: Duration::from_secs_f64(options.seconds),
-            runs: options.runs,
-            seed: options.seed,
-            command: command(),
-        },
-        &|done, all| tracing::info!("{done} of {all} runs"),
-    )?;
+    let asked = LanesOptions {
+        real,
+        weights: options.weights.clone(),
+        data: options.data.clone(),
+        load: options.load / 100.0,
+        k: options.k as usize,
+        scenarios: options.scenarios.clone(),
+        policies: options.policies.clone(),
+        service: options.service_ms.map(|ms| Duration::from_secs_f64(ms / 1e3)),
+        span: Duration::from_secs_f64(options.seconds),
+        runs: options.runs,
+        seed: options.seed,
+        command: command(),
+    };
+    asked.check().unwrap_or_else(|error| usage(&error));
+    let report = bench::lanes(&asked, &|done, all| tracing::info!("{done} of {all} runs"))?;
     print(&if options.json { report.json() } else { report.markdown().to_string() })?;
     page_to(options.html.as_deref(), || report.html())?;
-    match report.void_reason {
-        Some(reason) => Err(BenchError::Void { reason }.into()),
-        None => Ok(()),
-    }
+    valid(report.void_reason)
 }
 
 fn forward(options: &BenchForward) -> Result<()> {
     if options.device == config::Device::Cpu && options.precision != config::Precision::F32 {
         let told = "--precision: CPUs compute in f32 alone; leave it out, or name a GPU with --device";
-        Cli::command().error(ErrorKind::ValueValidation, told).exit();
+        usage(&told);
     }
     let asked = ForwardOptions {
         device: options.device.clone(),
@@ -184,12 +183,14 @@ fn forward(options: &BenchForward) -> Result<()> {
         let bench::Pass { network, row, batch, kernels, p50_us, p99_us, .. } = pass;
         tracing::info!(network, ?row, batch, kernels, p50_us, p99_us, "a batch is timed");
     })?;
-    print(&if options.json || options.weights.is_some() { report.json() } else { report.to_string() })
+    print(&if options.json || options.weights.is_some() { report.json() } else { report.to_string() })?;
+    valid(report.void_reason)
 }
 
 fn micro(options: &Json) -> Result<()> {
     let report = bench::micro(&command())?;
-    print(&if options.json { report.json() } else { report.to_string() })
+    print(&if options.json { report.json() } else { report.to_string() })?;
+    valid(report.void_reason)
 }
 
 fn doctor(options: &Json) -> Result<()> {
@@ -203,10 +204,25 @@ fn compare(options: &BenchCompare) -> Result<()> {
     print(&if *json { comparison.json() } else { comparison.table() })
 }
 
+/// What is printed of a run is no measurement if it is void.
+fn valid(void_reason: Option<String>) -> Result<()> {
+    match void_reason {
+        Some(reason) => Err(BenchError::Void { reason }.into()),
+        None => Ok(()),
+    }
+}
+
+/// Ends the process: what is asked for is wrong whatever is there.
+fn usage(fault: &dyn Display) -> ! {
+    Cli::command().error(ErrorKind::ValueValidation, fault).exit()
+}
+
 /// The command line, for results.
 fn command() -> String {
+    // Names of files need not be text.
+    let arguments = env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
     // Wherever it lies, and whatever it is called there.
-    std::iter::once("parityd".to_owned()).chain(env::args().skip(1)).collect::<Vec<_>>().join(" ")
+    std::iter::once("parityd".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether figures and a page can be written where they are asked for: found out before anything is measured.

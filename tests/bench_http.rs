@@ -179,15 +179,15 @@ fn what_cannot_be_measured_is_told() {
     refused(&with(&["--rows", "0"]), USAGE, "--rows");
     refused(&with(&["--fault", "0.5:0:hung"]), USAGE, "none of");
     refused(&with(&["--fault", "5:0:hang"]), USAGE, "--seconds");
-    refused(&with(&["--rate", "0"]), USAGE, "above 0");
+    refused(&with(&["--rate", "0"]), USAGE, "from 0.001");
     let named = parityd(&["http", "--url", &daemon.url, "--seconds", "1", "--data", "nowhere"]);
     refused(&named, CANNOT_START, "dataset-fashion-mnist");
     refused(&parityd(&["http", "--url", "https://localhost"]), USAGE, "http only");
 }
 
-/// Answers one request as another server of the protocol might: no provenance, nested outputs, no metrics, one request a connection.
-/// Every fifth infer request is refused.
-fn foreign(mut stream: TcpStream, infers: &mut u32) {
+/// Answers one request as another server of the protocol might: no provenance, nested outputs, one request a connection.
+/// Every fifth infer request is refused. Its metrics count the next of `jobs`; there are none if those are over.
+fn foreign(mut stream: TcpStream, infers: &mut u32, jobs: &mut impl Iterator<Item = u64>) {
     let mut request = Vec::new();
     let length = |head: &str| {
         let fields = head.lines().filter_map(|line| line.split_once(": "));
@@ -210,7 +210,15 @@ fn foreign(mut stream: TcpStream, infers: &mut u32) {
     let text = String::from_utf8_lossy(&request);
     let infer = text.starts_with("POST /v2/models/other/infer ");
     *infers += u32::from(infer);
+    let counted;
     let (status, body) = match text.split(' ').nth(1).unwrap() {
+        "/metrics" => match jobs.next() {
+            Some(count) => {
+                counted = format!("parityd_jobs_total{{kind=\"data\"}} {count}\n");
+                ("200 OK", counted.as_str())
+            }
+            None => ("404 Not Found", ""),
+        },
         "/v2/models/other" => {
             ("200 OK", r#"{"name": "other", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]}"#)
         }
@@ -222,17 +230,30 @@ fn foreign(mut stream: TcpStream, infers: &mut u32) {
     stream.write_all((head + body).as_bytes()).unwrap();
 }
 
-#[test]
-fn a_server_that_is_not_ours_is_measured_too() {
+/// The result of a second of load on such a server.
+fn measured_elsewhere(jobs: Vec<u64>) -> Value {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     // Ends with the process.
     thread::spawn(move || {
-        let mut infers = 0;
-        listener.incoming().for_each(|stream| foreign(stream.unwrap(), &mut infers));
+        let (mut infers, mut jobs) = (0, jobs.into_iter());
+        listener.incoming().for_each(|stream| foreign(stream.unwrap(), &mut infers, &mut jobs));
     });
     let load = ["--url", &url, "--model", "other", "--rate", "50", "--seconds", "1", "--deadline-ms", "5000", "--json"];
-    let result = measured(&parityd(&[&["http"], &load[..]].concat()));
+    measured(&parityd(&[&["http"], &load[..]].concat()))
+}
+
+#[test]
+fn jobs_of_a_server_that_was_started_anew_are_not_told() {
+    let result = measured_elsewhere(vec![40, 100]);
+    assert_eq!(result["jobs"], 60, "{result}");
+    let result = measured_elsewhere(vec![40, 7]);
+    assert!(result["jobs"].is_null() && result["jobs_per_query"].is_null(), "{result}");
+}
+
+#[test]
+fn a_server_that_is_not_ours_is_measured_too() {
+    let result = measured_elsewhere(Vec::new());
     let (sent, answered) = (result["sent"].as_u64().unwrap(), result["answered"].as_u64().unwrap());
     assert_eq!((result["unanswered"].as_u64(), result["status"]["503"].as_u64()), (Some(sent / 5), Some(sent / 5)));
     assert_eq!(result["provenance"]["unlabelled"], answered);

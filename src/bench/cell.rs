@@ -7,10 +7,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{contender::BASELINE, weather::Weather};
+use super::{BenchError, contender::BASELINE, table::FEW, weather::Weather};
 
 /// A query that is not answered counts as this.
 pub(super) const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Queries of one run at most: a simulated one holds in memory what became of each, a daemon a place for each.
+const QUERIES_OF_RUN_MAX: usize = 1_000_000;
+/// Of all runs of a cell: their latencies are sorted together.
+const QUERIES_MAX: usize = 10_000_000;
+
+/// A percentile with fewer beyond it is marked: it moves by as much as those few do.
+const BEYOND_MIN: f64 = 10.0;
 
 /// Student's t for a 95 % interval by degrees of freedom (from 1).
 const STUDENT: [f64; 9] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262];
@@ -130,10 +138,57 @@ impl Cell {
         }
     }
 
+    /// p50, p99 and p99.9 as they are told: rounded to `digits` after the point, each marked if too few queries lie beyond it.
+    pub(super) fn figures(&self, digits: usize) -> [String; 3] {
+        [(self.p50, 0.5), (self.p99, 0.99), (self.p999, 0.999)].map(|(quantile, share)| {
+            let mark = if has_few_beyond(self.queries as f64, share) { FEW } else { "" };
+            format!("{mark}{:.digits$}", quantile.ms)
+        })
+    }
+
+    /// Whether one of them is marked.
+    pub(super) fn is_of_few(&self) -> bool {
+        has_few_beyond(self.queries as f64, 0.999)
+    }
+
+    /// Whether it has no p99.9 to speak of: queries are too late for an answer.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.p999.ms >= millis(DEADLINE)
+    }
+
+    /// The gap of another over its own.
+    pub(super) fn gap_over(&self, baseline: &Cell) -> f64 {
+        rounded(baseline.gap_ms / self.gap_ms.max(1e-3))
+    }
+
     /// Whether another cell is of the same weather and load.
     pub(super) fn is_beside(&self, other: &Cell) -> bool {
         self.scenario == other.scenario && (self.load - other.load).abs() < 1e-9
     }
+}
+
+/// What the mark of [`Cell::figures`] means.
+pub(super) const OF_FEW: &str = "fewer than 10 queries lie beyond it: measure for longer before you rely on it";
+
+/// How many queries a run of this length has; an error where that is none, or more than are held in memory.
+pub(super) fn queries(span: Duration, gap: Duration, runs: u64) -> Result<usize, BenchError> {
+    let queries = (span.as_secs_f64() / gap.as_secs_f64()).floor();
+    if queries < 1.0 {
+        return Err(BenchError::NoQuery { seconds: span.as_secs_f64(), rate: 1.0 / gap.as_secs_f64() });
+    }
+    if queries > QUERIES_OF_RUN_MAX as f64 || queries * runs as f64 > QUERIES_MAX as f64 {
+        let (run_max, cell_max) = (QUERIES_OF_RUN_MAX, QUERIES_MAX);
+        return Err(BenchError::TooManyQueries { queries, runs, run_max, cell_max });
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of queries")]
+    let queries = queries as usize;
+    Ok(queries)
+}
+
+/// Whether so few of `all` lie beyond the percentile at `share` that it tells little.
+pub(super) fn has_few_beyond(all: f64, share: f64) -> bool {
+    // The margin is for 0.9999, which no float is.
+    all * (1.0 - share) < BEYOND_MIN - 1e-6
 }
 
 /// The share of all answers that are right.
@@ -170,9 +225,8 @@ pub(super) fn compare(cells: &mut [Cell]) {
     for cell in cells.iter_mut().filter(|cell| cell.policy != BASELINE) {
         let baseline = baselines.iter().find(|other| other.is_beside(cell));
         // A policy that is overloaded has no gap, and is no better for that.
-        let means_something = |cell: &Cell| cell.p999.ms < millis(DEADLINE);
-        let baseline = baseline.filter(|baseline| means_something(baseline) && means_something(cell));
-        cell.gap_factor = baseline.map(|baseline| rounded(baseline.gap_ms / cell.gap_ms.max(1e-3)));
+        let baseline = baseline.filter(|baseline| !baseline.is_overloaded() && !cell.is_overloaded());
+        cell.gap_factor = baseline.map(|baseline| cell.gap_over(baseline));
     }
 }
 
@@ -189,6 +243,26 @@ mod tests {
         assert_eq!(half_interval(&[5.0]), None);
         let half = half_interval(&[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
         assert!((half - 2.776 * (2.5_f64 / 5.0).sqrt()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn percentiles_that_few_queries_lie_beyond_are_marked() {
+        let answered = Latency { time: Duration::from_millis(20), decoded: false, answered: true, right: None };
+        let place = Place { weather: Weather::D, k: None, load: 0.3, policy: "none" };
+        let cell = |queries: usize| Cell::new(&place, &[vec![answered; queries]], 0.0);
+        assert_eq!(cell(300).figures(0), ["20", "~20", "~20"]);
+        assert_eq!(cell(1_000).figures(1), ["20.0", "20.0", "~20.0"]);
+        assert!(cell(9_999).is_of_few() && !cell(10_000).is_of_few());
+    }
+
+    #[test]
+    fn runs_have_queries_and_no_more_than_are_held() {
+        let of = |seconds, gap_ms, runs| queries(Duration::from_secs(seconds), Duration::from_millis(gap_ms), runs);
+        assert_eq!(of(60, 2, 5).unwrap(), 30_000);
+        assert!(matches!(of(1, 1_001, 1), Err(BenchError::NoQuery { .. })));
+        assert!(matches!(of(1_001, 1, 1), Err(BenchError::TooManyQueries { .. })), "one run");
+        assert!(of(1_000, 1, 10).is_ok());
+        assert!(matches!(of(1_000, 1, 11), Err(BenchError::TooManyQueries { .. })), "all of them");
     }
 
     #[test]

@@ -74,6 +74,16 @@ pub enum BenchError {
         /// What is wrong.
         problem: String,
     },
+    /// A file with fewer rows than a batch.
+    #[error("{}: it has {rows} rows, and a batch of {batch} was asked for; name --batches of at most {rows}", file.display())]
+    TooFewRows {
+        /// The file.
+        file: PathBuf,
+        /// Its rows.
+        rows: usize,
+        /// The largest batch.
+        batch: usize,
+    },
     /// A figure could not be drawn; a bug.
     #[error("the figure {title:?} cannot be drawn: {fault}")]
     Figure {
@@ -165,6 +175,31 @@ pub enum BenchError {
         rate: f64,
         /// Asked length.
         seconds: f64,
+    },
+    /// No query would be drawn into a run.
+    #[error(
+        "no query falls into {seconds} s at {rate:.3} a second: raise --seconds or the load, or shorten the jobs (--service-ms)"
+    )]
+    NoQuery {
+        /// Asked length.
+        seconds: f64,
+        /// What load and jobs come to.
+        rate: f64,
+    },
+    /// More queries than are held in memory.
+    #[error(
+        "{queries:.0} queries a run, in {runs} runs: at most {run_max} a run and {cell_max} in all are held in memory; lower --seconds or the load, or have \
+         fewer runs"
+    )]
+    TooManyQueries {
+        /// Those of one run.
+        queries: f64,
+        /// Runs of a policy.
+        runs: u64,
+        /// The most of one run.
+        run_max: usize,
+        /// The most of all runs of a policy.
+        cell_max: usize,
     },
     /// Ctrl-C.
     #[error("interrupted: nothing is reported; faults that were injected are cleared")]

@@ -9,7 +9,7 @@ use std::{fmt, fs, hint::black_box, path::PathBuf, time::Duration};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{BenchError, Env, Watch, cell};
+use super::{BenchError, Env, Watch, cell, doctor};
 use crate::{
     clock::Clock,
     config,
@@ -105,6 +105,9 @@ pub struct Told {
 pub struct ForwardReport {
     /// Where they ran, as a configuration calls it.
     pub device: String,
+    /// Why nothing should be concluded from it.
+    #[serde(default)]
+    pub void_reason: Option<String>,
     /// The figures.
     pub passes: Vec<Pass>,
     /// Where they were made.
@@ -134,7 +137,7 @@ pub fn forward(options: &ForwardOptions, measured: &dyn Fn(&Pass)) -> Result<For
         None => Subject::known(options)?.try_for_each(|subject| measure(&subject?))?,
     }
     let env = Env::read(&options.command, 0, &watch);
-    Ok(ForwardReport { device: options.device.to_string(), passes, env })
+    Ok(ForwardReport { device: options.device.to_string(), void_reason: doctor::void_reason(&env.doctor), passes, env })
 }
 
 impl Subject {
@@ -162,7 +165,10 @@ impl Subject {
         let all = Parameters::from_safetensors(&bytes).map_err(of_tensors)?;
         let tensor = |name: &str| all.get(name).ok_or_else(|| no_result(format!("it has no tensor {name:?}")));
         let (input, output) = (tensor("input")?, tensor("output")?);
-        let outputs = output.dim(1).map_err(of_tensors)?;
+        let (rows, outputs) = (input.dim(0).map_err(of_tensors)?, output.dim(1).map_err(of_tensors)?);
+        if let Some(&batch) = options.batches.iter().max().filter(|&&batch| batch > rows) {
+            return Err(BenchError::TooFewRows { file: file.clone(), rows, batch });
+        }
         let plan = architecture.plan(input.dims().get(1..).unwrap_or_default(), outputs);
         let plan = plan.map_err(|error| no_result(error.to_string()))?;
         let parameters = Parameters::new(all.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
@@ -173,8 +179,9 @@ impl Subject {
 
     fn passes(&self, options: &ForwardOptions) -> Result<Vec<Pass>, TensorError> {
         let clock = Clock::start();
-        let batch = |batch: usize| self.rows.get(..batch * self.net.width());
-        let batches: Vec<(usize, &[f32])> = options.batches.iter().filter_map(|&n| Some((n, batch(n)?))).collect();
+        // There are rows for the largest.
+        let batch = |&batch: &usize| (batch, &self.rows[..batch * self.net.width()]);
+        let batches: Vec<(usize, &[f32])> = options.batches.iter().map(batch).collect();
         self.net.prepare(batches.iter().map(|&(rows, _)| rows))?;
         let mut run = self.runner();
         for (_, rows) in batches.iter().cycle().take(WARM_UP_RUNS * batches.len()) {
@@ -290,6 +297,9 @@ impl ForwardReport {
 impl fmt::Display for ForwardReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Env { cpu, gpu, command, .. } = &self.env;
+        if let Some(reason) = &self.void_reason {
+            writeln!(f, "VOID: {reason}\n")?;
+        }
         let card = if self.device == "cpu" { cpu } else { gpu };
         let card = card.as_deref().unwrap_or("a device of unknown name");
         writeln!(f, "Made by `{command}` on {} ({card}).\n", self.device)?;
@@ -302,5 +312,18 @@ impl fmt::Display for ForwardReport {
             writeln!(f, "| {network} | {row} | {batch} | {kernels} | {times} | {rows:.0} | {rate:.1} |")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_void_report_says_so_first() {
+        let void_reason = Some("steal: 9 %; move away".to_owned());
+        let env = Env::read("parityd bench forward", 0, &Watch::start());
+        let report = ForwardReport { device: "cpu".to_owned(), void_reason, passes: Vec::new(), env };
+        assert!(report.to_string().starts_with("VOID: steal: 9 %; move away\n\nMade by"));
     }
 }

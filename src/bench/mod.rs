@@ -69,6 +69,9 @@ const DESCRIPTORS: usize = 65_536;
 /// Requests of one run at most: their times and rows are held in memory.
 pub const REQUESTS_MAX: f64 = 1e7;
 
+/// Rows of one run at most: which they are is held in memory.
+pub const ROWS_MAX: f64 = 1e8;
+
 /// The names of all policies that are compared, and of the bound beside them.
 pub fn policies() -> Vec<&'static str> {
     let all = contender::all(2, simulated::LANES);
@@ -123,7 +126,7 @@ pub fn http(options: &HttpOptions) -> Result<Report, BenchError> {
         server,
         watch,
         is_labelled: plan.source.is_labelled(),
-        jobs: before.zip(after).map(|(before, after)| after.saturating_sub(before)),
+        jobs: before.zip(after).and_then(|(before, after)| before.until(&after)),
     };
     Ok(Report::new(&tally, context))
 }

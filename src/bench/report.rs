@@ -9,16 +9,15 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Env, FaultAt, HttpOptions, Load, Watch, Window, doctor,
+    Env, FaultAt, HttpOptions, Load, Watch, Window,
+    cell::has_few_beyond,
+    doctor,
     tally::{Rows, Tally},
 };
 
 /// The percentiles of latency that are told, by name.
 pub(super) const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("p9999", 0.9999)];
-
-/// A percentile with fewer requests beyond it is marked: it moves by as much as those few do.
-const BEYOND_MIN: f64 = 10.0;
 
 /// One in a hundred requests leaves later than this: the client was starved of processor time for longer than one turn of the scheduler,
 /// and what the server saw was no longer the drawn schedule but clumps of it.
@@ -125,7 +124,8 @@ pub struct Report {
     pub accuracy_reconstructed: Option<f64>,
     /// The same by provenance.
     pub accuracy_by_provenance: BTreeMap<String, f64>,
-    /// Jobs that lanes ran during the run, for each row answered; other clients' are in it. `null` if the server does not count them.
+    /// Jobs that lanes ran during the run, for each row answered; other clients' are in it. `null` if the server does not count them, or was started
+    /// anew meanwhile.
     pub jobs_per_query: Option<f64>,
     /// Those jobs.
     pub jobs: Option<u64>,
@@ -243,8 +243,7 @@ fn millis(micros: u64) -> f64 {
 
 /// Names of percentiles that too few of `sent` requests lie beyond.
 fn few_samples(sent: u64) -> Vec<String> {
-    // The margin is for 0.9999, which no float is.
-    let few = QUANTILES.iter().filter(|(_, share)| sent as f64 * (1.0 - share) < BEYOND_MIN - 1e-6);
+    let few = QUANTILES.iter().filter(|(_, share)| has_few_beyond(sent as f64, *share));
     few.map(|(name, _)| (*name).to_owned()).collect()
 }
 

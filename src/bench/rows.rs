@@ -33,7 +33,7 @@ impl Source {
         let found = data::test(&data::locate(named));
         match (found, named) {
             (Err(error), Some(_)) => return Err(error.into()),
-            (Ok(images), _) if images.width() == target.width() && classes && images.count() > 0 => {
+            (Ok(images), _) if images.width() == target.width() && classes => {
                 return Ok(Source { images: Some(images), random: Vec::new() });
             }
             (Ok(images), Some(_)) => {

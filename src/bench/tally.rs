@@ -179,12 +179,12 @@ impl Answer {
         let words: Vec<&str> = told["parameters"]["provenance"].as_str().unwrap_or_default().split(',').collect();
         let labelled = words.len() == rows && words.iter().all(|word| !word.is_empty());
         let words = if labelled { words } else { vec![UNLABELLED; rows] };
-        let classes = values.chunks(values.len() / rows).map(largest);
+        let classes = values.chunks(values.len() / rows).map(|row| largest(row.iter().copied()));
         Some(Answer { provenance: words.into_iter().map(str::to_owned).collect(), classes: classes.collect() })
     }
 }
 
-/// Values in row order, nested or flat; what is no number is never the largest.
+/// Values in row order, nested or flat; what is no number is never the largest of a row that has one.
 fn flatten(data: &Value, values: &mut Vec<f64>) {
     match data {
         Value::Array(items) => items.iter().for_each(|item| flatten(item, values)),
@@ -193,8 +193,11 @@ fn flatten(data: &Value, values: &mut Vec<f64>) {
     }
 }
 
-fn largest(values: &[f64]) -> Option<usize> {
-    (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b]))
+/// The class that a row of values speaks for: the first of the largest, as `eval` has it; none where nothing is a number.
+pub(super) fn largest(values: impl IntoIterator<Item = f64>) -> Option<usize> {
+    let numbers = values.into_iter().enumerate().filter(|(_, value)| *value > f64::NEG_INFINITY);
+    let larger = |best: (usize, f64), other: (usize, f64)| if other.1 > best.1 { other } else { best };
+    numbers.reduce(larger).map(|(place, _)| place)
 }
 
 #[cfg(test)]

@@ -120,19 +120,40 @@ pub(super) async fn server_names(server: &Server) -> (String, String) {
     (word("name"), word("version"))
 }
 
-/// Jobs that the lanes have run, of every kind; `None` if this server does not count them.
-pub(super) async fn jobs(server: &Server) -> Option<u64> {
-    let reply = server.get("/metrics").await.ok().filter(|reply| reply.status == StatusCode::OK)?;
-    let text = String::from_utf8_lossy(&reply.body).into_owned();
-    // A counter with labels is absent until it first counts; that this is parityd shows in the others.
-    text.contains("parityd_").then(|| sum(&text, "parityd_jobs_total"))
+/// Jobs that the lanes of a process have run so far, of every kind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Jobs {
+    count: u64,
+    /// When the process started, in its own words; `None` where it does not tell.
+    started: Option<String>,
 }
 
-/// The sum of a counter over its labels.
-fn sum(text: &str, name: &str) -> u64 {
+impl Jobs {
+    /// Those from then to `after`; `None` if another process counts by then, whose count began anew.
+    pub(super) fn until(&self, after: &Jobs) -> Option<u64> {
+        if self.started == after.started { after.count.checked_sub(self.count) } else { None }
+    }
+
+    /// `None` if this server does not count them.
+    fn read(text: &str) -> Option<Self> {
+        // A counter with labels is absent until it first counts; that this is parityd shows in the others.
+        text.contains("parityd_").then(|| Jobs {
+            count: samples(text, "parityd_jobs_total").filter_map(|value| value.parse::<u64>().ok()).sum(),
+            started: samples(text, "parityd_start_time_seconds").next().map(str::to_owned),
+        })
+    }
+}
+
+/// Jobs so far; `None` if this server does not count them.
+pub(super) async fn jobs(server: &Server) -> Option<Jobs> {
+    let reply = server.get("/metrics").await.ok().filter(|reply| reply.status == StatusCode::OK)?;
+    Jobs::read(&String::from_utf8_lossy(&reply.body))
+}
+
+/// The values of a metric, one for each of its labels.
+fn samples<'t>(text: &'t str, name: &'t str) -> impl Iterator<Item = &'t str> {
     let samples = text.lines().filter_map(|line| line.rsplit_once(' '));
-    let ours = samples.filter(|(series, _)| series.split('{').next() == Some(name));
-    ours.filter_map(|(_, value)| value.parse::<u64>().ok()).sum()
+    samples.filter(move |(series, _)| series.split('{').next() == Some(name)).map(|(_, value)| value)
 }
 
 /// Whether the server takes faults, and has every lane that is to get one.
@@ -197,6 +218,20 @@ mod tests {
     #[test]
     fn jobs_of_all_kinds_are_added() {
         let text = "# HELP parityd_jobs_total x\nparityd_jobs_total{kind=\"data\"} 40\nparityd_jobs_total{kind=\"parity\"} 2\nother 7\n";
-        assert_eq!(sum(text, "parityd_jobs_total"), 42);
+        assert_eq!(Jobs::read(text), Some(Jobs { count: 42, started: None }));
+        assert_eq!(Jobs::read("other 7\n"), None);
+    }
+
+    #[test]
+    fn jobs_of_two_processes_are_not_subtracted() {
+        let told = |jobs: u64, started: &str| {
+            Jobs::read(&format!("{started}parityd_jobs_total{{kind=\"data\"}} {jobs}\n")).unwrap()
+        };
+        let (first, second) =
+            ("parityd_start_time_seconds 1764579600.25\n", "parityd_start_time_seconds 1764579661.5\n");
+        assert_eq!(told(40, first).until(&told(100, first)), Some(60));
+        assert_eq!(told(40, first).until(&told(100, second)), None);
+        assert_eq!(told(40, "").until(&told(100, "")), Some(60), "a server that does not tell when it started");
+        assert_eq!(told(40, "").until(&told(7, "")), None, "a counter falls only if it begins anew");
     }
 }

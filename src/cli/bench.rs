@@ -52,11 +52,11 @@ pub(crate) struct BenchHttp {
     pub(crate) model: String,
 
     /// Requests a second, on average
-    #[arg(long, value_name = "R", default_value = "100", value_parser = positive)]
+    #[arg(long, value_name = "R", default_value = "100", value_parser = within::<1, 10_000_000_000>)]
     pub(crate) rate: f64,
 
     /// How long requests are sent; replies are waited for beyond it
-    #[arg(long, value_name = "S", default_value = "30", value_parser = positive)]
+    #[arg(long, value_name = "S", default_value = "30", value_parser = within::<1, 1_000_000_000>)]
     pub(crate) seconds: f64,
 
     /// Seed of the times and of the rows
@@ -116,7 +116,7 @@ pub(crate) struct BenchVirtual {
     pub(crate) policies: Vec<String>,
 
     /// Report on what an earlier run wrote as JSON; run nothing
-    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "loads", "k", "scenarios", "policies", "service_ms", "weights", "seconds", "seeds", "seed"])]
     pub(crate) from: Option<PathBuf>,
 
     /// Milliseconds of one job
@@ -199,7 +199,7 @@ pub(crate) struct BenchLanes {
     pub(crate) seed: u64,
 
     /// Report on what an earlier run wrote as JSON; run nothing
-    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "real", "weights", "data", "load", "k", "scenarios", "policies", "service_ms", "seconds", "runs", "seed"])]
     pub(crate) from: Option<PathBuf>,
 
     /// One self-contained page of HTML with figures, written to this file

@@ -277,7 +277,7 @@ pub(crate) struct Eval {
     pub(crate) plots: Option<PathBuf>,
 
     /// How many permutations of the test images to measure, seeded from 0
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) seeds: u64,
 
     /// Write the measured accuracies into the manifest

@@ -42,6 +42,9 @@ pub enum IdxFault {
         /// What there is (counted up to the limit).
         found: u64,
     },
+    /// There is nothing in it.
+    #[error("holds no images")]
+    Empty,
     /// There is not one label for each image.
     #[error("holds {count} labels for {images} images")]
     Labels {

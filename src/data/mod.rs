@@ -110,6 +110,10 @@ fn read(dir: &Path, part: &str) -> Result<Images, DataError> {
     let &[label_count] = labels.dimensions.as_slice() else {
         return Err(DataError::Fault { file: label_file, fault: IdxFault::Dimensions { expected: 1 } });
     };
+    // Nor do images without a pixel teach or measure anything.
+    if images.bytes.is_empty() {
+        return Err(DataError::Fault { file: image_file, fault: IdxFault::Empty });
+    }
     if count != label_count {
         return Err(DataError::Fault {
             file: label_file,

@@ -73,6 +73,8 @@ fn every_fault_is_named_with_its_file() {
         (idx(0x0d03, &[4, 2, 3], &[0; 24]), labels(4), "images", "begins with 0x00000d03"),
         (idx(0x802, &[4, 6], &[0; 24]), labels(4), "images", "does not have 3 dimension"),
         (idx(0x803, &[u32::MAX, u32::MAX, u32::MAX], &[0]), labels(4), "images", "holds 1 bytes"),
+        (images(0), labels(0), "images", "holds no images"),
+        (idx(0x803, &[4, 0, 3], &[]), labels(4), "images", "holds no images"),
         (images(4), labels(3), "labels", "holds 3 labels for 4 images"),
         (images(4), nine, "labels", "holds label 10"),
     ] {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     clock::Clock,
     code::{Code, Kind, Reading},
-    model::{Device, TensorError, decoder_plan},
+    model::{Net, TensorError, decoder_plan},
     weights::{Bundle, canary},
 };
 
@@ -88,14 +88,20 @@ fn arithmetic(bundle: &Bundle, code: &dyn Code, width: usize, outputs: usize) ->
 /// The median time of a batch of parity jobs over that of as many base jobs, taken in turns; the median of several such ratios, each of nets
 /// that were built anew.
 fn time(bundle: &Bundle, code: &dyn Code, batch: usize) -> Result<f64, TensorError> {
-    let mut ratios = (0..BUILDS).map(|_| time_once(bundle, code, batch)).collect::<Result<Vec<f64>, _>>()?;
+    let mut ratios = Vec::new();
+    for nets in &builds(bundle)? {
+        ratios.push(time_once(nets, code, (bundle.signature().input.width(), batch))?);
+    }
     ratios.sort_unstable_by(f64::total_cmp);
     Ok(ratios[ratios.len() / 2])
 }
 
-fn time_once(bundle: &Bundle, code: &dyn Code, batch: usize) -> Result<f64, TensorError> {
-    let width = bundle.signature().input.width();
-    let (base, parity) = (bundle.base(&Device::Cpu)?, bundle.parity(0, &Device::Cpu)?);
+/// Base and parity model, several times. All are there at a time: memory that one gave back would be the next one's.
+fn builds(bundle: &Bundle) -> Result<Vec<[Net; 2]>, TensorError> {
+    (0..BUILDS).map(|_| bundle.anew(0)).collect()
+}
+
+fn time_once([base, parity]: &[Net; 2], code: &dyn Code, (width, batch): (usize, usize)) -> Result<f64, TensorError> {
     let stripe = canary::stripe(width, code.k());
     let rows: Vec<&[f32]> = stripe.iter().map(|row| &**row).collect();
     let mut base_rows = vec![0.0; batch * width];
@@ -121,4 +127,24 @@ fn time_once(bundle: &Bundle, code: &dyn Code, batch: usize) -> Result<f64, Tens
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{code::Sum, model::Device, weights::oracle};
+
+    #[test]
+    fn every_build_has_memory_of_its_own() {
+        let (dir, code) = (tempfile::tempdir().unwrap(), Sum::with_defaults(2, 1).unwrap());
+        oracle::write(dir.path(), &[1, 4, 4], 3, &code).unwrap();
+        let bundle = Bundle::load(dir.path(), Some(&code)).unwrap();
+        let lane = || bundle.base(&Device::Cpu).unwrap();
+        assert!(lane().shares_weights(&lane()), "lanes share what they run");
+        let nets: Vec<Net> = builds(&bundle).unwrap().into_iter().flatten().collect();
+        assert_eq!(nets.len(), 2 * BUILDS);
+        for (place, net) in nets.iter().enumerate() {
+            assert!(!net.shares_weights(&lane()) && !nets[..place].iter().any(|other| net.shares_weights(other)));
+        }
+    }
 }

@@ -28,7 +28,7 @@ use crate::{
     code::{Calibration, Code, Kind, Reading, RunsOn, SlotSet, Spec},
     data::{self, Images},
     model::{Device, Net, TensorError},
-    weights::{Bundle, MANIFEST_FILE, Manifest, Measured, WeightsError, try_write},
+    weights::{Bundle, Fault, MANIFEST_FILE, Manifest, Measured, WeightsError, try_write},
 };
 pub use change::{Change, changes, changes_table};
 pub use cost::Cost;
@@ -60,6 +60,14 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>, EvalError> {
     let mut folders: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).filter(|path| path.is_dir()).collect();
     folders.sort();
     Ok(folders)
+}
+
+/// Whether the weights of `dir`, and of every code that it has parity models of, can be used: to be found out before anything is measured.
+pub fn may_measure(dir: &Path) -> Result<(), EvalError> {
+    let manifest = Manifest::read(dir).map_err(WeightsError::from)?;
+    Bundle::of(dir, manifest.clone(), None)?;
+    let codes = manifest.codes(dir).map_err(WeightsError::from)?;
+    codes.iter().try_for_each(|code| Ok(Bundle::of(dir, manifest.clone(), Some(&**code)).map(drop)?))
 }
 
 /// How to measure.
@@ -161,7 +169,11 @@ impl Direct<'_> {
         counts.into_iter().max().unwrap_or(0) as f64 / self.images.count().max(1) as f64
     }
 
-    fn reconstructed(&self, bundle: &Bundle, code: &dyn Code) -> Result<Reconstructed, TensorError> {
+    /// `None` where the images do not make one stripe.
+    fn reconstructed(&self, bundle: &Bundle, code: &dyn Code) -> Result<Option<Reconstructed>, TensorError> {
+        if self.images.count() < code.k() {
+            return Ok(None);
+        }
         let MeasureOptions { seeds, device, .. } = self.options;
         let nets = (0..code.r()).map(|row| bundle.parity(row, device)).collect::<Result<Vec<Net>, _>>()?;
         let nets: Vec<Option<&Net>> = nets.iter().map(Some).collect();
@@ -184,14 +196,14 @@ impl Direct<'_> {
             all.add(*tally);
             all
         });
-        Ok(Reconstructed {
+        Ok(Some(Reconstructed {
             seeds: seeds.to_vec(),
             a_d: by_seed.into_iter().map(Tally::accuracy).collect(),
             by_pattern: patterns.into_iter().zip(by_pattern.into_iter().map(Tally::accuracy)).collect(),
             agreement: all.agree as f64 / all.all.max(1) as f64,
             judged,
             distances: distances.percentiles(),
-        })
+        }))
     }
 
     /// Counts the reconstructions of `lost`, and judges each.
@@ -218,9 +230,10 @@ impl Direct<'_> {
         tally
     }
 
-    fn row(&self, bundle: &Bundle, measured: Option<(&dyn Code, Reconstructed)>) -> Result<Row, TensorError> {
+    fn row(&self, bundle: &Bundle, measured: Option<(&dyn Code, Option<Reconstructed>)>) -> Result<Row, TensorError> {
         let manifest = bundle.manifest();
         let (code, measured) = measured.unzip();
+        let measured = measured.flatten();
         let cost = code.map(|code| Cost::of(bundle, code, self.options.timed)).transpose()?;
         let redundancy = |code: &dyn Code| if code.is_systematic() { code.r() } else { code.r() - code.k() };
         let (kind, k, r) = code.map_or((None, 1, 0), |code| (Some(code.kind()), code.k(), redundancy(code)));
@@ -269,10 +282,17 @@ pub fn may_record(dir: &Path) -> Result<(), EvalError> {
     try_write(dir).map_err(|error| EvalError::Unrecorded { file: dir.to_path_buf(), error })
 }
 
-/// Writes measured rows of one folder of weights into its manifest.
+/// Writes measured rows of one folder of weights into its manifest as it is *now*: another model may have been trained meanwhile.
 pub fn record(dir: &Path, rows: &[Row]) -> Result<(), EvalError> {
-    let measured = rows.iter().map(Measured::from).collect();
-    Ok(Manifest::change(dir, |manifest| Ok(Manifest { measured, ..manifest? }))?)
+    let measured: Vec<Measured> = rows.iter().map(Measured::from).collect();
+    Ok(Manifest::change(dir, |manifest| {
+        let manifest = manifest?;
+        if measured.iter().all(|row| row.fits(&manifest)) {
+            return Ok(Manifest { measured, ..manifest });
+        }
+        let rule = "names other weights than those that were measured";
+        Err(Fault::new(&dir.join(MANIFEST_FILE), rule, "run `parityd eval --record` again"))
+    })?)
 }
 
 /// The preset of a code that is not trained.
@@ -316,32 +336,4 @@ fn mean_and_sd(values: &[f64]) -> (f64, f64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_are_the_recoverable_ones() {
-        let names = |k, r| -> Vec<String> {
-            let patterns = patterns(&crate::code::Sum::with_defaults(k, r).unwrap());
-            patterns.into_iter().map(|pattern| named(&(pattern, 0.0)).0).collect()
-        };
-        assert_eq!(names(2, 1), ["0", "1"]);
-        assert_eq!(names(3, 2), ["0", "1", "2", "0,1", "0,2", "1,2"]);
-    }
-
-    #[test]
-    fn a_look_makes_no_folder() {
-        let dir = tempfile::tempdir().unwrap();
-        let missing = dir.path().join("not there");
-        may_record(&missing).unwrap();
-        assert!(!missing.exists());
-        assert!(may_record(Path::new("/proc")).is_err());
-    }
-
-    #[test]
-    fn spread_is_that_of_a_sample() {
-        let (mean, sd) = mean_and_sd(&[1.0, 2.0, 3.0]);
-        assert!((mean - 2.0).abs() < 1e-12 && (sd - 1.0).abs() < 1e-12);
-        assert!(mean_and_sd(&[0.5]).1.abs() < 1e-12);
-    }
-}
+mod tests;

@@ -223,6 +223,16 @@ impl Net {
         Ok(outputs)
     }
 
+    /// Whether both read the same memory.
+    #[cfg(test)]
+    pub(crate) fn shares_weights(&self, other: &Net) -> bool {
+        match (&self.form, &other.form) {
+            (Form::Program(one), Form::Program(other)) => one.shares_weights(other),
+            (Form::Steps(one), Form::Steps(other)) => Arc::ptr_eq(one, other),
+            (Form::Program(_), Form::Steps(_)) | (Form::Steps(_), Form::Program(_)) => false,
+        }
+    }
+
     /// Values in one input row.
     pub fn width(&self) -> usize {
         self.plan.input().iter().product()

@@ -101,7 +101,7 @@ impl Lesson for Labels<'_> {
 pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
     may_replace(options)?;
     super::writable(&options.out)?;
-    let (train, validation) = data::train(&options.data)?;
+    let (train, validation) = super::images(&options.data, 1)?;
     let plan = options.architecture.plan(&[1, train.size.0, train.size.1], data::LABELS.len())?;
     let normalisation = super::normalisation(&train.pixels);
     let preprocessing = Preprocessing { mean: normalisation.mean, std: normalisation.std, weight: 1.0 };
@@ -116,11 +116,13 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
         run.fit(&Labels { backend, plan: &plan, preprocessing, varied, train: &train, validation: &validation })?;
     // The canary is what CPUs give, whatever trained it: they are the exact ones.
     let net = Net::new(&plan, preprocessing, &fitted.parameters, &Device::Cpu)?;
-    still_may_replace(options, &sha256(&fitted.parameters.to_safetensors()?))?;
+    let bytes = fitted.parameters.to_safetensors()?;
+    let sha256 = sha256(&bytes);
+    still_may_replace(options, &sha256)?;
     let base = Base {
         architecture: options.architecture,
         file: FILE.to_owned(),
-        sha256: super::write_parameters(&options.out.join(FILE), &fitted.parameters)?,
+        sha256,
         canary: super::rounded(&net.predict(&canary::row(net.width(), 0))?),
         training: finished(&options.settings, &fitted, command(options)),
     };
@@ -129,7 +131,7 @@ pub fn base(options: &BaseOptions) -> std::result::Result<(), TrainError> {
         train.count(),
         validation.count()
     );
-    Ok(Manifest::change(&options.out, |old| {
+    Ok(Manifest::change_with(&options.out, (FILE, &bytes), |old| {
         let new = manifest(options, &plan, normalisation, split, base);
         Ok(match old {
             Ok(old) => succeed(&options.out, old, new),

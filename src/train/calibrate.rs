@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::{TrainError, writable};
+use super::{TrainError, images, writable};
 use crate::{
     code::{Code, SlotSet, Temperature},
-    data::{self, Images},
+    data::Images,
     eval::Stripes,
     model::{Device, Net},
     weights::{Bundle, Calibrated, Fault, MANIFEST_FILE, Manifest},
@@ -37,11 +37,11 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<(), TrainError> {
     let bundle = Bundle::load(weights, None)?;
     let manifest = bundle.manifest();
     let codes = manifest.codes(weights)?;
-    if codes.is_empty() {
+    let Some(k_max) = codes.iter().map(|code| code.k()).max() else {
         return Err(TrainError::NothingToCalibrate { dir: weights.clone() });
-    }
+    };
     writable(weights)?;
-    let (_, validation) = data::train(data)?;
+    let (_, validation) = images(data, k_max)?;
     let outputs = bundle.base(device)?.predict(&validation.pixels)?;
     codes.iter().try_for_each(|code| one_code((weights, manifest), &**code, &validation, &outputs, device))
 }

@@ -18,7 +18,10 @@ use super::{
     init, norm,
     preset::WEIGHT_DECAY,
 };
-use crate::model::{Device, Parameters, Pass, Seen};
+use crate::{
+    model::{Device, Parameters, Pass, Seen},
+    weights::remove_left_behind,
+};
 
 /// Streams of the generator that belong to steps; those of epochs are small numbers.
 const OF_STEPS: u64 = 1 << 63;
@@ -125,6 +128,8 @@ impl Run<'_> {
     /// Runs all epochs that are left.
     pub(super) fn fit(&self, lesson: &impl Lesson) -> Result<Fitted, TrainError> {
         let identity = self.identity();
+        // A run that was killed while it wrote left all of a checkpoint.
+        self.checkpoint.parent().into_iter().for_each(remove_left_behind);
         let mut state = self.start(lesson, &identity)?;
         let bar = self.bar(lesson, state.progress.epochs);
         while state.progress.epochs < self.settings.epochs && !self.gives_up(&state.progress) {

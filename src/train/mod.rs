@@ -29,10 +29,10 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     code::{CodeError, Kind},
-    data::{DataError, Images},
+    data::{self, DataError, Images},
     eval::EvalError,
-    model::{Architecture, Device, Encoder, NoFit, Parameters, Tensor, TensorError},
-    weights::{Fault, Normalisation, Training, Unchanged, WeightsError, sha256, try_write, write_whole},
+    model::{Architecture, Device, Encoder, NoFit, Tensor, TensorError},
+    weights::{Fault, Normalisation, Training, Unchanged, WeightsError, remove_left_behind, sha256, try_write},
 };
 pub use adam::Adam;
 pub use all::{AllOptions, Remade, all};
@@ -191,6 +191,20 @@ pub enum TrainError {
         /// The encoder.
         encoder: Encoder,
     },
+    /// Not one stripe to choose the best epoch by, or to calibrate with.
+    #[error(
+        "{}: a fifth of its training images, {validation}, is set aside to validate, and {least} are needed; name a folder with {} training images or more \
+         with --data",
+        dir.display(), 5 * least
+    )]
+    TooFewImages {
+        /// The folder of the data.
+        dir: PathBuf,
+        /// How many there are.
+        validation: usize,
+        /// How many there must be.
+        least: usize,
+    },
     /// The folder of weights has the base model alone.
     #[error("{}: no parity models to calibrate; make some with `parityd train parity`", dir.display())]
     NothingToCalibrate {
@@ -244,6 +258,15 @@ impl From<Fault> for TrainError {
     }
 }
 
+/// Training and validation images, at least `least` of the latter: k for a stripe.
+fn images(dir: &Path, least: usize) -> Result<(Images, Images), TrainError> {
+    let (train, validation) = data::train(dir)?;
+    if validation.count() < least {
+        return Err(TrainError::TooFewImages { dir: dir.to_path_buf(), validation: validation.count(), least });
+    }
+    Ok((train, validation))
+}
+
 /// The pixels of some images, one after the other, varied if asked for.
 fn gather(images: &Images, picked: &[usize], varied: bool, rng: &mut ChaCha8Rng) -> Vec<f32> {
     let mut rows = Vec::with_capacity(picked.len() * images.width());
@@ -280,16 +303,11 @@ fn normalisation(pixels: &[f32]) -> Normalisation {
     Normalisation { mean: round(mean), std: round(variance.sqrt()) }
 }
 
-/// Whether files can be written in a folder, which is made if it is not there: found out before anything is learned.
+/// Whether files can be written in a folder, which is made if it is not there: found out before anything is learned. What runs that were killed left
+/// there goes.
 fn writable(folder: &Path) -> Result<(), TrainError> {
+    remove_left_behind(folder);
     try_write(folder).map_err(|error| TrainError::Write { file: folder.to_path_buf(), error })
-}
-
-/// Writes parameters; gives their SHA-256.
-fn write_parameters(file: &Path, parameters: &Parameters) -> Result<String, TrainError> {
-    let bytes = parameters.to_safetensors()?;
-    write_whole(file, &bytes).map_err(|error| TrainError::Write { file: file.to_path_buf(), error })?;
-    Ok(sha256(&bytes))
 }
 
 fn finished(settings: &Settings, fitted: &fit::Fitted, command: String) -> Training {

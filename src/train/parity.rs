@@ -17,7 +17,6 @@ use super::{
 };
 use crate::{
     code::{Code, Kind, Learned, Reading, Spec},
-    data,
     model::{Architecture, Device, Encoder, Net, Parameters, Preprocessing},
     weights::{
         Bundle, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, Training, canary, decoder, decoder_of,
@@ -102,7 +101,7 @@ pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
     let bundle = Bundle::load(&options.weights, None)?;
     may_replace(options, bundle.manifest())?;
     super::writable(&options.weights)?;
-    let (train, validation) = data::train(&options.data)?;
+    let (train, validation) = super::images(&options.data, options.code.k)?;
     let base = bundle.base(&options.settings.backend.device())?;
     let (train_outputs, validation_outputs) = (base.predict(&train.pixels)?, base.predict(&validation.pixels)?);
     let teacher = Teacher {
@@ -298,10 +297,9 @@ impl Teacher<'_> {
     /// Writes a model, and enters it in the manifest.
     fn enter(&self, trained: &Trained<'_>) -> Result<(), TrainError> {
         let Trained { code, row, network: (architecture, encoder), fitted, stored, net } = *trained;
-        let (weights, settings) = (&self.options.weights, &self.options.settings);
-        still_may_replace(self.options, row, &sha256(&stored.to_safetensors()?))?;
-        let file = format!("{}/row{row}.safetensors", self.options.folder());
-        let sha256 = super::write_parameters(&weights.join(&file), stored)?;
+        let bytes = stored.to_safetensors()?;
+        let sha256 = sha256(&bytes);
+        still_may_replace(self.options, row, &sha256)?;
         let query = canary::parity_query(code, row, self.bundle.signature().input.width());
         let parity = Parity {
             kind: code.kind(),
@@ -311,14 +309,14 @@ impl Teacher<'_> {
             coefficients: code.coefficients(row).to_vec(),
             architecture,
             encoder,
-            file,
+            file: format!("{}/row{row}.safetensors", self.options.folder()),
             sha256,
             base_sha256: self.bundle.base_sha256().to_owned(),
             preprocessing: self.bundle.manifest().preprocessing,
             canary: super::rounded(&net.predict(&query)?),
-            training: finished(settings, fitted, command(self.options, trained)),
+            training: finished(&self.options.settings, fitted, command(self.options, trained)),
         };
-        enter(weights, parity)
+        enter(&self.options.weights, parity, &bytes)
     }
 }
 
@@ -329,10 +327,11 @@ fn halved(fitted: &mut Fitted) -> Result<Parameters, TrainError> {
     Ok(stored)
 }
 
-/// Puts a parity model into the manifest as it is *now*: another row may have been trained meanwhile.
-fn enter(weights: &Path, parity: Parity) -> Result<(), TrainError> {
+/// Puts a parity model into its place and into the manifest as it is *now*: another row may have been trained meanwhile.
+fn enter(weights: &Path, parity: Parity, bytes: &[u8]) -> Result<(), TrainError> {
     let (kind, k, r, row) = (parity.kind, parity.k, parity.r, parity.row);
-    Ok(Manifest::change(weights, |manifest| {
+    let file = parity.file.clone();
+    Ok(Manifest::change_with(weights, (&file, bytes), |manifest| {
         let mut manifest = manifest?;
         if manifest.base.sha256 != parity.base_sha256 {
             let rule = "names another base than the one that this parity model was trained on";

@@ -6,16 +6,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    hash::{BuildHasher, Hasher, RandomState},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Calibrated, Fault, WeightsError, decoder, unread};
+use super::{
+    Calibrated, Fault, WeightsError, decoder, unread,
+    whole::{Beside, lock},
+};
 use crate::{
     code::{Code, Coefficients, Kind, Spec},
     model::{Architecture, Encoder},
@@ -220,6 +221,18 @@ pub struct Measured {
     pub weights_sha256: Vec<String>,
 }
 
+impl Measured {
+    /// Whether it was measured on the weights that the manifest names.
+    pub fn fits(&self, manifest: &Manifest) -> bool {
+        let is_of =
+            |parity: &&Parity| (parity.kind.as_str(), parity.k, parity.r) == (self.code.as_str(), self.k, self.r);
+        let mut rows: Vec<&Parity> = manifest.parities.iter().filter(is_of).collect();
+        rows.sort_by_key(|parity| parity.row);
+        let parities = rows.into_iter().map(|parity| &parity.sha256);
+        std::iter::once(&manifest.base.sha256).chain(parities).eq(&self.weights_sha256)
+    }
+}
+
 /// Why a manifest stays as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum Unchanged {
@@ -268,12 +281,35 @@ impl Manifest {
         change(Manifest::read(dir)).map_err(WeightsError::from)?.write(dir).map_err(unwritten)
     }
 
+    /// The same, where the new manifest names new weights: these bytes, in `file` of `dir`. The old ones stay until the manifest may change and both
+    /// are on the disk, for weights that their manifest does not name are served by nobody.
+    pub fn change_with(
+        dir: &Path,
+        (file, bytes): (&str, &[u8]),
+        change: impl FnOnce(Result<Self, Fault>) -> Result<Self, Fault>,
+    ) -> Result<(), Unchanged> {
+        let unwritten = |file: &str| {
+            let file = dir.join(file);
+            move |error| Unchanged::Write { file, error }
+        };
+        let weights = Beside::write(&dir.join(file), bytes).map_err(unwritten(file))?;
+        let _locked = lock(dir).map_err(unwritten(MANIFEST_FILE))?;
+        let changed = change(Manifest::read(dir)).map_err(WeightsError::from)?;
+        let manifest = changed.beside(dir).map_err(unwritten(MANIFEST_FILE))?;
+        weights.take_place().map_err(unwritten(file))?;
+        manifest.take_place().map_err(unwritten(MANIFEST_FILE))
+    }
+
     /// Writes `manifest.toml` of `dir`, whole or not at all.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
+        self.beside(dir)?.take_place()
+    }
+
+    fn beside(&self, dir: &Path) -> io::Result<Beside> {
         let text = toml::to_string(self).map_err(io::Error::other)?;
         let header =
             "# Written by `parityd train` and `parityd eval --record`; hashes bind it to the files beside it.\n";
-        write_whole(&dir.join(MANIFEST_FILE), format!("{header}{text}").as_bytes())
+        Beside::write(&dir.join(MANIFEST_FILE), format!("{header}{text}").as_bytes())
     }
 
     /// The parity rows of one code, by row.
@@ -320,59 +356,4 @@ pub(super) fn has_an_end(file: &Path) -> io::Result<()> {
     } else {
         Err(io::Error::other("it is a pipe or a device, and no file"))
     }
-}
-
-/// Locks a folder for as long as what this gives lives; waits for whoever has it locked. The folder itself is locked: no file is left
-/// behind.
-fn lock(folder: &Path) -> io::Result<fs::File> {
-    let locked = fs::File::open(folder).and_then(|open| {
-        match open.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                tracing::info!(folder = %folder.display(), "waits for whoever has locked the folder");
-                open.lock()?;
-            }
-            Err(fs::TryLockError::Error(error)) => return Err(error),
-        }
-        Ok(open)
-    });
-    locked.map_err(|error| io::Error::new(error.kind(), format!("the folder cannot be locked: {error}")))
-}
-
-/// Writes a file by way of a temporary one beside it, so that a reader (or a crash) sees the old bytes or the new ones.
-pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    // A file that two write is neither's.
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{:016x}.new", nobody_elses()));
-    let temporary = folder.join(name);
-    let written = fs::File::create(&temporary).and_then(|mut open| {
-        open.write_all(bytes)?;
-        open.sync_all()?;
-        fs::rename(&temporary, file)
-    });
-    if written.is_err() {
-        // A part of a file is of no use to anybody, least of all on a disk that is full. That it cannot be removed is not what went wrong.
-        let _stays = fs::remove_file(&temporary);
-    }
-    written
-}
-
-/// Whether a file can be written in a folder that is there. Several may ask at a time, each with a file of its own.
-pub(super) fn try_file(folder: &Path) -> io::Result<()> {
-    let file = folder.join(format!(".parityd-writes-here.{:016x}", nobody_elses()));
-    fs::write(&file, []).and_then(|()| fs::remove_file(&file))
-}
-
-/// A number that nobody else has, on another machine, in another container or thread.
-fn nobody_elses() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
-
-/// Whether a folder, which is made if it is not there, can be locked and written: to be found out before anything is learned or measured.
-pub fn try_write(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let _locked = lock(folder)?;
-    try_file(folder)
 }

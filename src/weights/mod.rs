@@ -12,6 +12,7 @@ mod decoder;
 mod manifest;
 pub mod oracle;
 mod page;
+mod whole;
 
 use std::{
     fmt::{self, Write},
@@ -34,9 +35,10 @@ pub use check::{ParityPlan, encoded_plan, parity_plan};
 pub use decoder::{decoder, decoder_of};
 pub use manifest::{
     Base, Dataset, Deployment, FORMAT, Input, MANIFEST_FILE, Manifest, Measured, Normalisation, Output, Parity,
-    Training, Unchanged, try_write, write_whole,
+    Training, Unchanged,
 };
 pub use page::{try_page, write_page};
+pub use whole::{remove_left_behind, try_write, write_whole};
 
 /// One thing that is wrong with a folder of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,8 +143,11 @@ impl Checked {
         if let Some(net) = &*shared {
             return Ok(net.clone());
         }
-        let net = Net::new(&self.plan, self.preprocessing, &self.parameters, device)?;
-        Ok(shared.insert(net).clone())
+        Ok(shared.insert(self.anew()?).clone())
+    }
+
+    fn anew(&self) -> Result<Net, TensorError> {
+        Net::new(&self.plan, self.preprocessing, &self.parameters, &Device::Cpu)
     }
 }
 
@@ -221,6 +226,11 @@ impl Bundle {
     /// weights.
     pub fn parity(&self, row: usize, device: &Device) -> Result<Net, TensorError> {
         self.parities.get(row).unwrap_or(&self.base).net(device, self.precision)
+    }
+
+    /// The base model, and what runs parity row `row`, on the CPU and in memory of their own, for whoever measures what depends on where that lies.
+    pub fn anew(&self, row: usize) -> Result<[Net; 2], TensorError> {
+        Ok([self.base.anew()?, self.parities.get(row).unwrap_or(&self.base).anew()?])
     }
 
     /// The canary and the outputs that it must give under `code`: the one that was loaded, or its backup, whose stripes are the first row of those.

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::manifest::{try_file, write_whole};
+use super::whole::{try_file, write_whole};
 
 /// Writes a page that somebody names whole, in a folder that is there. What is a link, a pipe or a device is written to as it is, since a rename would put a
 /// file in its place; and so is a file that may be written in a folder that may not.

@@ -56,19 +56,6 @@ fn a_file_for_which_there_are_no_means_may_be_read_later() {
     assert!(!faults(&[absent]).may_pass());
 }
 
-#[test]
-fn what_could_not_be_written_leaves_no_part_behind() {
-    let dir = TempDir::new().unwrap();
-    // Nothing can be renamed to a folder that is not empty.
-    let file = dir.path().join("base.checkpoint");
-    fs::create_dir_all(file.join("in the way")).unwrap();
-    assert!(write_whole(&file, b"bytes").is_err());
-    assert_eq!(names(dir.path()), ["base.checkpoint"]);
-    try_write(dir.path()).unwrap();
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    assert!(try_write(Path::new("/proc/nowhere")).is_err());
-}
-
 fn names(dir: &Path) -> Vec<std::ffi::OsString> {
     let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
@@ -97,17 +84,6 @@ fn changes_made_side_by_side_are_all_kept() {
 }
 
 #[test]
-fn a_file_that_two_write_is_that_of_one_of_them() {
-    let dir = TempDir::new().unwrap();
-    let file = dir.path().join("base.checkpoint");
-    let write = |thread: u8| (0..20).for_each(|_| write_whole(&file, &vec![thread; 1 << 20]).unwrap());
-    thread::scope(|scope| (0..4).for_each(|thread| drop(scope.spawn(move || write(thread)))));
-    let written = fs::read(&file).unwrap();
-    assert!(written.len() == 1 << 20 && written.iter().all(|byte| *byte == written[0]));
-    assert_eq!(names(dir.path()), ["base.checkpoint"]);
-}
-
-#[test]
 fn a_manifest_that_cannot_be_changed_says_why() {
     let dir = folder();
     let before = fs::read(dir.path().join(MANIFEST_FILE)).unwrap();
@@ -117,6 +93,31 @@ fn a_manifest_that_cannot_be_changed_says_why() {
     assert_eq!(fs::read(dir.path().join(MANIFEST_FILE)).unwrap(), before);
     let refused = Manifest::change(Path::new("/nowhere"), |manifest| manifest).unwrap_err().to_string();
     assert!(refused.contains("/nowhere/manifest.toml: cannot be written: the folder cannot be locked"), "{refused}");
+}
+
+/// A daemon that starts at any moment finds the weights that the manifest names.
+#[test]
+fn old_weights_stay_until_their_manifest_may_change() {
+    let dir = folder();
+    let files = || [names(dir.path()), names(&dir.path().join("sum-k2-r2"))];
+    let before = files();
+    let file = Manifest::read(dir.path()).unwrap().parities[0].file.clone();
+    let new = [fs::read(dir.path().join(&file)).unwrap(), vec![0]].concat();
+    let fault = Fault::new(dir.path(), "names another base", "train it again");
+    Manifest::change_with(dir.path(), (&file, &new), |_| Err(fault)).unwrap_err();
+    Bundle::load(dir.path(), Some(&code())).unwrap();
+    // Nothing takes the place of a folder that is not empty.
+    Manifest::change_with(dir.path(), ("sum-k2-r2", &new), |manifest| manifest).unwrap_err();
+    Bundle::load(dir.path(), Some(&code())).unwrap();
+    assert_eq!(files(), before, "no part of a file is left behind");
+    let named = |manifest: Result<Manifest, Fault>| {
+        let mut manifest = manifest?;
+        manifest.parities[0].sha256 = sha256(&new);
+        Ok(manifest)
+    };
+    Manifest::change_with(dir.path(), (&file, &new), named).unwrap();
+    let named = Manifest::read(dir.path()).unwrap().parities[0].sha256.clone();
+    assert_eq!((sha256(&fs::read(dir.path().join(file)).unwrap()), files()), (named, before));
 }
 
 #[test]

@@ -16,10 +16,13 @@ use std::{
 
 use crate::{
     admission::{Admission, Terms},
-    bench::cell::{DEADLINE, Latency},
+    bench::{
+        cell::{DEADLINE, Latency},
+        tally::largest,
+    },
     clock::{Clock, Time},
     engine::Engine,
-    query::{Accepts, Prediction, Provenance, Rows},
+    query::{Accepts, Provenance, Rows},
     reply::Pending,
 };
 
@@ -114,13 +117,8 @@ impl Sent {
         };
         let Some(Ok(prediction)) = answers.iter().next() else { return Latency::NONE };
         let decoded = matches!(prediction.provenance, Provenance::Reconstructed | Provenance::Approximate);
-        let right = self.label.map(|label| if class(prediction) == usize::from(label) { 1.0 } else { 0.0 });
+        let class = largest(prediction.values.iter().copied().map(f64::from));
+        let right = self.label.map(|label| if class == Some(usize::from(label)) { 1.0 } else { 0.0 });
         Latency { time: Time::from_nanos(at).since(self.intended), decoded, answered: true, right }
     }
-}
-
-/// The class of a prediction: the place of its largest value.
-fn class(prediction: &Prediction) -> usize {
-    let values = prediction.values.iter().enumerate();
-    values.max_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(usize::MAX, |(place, _)| place)
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     bench::{
         BenchError, Env, Watch,
-        cell::{Cell, Latency, Place, at, millis},
+        cell::{self, Cell, Latency, Place, at, millis},
         contender::Contender,
         doctor,
         simulated::{self, LANES, Order, VirtualOptions},
@@ -67,6 +67,7 @@ impl Stage<'_> {
     fn measure(&self, progress: &dyn Fn(usize, usize)) -> Result<LanesReport, BenchError> {
         let options = self.options;
         let (service, calibration) = self.calibrate()?;
+        cell::queries(options.span, Order::gap(service, options.load), options.runs)?;
         let weathers = super::weathers(options);
         let all = weathers.len() * usize::try_from(options.runs).unwrap_or(usize::MAX);
         let (mut cells, mut virtual_cells, mut agreements) = (Vec::new(), Vec::new(), Vec::new());
@@ -109,7 +110,9 @@ impl Stage<'_> {
             calibration,
             worst,
             lateness: Vec::new(),
-            void_reason: (!worst.is_good()).then(late).or_else(|| doctor::void_reason(&env.doctor)),
+            void_reason: super::unanswered(&cells)
+                .or_else(|| (!worst.is_good()).then(late))
+                .or_else(|| doctor::void_reason(&env.doctor)),
             cells,
             virtual_cells,
             agreements,
@@ -139,10 +142,9 @@ impl Stage<'_> {
 
     /// All policies at once.
     fn run(&self, weather: Weather, (service, span): (Duration, Duration), seed: u64) -> Result<Run, BenchError> {
-        let gap = gap(self.options.load, service);
+        let gap = Order::gap(service, self.options.load);
         // As many as in virtual time.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of queries")]
-        let queries = (span.as_secs_f64() / gap.as_secs_f64()) as usize;
+        let queries = cell::queries(span, gap, 1)?;
         let moments: Vec<Duration> = Arrivals::new(seed, gap).map(|at| at.since(Time::ZERO)).take(queries).collect();
         let (mut daemons, mut devices) = (Vec::new(), Vec::new());
         for contender in &self.contenders {
@@ -197,9 +199,4 @@ impl Stage<'_> {
         let order = Order::new(weather, (k, *load), service, Some(contender.clone()));
         simulated::runs(&options, &order, &Worth::of(weights))
     }
-}
-
-/// The mean gap between arrivals at which so much of all lanes' time is asked for.
-fn gap(load: f64, service: Duration) -> Duration {
-    service.div_f64(load * LANES as f64)
 }

@@ -53,7 +53,7 @@ impl LanesReport {
             let head = HEAD.iter().chain(TWIN.iter().filter(|_| self.emulated)).map(|&head| head.to_owned());
             page.table(&head.collect::<Vec<_>>(), &real.iter().map(|cell| self.row(cell)).collect::<Vec<_>>());
         }
-        if let Some(legend) = self.legend() {
+        for legend in self.legend() {
             page.text(&legend);
         }
         Ok(page.finish())

@@ -31,9 +31,10 @@ pub use page::LanesPage;
 
 use super::{
     BenchError, Env,
-    cell::{self, Cell, Quantile},
+    cell::{self, Cell, OF_FEW},
     contender::{self, Contender},
-    table::LATE,
+    simulated::Order,
+    table::{FEW, LATE},
     weather::Weather,
 };
 use crate::{
@@ -82,6 +83,14 @@ pub struct LanesOptions {
     pub seed: u64,
     /// The command line, for the result.
     pub command: String,
+}
+
+impl LanesOptions {
+    /// Whether runs with jobs of the length that was asked for, if one was, have queries, and no more than are held in memory.
+    pub fn check(&self) -> Result<(), BenchError> {
+        let queries = |service| cell::queries(self.span, Order::gap(service, self.load), self.runs);
+        self.service.map(queries).transpose().map(drop)
+    }
 }
 
 /// What a calibration found of one base time.
@@ -164,6 +173,13 @@ fn contenders(options: &LanesOptions, lanes: usize) -> Result<Vec<Contender>, Be
     names.iter().map(find).collect()
 }
 
+/// Why nothing is known of a cell: not one of its queries was answered.
+fn unanswered(cells: &[Cell]) -> Option<String> {
+    let silent = cells.iter().find(|cell| cell.unanswered >= 1.0)?;
+    let Cell { policy, scenario, .. } = silent;
+    Some(format!("no query of {policy} in {scenario} was answered: there is no latency to speak of"))
+}
+
 fn weathers(options: &LanesOptions) -> Vec<Weather> {
     Weather::ALL.into_iter().filter(|weather| options.scenarios.contains(&weather.to_string())).collect()
 }
@@ -199,25 +215,29 @@ impl LanesReport {
         super::read(file, "lanes")
     }
 
-    /// p50, p99 and p99.9 of a cell, each marked if the client is a good part of it.
-    fn figures(&self, cell: &Cell) -> [String; 3] {
+    /// Which of p50, p99 and p99.9 of a cell owe a good part to the client.
+    fn late(&self, cell: &Cell) -> [bool; 3] {
         let late = self.lateness.iter().find(|late| late.is_of(cell));
-        let marks = late.map_or([false; 3], |late| late.marks(cell));
-        let figure = |(quantile, is_late): (Quantile, bool)| {
-            let mark = if is_late { LATE } else { "" };
-            format!("{mark}{:.1}", quantile.ms)
-        };
-        let [p50, p99, p999] = marks;
-        [(cell.p50, p50), (cell.p99, p99), (cell.p999, p999)].map(figure)
+        late.map_or([false; 3], |late| late.marks(cell))
     }
 
-    /// What the mark means, where there is one.
-    fn legend(&self) -> Option<String> {
-        let is_marked = |cell: &Cell| self.figures(cell).iter().any(|figure| figure.starts_with(LATE));
-        self.cells
-            .iter()
-            .any(is_marked)
-            .then(|| format!("{LATE} more than a quarter of it may be the lateness of this client."))
+    /// The three, each marked if it does, or if too few queries lie beyond it.
+    fn figures(&self, cell: &Cell) -> [String; 3] {
+        let mut figures = cell.figures(1);
+        for (figure, is_late) in figures.iter_mut().zip(self.late(cell)) {
+            if is_late {
+                figure.insert_str(0, LATE);
+            }
+        }
+        figures
+    }
+
+    /// What the marks mean, where there are any.
+    fn legend(&self) -> impl Iterator<Item = String> {
+        let late = self.cells.iter().any(|cell| self.late(cell).contains(&true));
+        let late = late.then(|| format!("{LATE} more than a quarter of it may be the lateness of this client."));
+        let few = self.cells.iter().any(Cell::is_of_few).then(|| format!("{FEW} {OF_FEW}."));
+        late.into_iter().chain(few)
     }
 
     /// As JSON.
@@ -227,5 +247,23 @@ impl LanesReport {
     /// If a figure is not a finite number, which would be a bug.
     pub fn json(&self) -> String {
         serde_json::to_string(self).expect("plain data has a JSON form")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::cell::{Latency, Place};
+
+    #[test]
+    fn a_cell_without_an_answer_is_void() {
+        let answered = Latency { time: Duration::from_millis(20), decoded: false, answered: true, right: None };
+        let cell = |policy, run: Vec<Latency>| {
+            Cell::new(&Place { weather: Weather::B, k: None, load: 0.3, policy }, &[run], 0.0)
+        };
+        let some = cell("none", vec![answered, Latency::NONE]);
+        assert_eq!(unanswered(std::slice::from_ref(&some)), None);
+        let told = unanswered(&[some, cell("hedged", vec![Latency::NONE; 3])]);
+        assert!(told.is_some_and(|told| told.starts_with("no query of hedged in B was answered")));
     }
 }

@@ -40,7 +40,7 @@ impl Display for LanesPage<'_> {
             writeln!(f, "\n## {weather}: {}, {:.0} % load\n", weather.words(), 100.0 * cells[0].load)?;
             self.table(f, &cells)?;
         }
-        if let Some(legend) = self.0.legend() {
+        for legend in self.0.legend() {
             writeln!(f, "\n{legend}")?;
         }
         if let Some(reason) = &self.0.void_reason {

@@ -26,7 +26,7 @@ use crate::{
     admission::{Admission, Terms},
     bench::{
         BenchError, Env, Watch,
-        cell::{Cell, Latency, Place, at, millis},
+        cell::{self, Cell, Latency, Place, at, millis},
         contender::Contender,
         doctor,
         weather::Weather,
@@ -108,6 +108,7 @@ pub(super) fn measure(
     contenders.iter().try_for_each(|contender| site.plan(contender, 1).map(drop))?;
     let mut bench = Bench { options, clock: Clock::start(), site, rows, service: Duration::ZERO };
     bench.service = bench.capacity(&plain)?;
+    cell::queries(options.span, bench.gap(), options.runs)?;
     let weathers = super::weathers(options);
     let all = weathers.len() * contenders.len() * usize::try_from(options.runs).unwrap_or(usize::MAX);
     let (mut cells, mut lateness, mut void, mut done) = (Vec::new(), Vec::new(), None, 0);
@@ -143,7 +144,7 @@ pub(super) fn measure(
         calibration: Vec::new(),
         worst,
         lateness,
-        void_reason: void.or_else(|| doctor::void_reason(&env.doctor)),
+        void_reason: super::unanswered(&cells).or(void).or_else(|| doctor::void_reason(&env.doctor)),
         cells,
         virtual_cells: Vec::new(),
         agreements: Vec::new(),
@@ -177,12 +178,20 @@ impl Bench<'_> {
         Ok(took.mul_f64(lanes as f64 / daemon.jobs(1.0).max(1.0)))
     }
 
+    /// The mean gap between arrivals at which so much of all lanes' time is asked for.
+    fn gap(&self) -> Duration {
+        self.service.div_f64(self.options.load * self.site.lanes() as f64)
+    }
+
     /// One policy once: latencies, jobs, and how late each query was sent, sorted.
     fn run(&self, weather: Weather, contender: &Contender, seed: u64) -> Result<Ran, BenchError> {
-        let (lanes, span) = (self.site.lanes(), self.options.span);
-        let gap = self.service.div_f64(self.options.load * lanes as f64);
+        let span = self.options.span;
+        let gap = self.gap();
         let arrivals = Arrivals::new(seed, gap).map(|at| at.since(Time::ZERO)).take_while(|after| *after < span);
         let moments: Vec<Duration> = arrivals.collect();
+        if moments.is_empty() {
+            return Err(BenchError::NoQuery { seconds: span.as_secs_f64(), rate: 1.0 / gap.as_secs_f64() });
+        }
         let faults = weather.faults(self.service);
         let draws = Mutex::new(ChaCha8Rng::seed_from_u64(seed));
         let stalls = Arc::new(Stalls { clock: self.clock, faults, draws }) as Arc<dyn Emulation>;

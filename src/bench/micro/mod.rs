@@ -11,7 +11,7 @@ use std::fmt::{self, Display, Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BenchError, Env, Watch};
+use super::{BenchError, Env, Watch, doctor};
 use crate::clock::Clock;
 
 /// One figure.
@@ -62,6 +62,9 @@ impl Figure {
 /// All figures.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MicroReport {
+    /// Why nothing should be concluded from it.
+    #[serde(default)]
+    pub void_reason: Option<String>,
     /// The figures.
     pub figures: Vec<Figure>,
     /// Where they were made.
@@ -74,7 +77,8 @@ pub fn micro(command: &str) -> Result<MicroReport, BenchError> {
     let mut figures = arithmetic::figures(clock);
     figures.extend(hop::figures(clock));
     figures.extend(reply::figures(clock)?);
-    Ok(MicroReport { figures, env: Env::read(command, 0, &watch) })
+    let env = Env::read(command, 0, &watch);
+    Ok(MicroReport { void_reason: doctor::void_reason(&env.doctor), figures, env })
 }
 
 /// Runs them in turns, `batch` times each in a row, and gives the median time of each in nanoseconds.
@@ -111,6 +115,9 @@ impl MicroReport {
 
 impl Display for MicroReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(reason) = &self.void_reason {
+            writeln!(f, "VOID: {reason}\n")?;
+        }
         let cpu = self.env.cpu.as_deref().unwrap_or("an unknown processor");
         writeln!(f, "Made by `{}` on {cpu}.\n", self.env.command)?;
         writeln!(f, "| what | p50 | p99 | beside it | target | |\n|---|---|---|---|---|---|")?;
@@ -162,6 +169,18 @@ mod tests {
         assert_eq!(figure(5.0, Some(Target::Nanos(5.0)), 1.0).is_met(), Some(true));
         assert_eq!(figure(5.0, Some(Target::Times(1.6)), 3.0).is_met(), Some(false));
         assert_eq!(figure(5.0, None, 3.0).is_met(), None);
+    }
+
+    #[test]
+    fn a_void_report_says_so_first() {
+        let report = |void_reason| MicroReport {
+            void_reason,
+            figures: Vec::new(),
+            env: Env::read("parityd bench micro", 0, &Watch::start()),
+        };
+        let void = report(Some("steal: 9 %; move away".to_owned()));
+        assert!(void.to_string().starts_with("VOID: steal: 9 %; move away\n\nMade by"));
+        assert!(report(None).to_string().starts_with("Made by"));
     }
 
     #[test]

@@ -4,15 +4,19 @@
 //! share their machine with another tenant. *Equal resources* has all of them as plain instances, which is the paper's baseline. Beside ParM stand
 //! policies that the paper did not run.
 
-use std::fmt::{self, Display};
+use std::{
+    fmt::{self, Display},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Order, VirtualOptions, measured, page::factor};
 use crate::bench::{
     Env,
-    cell::{self, Cell},
+    cell::{self, Cell, OF_FEW},
     contender::{self, BASELINE, Contender},
+    table::FEW,
     weather::Weather,
 };
 
@@ -73,6 +77,12 @@ struct Setting {
     batch: usize,
 }
 
+impl Setting {
+    fn gap(&self) -> Duration {
+        Duration::from_secs_f64(1.0 / self.rate)
+    }
+}
+
 fn settings() -> Vec<Setting> {
     let usual = |experiment, varied| Setting {
         experiment,
@@ -103,6 +113,11 @@ fn settings() -> Vec<Setting> {
         Setting { rate, batch: batch as usize, ..usual("section 5.2.3: batch size", varied) }
     }));
     settings
+}
+
+/// Mean gaps between arrivals of all settings.
+pub(super) fn gaps() -> impl Iterator<Item = Duration> {
+    settings().into_iter().map(|setting| setting.gap())
 }
 
 /// Runs all of it, on all cores.
@@ -141,13 +156,12 @@ fn order(
 ) -> Order {
     let batch_time = 1.0 + BATCH_COST * (setting.batch - 1) as f64;
     let load = setting.rate * options.service.as_secs_f64() * batch_time / setting.batch as f64 / lanes as f64;
-    let gap = std::time::Duration::from_secs_f64(1.0 / setting.rate);
     Order {
         weather: setting.weather,
         k,
         lanes,
         load,
-        gap,
+        gap: setting.gap(),
         batch: (setting.batch, BATCH_COST),
         contender: Some(contender),
     }
@@ -196,13 +210,17 @@ impl Display for GridReport {
                 writeln!(f)?;
             }
         }
+        if self.cells.iter().any(|one| one.cell.is_of_few()) {
+            writeln!(f, "\n{FEW} {OF_FEW}.")?;
+        }
         Ok(())
     }
 }
 
 fn entry(cell: &Cell) -> String {
     let lost = if cell.unanswered > 0.0 { format!(" {:.1} % lost", 100.0 * cell.unanswered) } else { String::new() };
-    format!("{:.0} / {:.0} [{}; {:.2}]{lost}", cell.p50.ms, cell.p999.ms, factor(cell), cell.jobs_per_query)
+    let [p50, _, p999] = cell.figures(0);
+    format!("{p50} / {p999} [{}; {:.2}]{lost}", factor(cell), cell.jobs_per_query)
 }
 
 #[cfg(test)]

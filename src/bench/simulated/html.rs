@@ -7,7 +7,14 @@ use std::{
 
 use super::{VirtualReport, page::entry, targets};
 use crate::{
-    bench::{BenchError, cell::Cell, figures, html::Html, weather::Weather},
+    bench::{
+        BenchError,
+        cell::{Cell, OF_FEW},
+        figures,
+        html::Html,
+        table::FEW,
+        weather::Weather,
+    },
     chart::{self, Chart, Dash},
     weights::write_page,
 };
@@ -50,6 +57,9 @@ impl VirtualReport {
             if !cells.is_empty() {
                 section(&mut page, weather, &cells, &policies)?;
             }
+        }
+        if self.cells.iter().any(Cell::is_of_few) {
+            page.text(&format!("{FEW} {OF_FEW}."));
         }
         Ok(page.finish())
     }

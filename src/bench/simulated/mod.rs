@@ -89,6 +89,19 @@ pub struct VirtualReport {
     pub env: Env,
 }
 
+impl VirtualOptions {
+    /// Whether every run of [`simulate`] has queries, and no more than are held in memory.
+    pub fn check(&self) -> Result<(), BenchError> {
+        let gap = |&load: &f64| Order::gap(self.service, load);
+        self.loads.iter().map(gap).try_for_each(|gap| cell::queries(self.span, gap, self.seeds).map(drop))
+    }
+
+    /// The same of [`grid()`].
+    pub fn check_grid(&self) -> Result<(), BenchError> {
+        grid::gaps().try_for_each(|gap| cell::queries(self.span, gap, self.seeds).map(drop))
+    }
+}
+
 impl VirtualReport {
     /// What an earlier run wrote as JSON.
     pub fn read(file: &Path) -> Result<Self, BenchError> {
@@ -162,8 +175,12 @@ impl Order {
         service: Duration,
         contender: Option<Contender>,
     ) -> Self {
-        let gap = service.div_f64(load * LANES as f64);
-        Order { weather, k, lanes: LANES, load, gap, batch: (1, 0.0), contender }
+        Order { weather, k, lanes: LANES, load, gap: Order::gap(service, load), batch: (1, 0.0), contender }
+    }
+
+    /// The mean gap between arrivals at which so much of all lanes' time is asked for.
+    pub(super) fn gap(service: Duration, load: f64) -> Duration {
+        service.div_f64(load * LANES as f64)
     }
 }
 

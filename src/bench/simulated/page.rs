@@ -7,8 +7,9 @@ use super::{
     targets::{self, Target},
 };
 use crate::bench::{
-    cell::{Cell, Quantile},
+    cell::{Cell, OF_FEW},
     contender::BASELINE,
+    table::FEW,
     weather::Weather,
 };
 
@@ -56,6 +57,9 @@ impl Display for Page<'_> {
             }
             writeln!(f, "\n## {weather}: {}\n", weather.words())?;
             table(f, &cells)?;
+        }
+        if report.cells.iter().any(Cell::is_of_few) {
+            writeln!(f, "\n{FEW} {OF_FEW}.")?;
         }
         Ok(())
     }
@@ -133,8 +137,7 @@ pub(super) fn factor(cell: &Cell) -> String {
 
 /// p50 / p99 / p99.9 ± half its interval [factor of the gap; % decoded; jobs a query].
 pub(super) fn entry(cell: &Cell) -> String {
-    let whole = |quantile: Quantile| format!("{:.0}", quantile.ms);
-    let mut text = format!("{} / {} / {}", whole(cell.p50), whole(cell.p99), whole(cell.p999));
+    let mut text = cell.figures(0).join(" / ");
     let mut push = |part: fmt::Arguments<'_>| text.write_fmt(part).expect("text in memory can be written to");
     if let Some(half) = cell.p999.half {
         push(format_args!(" ± {half:.0}"));

@@ -33,26 +33,28 @@ const RIVALS: [&str; 4] = [BASELINE, DEFAULT, POOLED, "approximate"];
 
 /// All targets whose cells the report has.
 pub(super) fn all(report: &VirtualReport) -> Vec<Target> {
-    let per_service = |cell: &Cell| cell.p999.ms / report.service_ms;
-    let most = |words: &str, bound: f64, cells: &Cells<'_>, figure: &dyn Fn(&Cell) -> f64| {
-        let worst = cells.0.iter().max_by(|a, b| figure(a).total_cmp(&figure(b)))?;
+    let per_service = |cell: &Cell| Some(cell.p999.ms / report.service_ms);
+    // Cells without the figure are left out.
+    let most = |words: &str, bound: f64, cells: &Cells<'_>, figure: &dyn Fn(&Cell) -> Option<f64>| {
+        let figures = cells.0.iter().filter_map(|cell| Some((cell, figure(cell)?)));
+        let (worst, found) = figures.max_by(|(_, a), (_, b)| a.total_cmp(b))?;
         Some(Target {
             words: words.to_owned(),
             bound: format!("≤ {bound}"),
-            found: format!("{:.2} ({} at {:.0} %)", figure(worst), worst.scenario, 100.0 * worst.load),
-            is_met: figure(worst) <= bound,
+            found: format!("{found:.2} ({} at {:.0} %)", worst.scenario, 100.0 * worst.load),
+            is_met: found <= bound,
         })
     };
     let of = |policy: &str, scenarios: &str, load_max: f64| Cells::of(report, policy, scenarios, load_max);
     let mut targets = Vec::new();
     let hedged = of(DEFAULT, "BC", 0.545);
     targets.extend(most("`hedged`, B and C up to 54 % load: p99.9 in service times", 1.7, &hedged, &per_service));
-    targets.extend(most("the same: jobs per query", 1.05, &hedged, &|cell| cell.jobs_per_query));
-    targets.extend(most("the same: share decoded", NOTHING, &hedged, &|cell| cell.decoded));
+    targets.extend(most("the same: jobs per query", 1.05, &hedged, &|cell| Some(cell.jobs_per_query)));
+    targets.extend(most("the same: share decoded", NOTHING, &hedged, &|cell| Some(cell.decoded)));
     targets.extend(most("`hedged`, E up to 83 %", 2.5, &of(DEFAULT, "E", 0.835), &per_service));
     targets.extend(most("`hedged`, F up to 67 %", 2.5, &of(DEFAULT, "F", 0.675), &per_service));
     let against_none =
-        |figure: fn(&Cell) -> f64| move |cell: &Cell| figure(cell) / report.baseline(cell).map_or(f64::NAN, figure);
+        |figure: fn(&Cell) -> f64| move |cell: &Cell| Some(figure(cell) / figure(report.baseline(cell)?));
     let healthy = of(DEFAULT, "D", 0.405);
     targets.extend(most(
         "`hedged`, D up to 40 %: p50 over that of `none`",
@@ -63,7 +65,7 @@ pub(super) fn all(report: &VirtualReport) -> Vec<Target> {
     targets.extend(most("the same: p99.9", 1.2, &healthy, &against_none(|c| c.p999.ms)));
     targets.extend(most("parity on idle lanes (k = 2), E up to 38 %", 1.7, &of(POOLED, "E", 0.385), &per_service));
     targets.extend(most("the same, F up to 38 %", 1.8, &of(POOLED, "F", 0.385), &per_service));
-    let over_best = |cell: &Cell| (cell.p999.ms - cell.p999.half.unwrap_or(0.0)) / report.best(cell);
+    let over_best = |cell: &Cell| Some((cell.p999.ms - cell.p999.half.unwrap_or(0.0)) / report.best(cell));
     // "Any weather" and "the best policy" mean nothing unless all of them were run.
     let whole = Weather::ALL.iter().all(|weather| report.cells.iter().any(|cell| cell.scenario == weather.to_string()))
         && RIVALS.iter().all(|rival| report.cells.iter().any(|cell| cell.policy == *rival));
@@ -79,25 +81,28 @@ pub(super) fn all(report: &VirtualReport) -> Vec<Target> {
     }
     for (scenario, least) in [("B", 15.0), ("C", 4.0), ("E", 8.0), ("F", 4.0)] {
         let cells = Cells(of(LADDER, scenario, 0.385).0.into_iter().filter(|cell| cell.load > 0.375).collect());
-        targets.extend(factor(
-            &format!("`adaptive` (k = 2), {scenario} at 38 %: gap of `none` over its own"),
-            least,
-            &cells,
-        ));
+        let words = format!("`adaptive` (k = 2), {scenario} at 38 %: gap of `none` over its own");
+        targets.extend(factor(report, (&words, least), &cells));
     }
-    targets.extend(factor("ParM (k = 2), E up to 38 %: gap of `none` over its own", 5.0, &of("ParM", "E", 0.385)));
+    let parm = "ParM (k = 2), E up to 38 %: gap of `none` over its own";
+    targets.extend(factor(report, (parm, 5.0), &of("ParM", "E", 0.385)));
     targets
 }
 
-/// A gap factor of at least so much.
-fn factor(words: &str, least: f64, cells: &Cells<'_>) -> Option<Target> {
-    let factor = |cell: &Cell| cell.gap_factor.unwrap_or(1.0);
-    let worst = cells.0.iter().min_by(|a, b| factor(a).total_cmp(&factor(b)))?;
+/// A gap factor of at least so much. Beside a baseline that is overloaded, or was not run, there is none.
+fn factor(report: &VirtualReport, (words, least): (&str, f64), cells: &Cells<'_>) -> Option<Target> {
+    let factors = cells.0.iter().filter_map(|cell| {
+        let baseline = report.baseline(cell).filter(|baseline| !baseline.is_overloaded())?;
+        // One that is overloaded itself is no better than that.
+        Some((cell, if cell.is_overloaded() { 0.0 } else { cell.gap_over(baseline) }))
+    });
+    let (worst, factor) = factors.min_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    let found = if worst.is_overloaded() { "overloaded".to_owned() } else { format!("{factor:.1}") };
     Some(Target {
         words: words.to_owned(),
         bound: format!("≥ {least}"),
-        found: format!("{:.1} (at {:.0} %)", factor(worst), 100.0 * worst.load),
-        is_met: factor(worst) >= least,
+        found: format!("{found} (at {:.0} %)", 100.0 * worst.load),
+        is_met: factor >= least,
     })
 }
 
@@ -137,5 +142,56 @@ impl VirtualReport {
     fn best(&self, cell: &Cell) -> f64 {
         let policies = self.beside(cell).filter(|other| other.policy != ORACLE);
         policies.map(|other| other.p999.ms).fold(f64::INFINITY, f64::min)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bench::simulated::{VirtualOptions, simulate};
+
+    fn report(scenarios: &str, policies: &[&str]) -> VirtualReport {
+        let options = VirtualOptions {
+            loads: vec![0.38],
+            ks: vec![2],
+            scenarios: scenarios.to_owned(),
+            policies: policies.iter().map(|&policy| policy.to_owned()).collect(),
+            service: Duration::from_millis(25),
+            span: Duration::from_secs(2),
+            seeds: 1,
+            seed: 1,
+            command: String::new(),
+            weights: "nowhere".into(),
+        };
+        simulate(&options, &|_, _| ())
+    }
+
+    #[test]
+    fn nothing_is_missed_beside_what_was_not_run() {
+        let alone = report("BD", &[DEFAULT, LADDER]);
+        let words: Vec<String> = all(&alone).into_iter().map(|target| target.words).collect();
+        assert!(!words.is_empty() && words.iter().all(|words| !words.contains("`none`")), "{words:?}");
+        let page = alone.markdown().to_string();
+        assert!(page.contains("## Targets") && !page.contains("NaN"), "{page}");
+        let both = report("BD", &[BASELINE, DEFAULT, LADDER]);
+        let beside = all(&both).into_iter().filter(|target| target.words.contains("`none`"));
+        assert_eq!(beside.count(), 2, "p50 of `hedged` in D, the gap of `adaptive` in B");
+    }
+
+    #[test]
+    fn what_is_overloaded_is_called_that() {
+        let mut both = report("B", &[BASELINE, LADDER]);
+        let found = |report: &VirtualReport| all(report).pop().map(|target| (target.found, target.is_met));
+        let late = |report: &mut VirtualReport, policy: &str| {
+            let cell = report.cells.iter_mut().find(|cell| cell.policy == policy).unwrap();
+            (cell.p999.ms, cell.gap_factor) = (2000.0, None);
+        };
+        assert!(found(&both).is_some_and(|(found, _)| found.ends_with("(at 38 %)") && !found.starts_with('o')));
+        late(&mut both, LADDER);
+        assert_eq!(found(&both), Some(("overloaded (at 38 %)".to_owned(), false)));
+        late(&mut both, BASELINE);
+        assert_eq!(found(&both), None, "beside what is overloaded there is no gap");
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{LANES, Order, VirtualOptions, runs};
 use crate::{
     bench::{
-        cell::{Latency, millis, rounded},
+        cell::{self, Latency, millis, rounded},
         contender,
         weather::Weather,
         worth::Worth,
@@ -49,7 +49,9 @@ pub(super) fn timeline(options: &VirtualOptions, worth: &Worth) -> Option<Timeli
     if from.since(Time::ZERO) + AFTER > options.span {
         return None;
     }
-    let gap = options.service.div_f64(LOAD * LANES as f64);
+    let gap = Order::gap(options.service, LOAD);
+    // The loads that were asked for may be far lower.
+    cell::queries(options.span, gap, 1).ok()?;
     let k = *options.ks.first()?;
     let shown = contender::all(k, LANES).into_iter().filter(|contender| SHOWN.contains(&contender.name));
     let lines = shown.map(|contender| {

@@ -95,3 +95,16 @@ fn nested_outputs_and_nulls_are_read() {
         assert!(Answer::read(broken, 2).is_none());
     }
 }
+
+#[test]
+fn a_row_speaks_for_the_first_of_its_largest_numbers() {
+    let nothing = f64::NEG_INFINITY;
+    for (row, class) in [
+        (&[1.0, 3.0, 3.0][..], Some(1)),
+        (&[nothing, -7.0, -7.0], Some(1)),
+        (&[f64::NAN, 0.5], Some(1)),
+        (&[nothing, nothing], None),
+    ] {
+        assert_eq!(largest(row.iter().copied()), class, "{row:?}");
+    }
+}
