@@ -47,12 +47,17 @@ fn root() -> PathBuf {
 
 /// A folder with one of so many images in each, called by that, for training and for measurement.
 fn data(counts: &[u32]) -> TempDir {
+    data_of(28, counts)
+}
+
+/// The same of images of this height and width.
+fn data_of(side: u32, counts: &[u32]) -> TempDir {
     let dir = TempDir::new().unwrap();
     for &count in counts {
         let folder = dir.path().join(count.to_string());
         fs::create_dir(&folder).unwrap();
-        let mut images = [0x803, count, 28, 28].map(u32::to_be_bytes).concat();
-        images.extend((0..=250_u8).cycle().take(count as usize * 28 * 28));
+        let mut images = [0x803, count, side, side].map(u32::to_be_bytes).concat();
+        images.extend((0..=250_u8).cycle().take((count * side * side) as usize));
         let mut labels = [0x801, count].map(u32::to_be_bytes).concat();
         labels.extend((0..10_u8).cycle().take(count as usize));
         for part in ["train", "t10k"] {
@@ -75,6 +80,20 @@ fn data_that_is_too_little_is_refused_before_anything_is_learned() {
     refused(&format!("{parity} --data 9"), dir, CANNOT_START, "name a folder with 10 training images or more");
     run(&format!("{parity} --data 20"), dir);
     refused("train calibrate --weights w --data 9", dir, CANNOT_START, "name a folder with 10 training images or more");
+    let other = data_of(8, &[20]);
+    for words in [
+        parity,
+        "train parity --weights w --kind concat -k 2 --epochs 1",
+        "train calibrate --weights w",
+        "eval --weights w",
+    ] {
+        refused(
+            &format!("{words} --data {}/20", other.path().display()),
+            dir,
+            CANNOT_START,
+            "w: the data has 64 pixels a row",
+        );
+    }
 }
 
 #[test]

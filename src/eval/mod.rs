@@ -70,6 +70,16 @@ pub fn may_measure(dir: &Path) -> Result<(), EvalError> {
     codes.iter().try_for_each(|code| Ok(Bundle::of(dir, manifest.clone(), Some(&**code)).map(drop)?))
 }
 
+/// Whether these are images of the kind that the weights of `dir` are for.
+pub fn check_fit(dir: &Path, bundle: &Bundle, images: &Images) -> Result<(), EvalError> {
+    let (width, label) = (images.width(), images.labels.iter().copied().max().unwrap_or(0));
+    let signature = bundle.signature();
+    if width == signature.input.width() && usize::from(label) < signature.output.width() {
+        return Ok(());
+    }
+    Err(EvalError::OtherData { dir: dir.to_path_buf(), width, label })
+}
+
 /// How to measure.
 #[derive(Clone, Debug)]
 pub struct MeasureOptions<'a> {
@@ -86,11 +96,7 @@ pub fn measure(dir: &Path, data: &Path, options: &MeasureOptions<'_>) -> Result<
     let images = data::test(data)?;
     let manifest = Manifest::read(dir).map_err(WeightsError::from)?;
     let bundle = Bundle::of(dir, manifest.clone(), None)?;
-    let width = bundle.signature().input.width();
-    let label = images.labels.iter().copied().max().unwrap_or(0);
-    if width != images.width() || usize::from(label) >= bundle.signature().output.width() {
-        return Err(EvalError::OtherData { dir: dir.to_path_buf(), width: images.width(), label });
-    }
+    check_fit(dir, &bundle, &images)?;
     let base = bundle.base(&options.device)?.predict(&images.pixels)?;
     let direct = Direct { images: &images, outputs: &base, options };
     let trained = manifest.codes(dir).map_err(WeightsError::from)?;

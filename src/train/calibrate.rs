@@ -12,7 +12,7 @@ use super::{TrainError, images, writable};
 use crate::{
     code::{Code, SlotSet, Temperature},
     data::Images,
-    eval::Stripes,
+    eval::{Stripes, check_fit},
     model::{Device, Net},
     weights::{Bundle, Calibrated, Fault, MANIFEST_FILE, Manifest},
 };
@@ -42,6 +42,7 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<(), TrainError> {
     };
     writable(weights)?;
     let (_, validation) = images(data, k_max)?;
+    check_fit(weights, &bundle, &validation)?;
     let outputs = bundle.base(device)?.predict(&validation.pixels)?;
     codes.iter().try_for_each(|code| one_code((weights, manifest), &**code, &validation, &outputs, device))
 }

@@ -114,7 +114,7 @@ pub enum TrainError {
     /// The architecture does not fit the data.
     #[error(transparent)]
     NoFit(#[from] NoFit),
-    /// No folder of weights could be found.
+    /// No folder of weights could be found, or its model is for other data.
     #[error(transparent)]
     Folders(#[from] EvalError),
     /// What is read would be written over.

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     code::{Code, Kind, Learned, Reading, Spec},
+    eval::check_fit,
     model::{Architecture, Device, Encoder, Net, Parameters, Preprocessing},
     weights::{
         Bundle, Fault, MANIFEST_FILE, Manifest, Normalisation, Parity, Training, canary, decoder, decoder_of,
@@ -102,6 +103,7 @@ pub fn parity(options: &ParityOptions) -> Result<(), TrainError> {
     may_replace(options, bundle.manifest())?;
     super::writable(&options.weights)?;
     let (train, validation) = super::images(&options.data, options.code.k)?;
+    check_fit(&options.weights, &bundle, &train)?;
     let base = bundle.base(&options.settings.backend.device())?;
     let (train_outputs, validation_outputs) = (base.predict(&train.pixels)?, base.predict(&validation.pixels)?);
     let teacher = Teacher {
