@@ -38,6 +38,7 @@ pub mod reply;
 
 pub mod clock;
 mod descriptors;
+pub mod exit;
 pub mod metrics;
 pub mod query;
 pub mod repeat;

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use parityd::exit::BUG;
 use parityd::{
     clock::Clock,
     repeat::{Line, Repeats},
@@ -25,9 +26,6 @@ use tracing_subscriber::{
     EnvFilter,
     fmt::{format::Writer, time::FormatTime},
 };
-
-/// The exit code of a bug: a panic, or arithmetic that failed although everything was checked.
-pub(crate) const BUG: u8 = 70;
 
 /// How long the log may take to write its last lines before a panic ends the process.
 const LAST_LINES: Duration = Duration::from_millis(100);

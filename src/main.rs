@@ -25,24 +25,15 @@ use parityd::{
     code::{Kind, Spec},
     data,
     eval::{self, EvalError, MeasureOptions},
+    exit::{BUG, CANNOT_START, INTERRUPTED, MAY_PASS, VOID},
     lane::{self, OpenError},
-    serve::{self, NEW_PROCESS, Plan, ServeError, StartFaults},
+    serve::{self, Plan, ServeError, StartFaults},
     train::{self, AllOptions, Backend, BaseOptions, CalibrateOptions, ParityOptions, Remade, Settings, TrainError},
     weights::WeightsError,
 };
 
 use cli::{Cli, Command, Eval, Train, TrainAll, TrainBase, TrainCalibrate, TrainParity, TrainRun};
-use log::BUG;
 use output::{print, written};
-
-/// What was measured is printed, but nothing should be concluded from it. `EX_DATAERR` of sysexits.
-const VOID: u8 = 65;
-
-/// Ctrl-C ended a measurement: 128 + SIGINT, as shells have it.
-const INTERRUPTED: u8 = 130;
-
-/// Configuration, weights, rights or data do not allow it.
-const CANNOT_START: u8 = 78;
 
 /// Seeds of the permutations that `eval` uses, too, if nobody says otherwise.
 const SEEDS: [u64; 5] = [0, 1, 2, 3, 4];
@@ -145,20 +136,20 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(BenchError::Void { .. }) => return VOID,
         Some(BenchError::Interrupted) => return INTERRUPTED,
         Some(BenchError::Figure { .. }) => return BUG,
-        Some(BenchError::Daemon(error)) if error.may_pass() => return NEW_PROCESS,
-        Some(BenchError::Plan(faults)) if faults.may_pass() => return NEW_PROCESS,
-        Some(BenchError::Device(error)) if error.is_of_a_device() => return NEW_PROCESS,
+        Some(BenchError::Daemon(error)) if error.may_pass() => return MAY_PASS,
+        Some(BenchError::Plan(faults)) if faults.may_pass() => return MAY_PASS,
+        Some(BenchError::Device(error)) if error.is_of_a_device() => return MAY_PASS,
         Some(_) | None => {}
     }
     let starting = error.downcast_ref().is_some_and(StartFaults::may_pass);
     let serving = error.downcast_ref().is_some_and(ServeError::may_pass);
     let reading = error.downcast_ref().is_some_and(WeightsError::may_pass);
     if starting || serving || reading || error.downcast_ref().is_some_and(OpenError::is_of_a_device) {
-        return NEW_PROCESS;
+        return MAY_PASS;
     }
     match (error.downcast_ref(), error.downcast_ref()) {
         (Some(TrainError::Tensor(_)), _) | (_, Some(EvalError::Tensor(_))) => BUG,
-        (Some(TrainError::Weights(error)), _) | (_, Some(EvalError::Weights(error))) if error.may_pass() => NEW_PROCESS,
+        (Some(TrainError::Weights(error)), _) | (_, Some(EvalError::Weights(error))) if error.may_pass() => MAY_PASS,
         _ => CANNOT_START,
     }
 }
@@ -294,7 +285,7 @@ mod tests {
             let (file, rule) = ("base.safetensors".into(), "cannot be read".to_owned());
             WeightsError { faults: vec![Fault { file, rule, next: "raise LimitNOFILE=", may_pass }] }
         };
-        for (may_pass, code) in [(true, NEW_PROCESS), (false, CANNOT_START)] {
+        for (may_pass, code) in [(true, MAY_PASS), (false, CANNOT_START)] {
             assert_eq!(exit_code(&TrainError::Weights(weights(may_pass)).into()), code);
             assert_eq!(exit_code(&EvalError::Weights(weights(may_pass)).into()), code);
             assert_eq!(exit_code(&weights(may_pass).into()), code);

@@ -22,6 +22,7 @@ const LAYERS: &Layers = &[
     // The words: plain data, and what counts and measures it.
     ("clock", &[]),
     ("descriptors", &[]),
+    ("exit", &[]),
     ("shortage", &[]),
     ("repeat", &["clock"]),
     ("query", &["clock"]),
@@ -91,6 +92,7 @@ const LAYERS: &Layers = &[
             "query",
             "metrics",
             "descriptors",
+            "exit",
             "shortage",
             "clock",
         ],

@@ -178,11 +178,8 @@ pub enum Reason {
 impl Reason {
     /// Whether it says that this process can do nothing with the device any more.
     const fn is_of_process(self) -> bool {
-        match self {
-            Reason::Device(sign) => sign.is_of_process(),
-            Reason::CanaryFailed(loss) => matches!(loss, Loss::Fatal),
-            _ => false,
-        }
+        let is_broken = matches!(self, Reason::Device(sign) if sign.is_of_process());
+        is_broken || matches!(self, Reason::CanaryFailed(Loss::Fatal))
     }
 }
 

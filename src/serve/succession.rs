@@ -43,12 +43,10 @@ use crate::{
     clock::{Clock, Time},
     config::Lane,
     engine::Engine,
+    exit::MAY_PASS,
     query::LaneId,
 };
 
-/// The exit code of a process that another may take the place of: a device did not open or is not what it was, a port was taken, the system was short of
-/// something. `EX_TEMPFAIL` of sysexits.
-pub const NEW_PROCESS: u8 = 75;
 /// Set for a successor: its standard input is the socket.
 const SUCCEEDS: &str = "PARITYD_SUCCEEDS";
 /// What it is set to.
@@ -143,7 +141,7 @@ impl Predecessor {
                 tracing::error!("predecessor gone: this successor ends");
                 // The log writes behind a buffer, which this way to end does not wait for.
                 Clock::start().pause(LAST_LINES);
-                process::exit(NEW_PROCESS.into());
+                process::exit(MAY_PASS.into());
             }
         };
         thread::Builder::new().name("predecessor".to_owned()).spawn(watch).map(drop).map_err(SuccessionError::Start)

@@ -18,7 +18,7 @@ impl Pool {
     }
 
     pub(super) fn with_code(lanes: u16, batch_max: usize, policy: Policy, code: Arc<dyn Code>) -> Self {
-        Pool::on(&Vec::from_iter(0..lanes), batch_max, policy, code)
+        Pool::on(&(0..lanes).collect::<Vec<_>>(), batch_max, policy, code)
     }
 
     /// A lane in each of these fault domains.

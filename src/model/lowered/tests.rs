@@ -34,7 +34,7 @@ fn run(lowered: &Lowered, rows: &Tensor) -> Tensor {
         };
         let [reads, writes] = match *kind {
             Kind::Reorder(to) => [to.other(), to],
-            _ => [lowered.layout; 2],
+            Kind::Convolution { .. } | Kind::MaxPool(_) | Kind::AveragePool | Kind::Relu => [lowered.layout; 2],
         };
         let x = read(from.0, from.1, reads).contiguous().unwrap();
         let y = match kind {
