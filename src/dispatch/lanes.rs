@@ -344,12 +344,8 @@ impl LaneSeat {
             return (running, false);
         }
         // The timer holds the lock from taking the batch to leaving it here.
-        match self
-            .taken_out
-            .lock()
-            .take()
-            .expect("only the timer takes a batch out before it is finished, and leaves it")
-        {
+        let taken_out = self.taken_out.lock().take();
+        match taken_out.expect("only the timer takes a batch out before it is finished, and leaves it") {
             TakenOut::InTime(running) => (running, false),
             TakenOut::GivenUp(running) => (running, true),
         }
