@@ -29,7 +29,9 @@ pub(super) fn pseudo_inverse(columns: &[Vec<f64>]) -> Option<Vec<Vec<f64>>> {
     for (last, Kept { along, .. }) in kept.iter().enumerate().rev() {
         let (before, from) = inverse.split_at_mut(last);
         let row = from.first_mut()?;
-        row.iter_mut().for_each(|value| *value /= along[last]);
+        for value in &mut *row {
+            *value /= along[last];
+        }
         for (before, share) in before.iter_mut().zip(along) {
             subtract(before, row, *share);
         }

@@ -24,16 +24,13 @@ impl Shared {
         };
         let mut telling = Telling { uuid, told: None };
         while !ends() {
-            match registered() {
-                Some(events) => {
-                    telling.registered();
-                    self.hear(place, &events, &mut telling, &ends);
-                }
+            if let Some(events) = registered() {
+                telling.registered();
+                self.hear(place, &events, &mut telling, &ends);
+            } else {
                 // A GPU that is lost now may be back in a minute.
-                None => {
-                    telling.none();
-                    self.rest(OPEN_EVERY);
-                }
+                telling.none();
+                self.rest(OPEN_EVERY);
             }
         }
     }
