@@ -7,11 +7,11 @@
 //! *Which slot.* Leave one out: without the slot that is wrong, the rest fits. That needs a second check: r = 2, or a code that decodes each member from
 //! parity alone (`mux`, `compact`), where the residuals of the other members do not contain it. With one additive parity all slots look alike.
 //! The idea is that of syndrome decoding (a single error in a distance-3 code); the papers on coded inference use r for erasures, and speak of errors for
-//! interpolation alone (`ApproxIFER`), which decodes around them.
+//! interpolation alone (`ApproxIFER`), which decodes around them. A slot and its copy look alike, too: without either, the rest fits equally well.
 
 use super::{Code, SLOTS_MAX, SlotSet};
 
-/// A slot is named only if what is left without it fits so many times better.
+/// A slot is named only if what is left without it fits so many times better than the whole, and than what is left without any other.
 const BETTER: f64 = 2.0;
 
 /// The mean distance between what came and what would have been decoded, over the mean length of the two: 0 is equal, 2 opposite. `None` if the code cannot
@@ -23,10 +23,14 @@ pub fn residual(code: &dyn Code, outputs: &[&[f32]], decoded: &mut Vec<f32>) -> 
 /// The slot without which the others fit, in a stripe of this residual; `None` if that cannot be told.
 pub fn odd(code: &dyn Code, outputs: &[&[f32]], residual: f64, decoded: &mut Vec<f32>) -> Option<usize> {
     let all = SlotSet::below(outputs.len());
-    let mut without = |slot: usize| Some((slot, mismatch(code, outputs, all.without(SlotSet::only(slot)), decoded)?));
-    let rests = (0..outputs.len()).filter_map(&mut without);
-    let (slot, rest) = rests.min_by(|a, b| a.1.total_cmp(&b.1))?;
-    (rest * BETTER < residual).then_some(slot)
+    let mut rests = [f64::INFINITY; SLOTS_MAX];
+    for (slot, rest) in rests.iter_mut().enumerate().take(outputs.len()) {
+        *rest = mismatch(code, outputs, all.without(SlotSet::only(slot)), decoded).unwrap_or(f64::INFINITY);
+    }
+    let (odd, least) = rests.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1))?;
+    let others = rests.iter().enumerate().filter(|&(slot, _)| slot != odd);
+    let next = others.map(|(_, &rest)| rest).fold(residual, f64::min);
+    (least * BETTER < next).then_some(odd)
 }
 
 /// The mean distance over those present data slots that can be decoded from the other present ones.
@@ -65,7 +69,7 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::code::{Stacked, Sum};
+    use crate::code::{Replica, Stacked, Sum};
 
     fn check(code: &dyn Code, outputs: &[&[f32]]) -> (f64, Option<usize>) {
         let residual = residual(code, outputs, &mut Vec::new()).unwrap();
@@ -103,6 +107,18 @@ mod tests {
         let compact = Stacked::compact(2).unwrap();
         // The parity slot holds a row for each member.
         assert_eq!(check(&compact, &[&[-5.0, 0.5], &[3.0, -1.0], &[1.0, 2.0, 3.0, -1.0]]).1, Some(0));
+    }
+
+    #[test]
+    fn of_a_row_and_its_copy_neither_is_blamed_alone() {
+        let replica = Replica::new(2).unwrap();
+        let right: [&[f32]; 4] = [&[1.0, 2.0], &[3.0, -1.0], &[1.0, 2.0], &[3.0, -1.0]];
+        for slot in 0..4 {
+            let mut rows = right;
+            rows[slot] = &[-5.0, 0.5];
+            let (residual, odd) = check(&replica, &rows);
+            assert!(residual > 0.5 && odd.is_none(), "slot {slot}: {residual} {odd:?}");
+        }
     }
 
     #[test]

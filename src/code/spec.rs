@@ -4,7 +4,9 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Berrut, Code, Coefficients, Concat, Decoder, Learned, Replica, SLOTS_MAX, SPREAD_MAX, Stacked, Sum};
+use super::{
+    Berrut, Code, Coefficients, Concat, Decoder, Learned, Replica, SLOTS_MAX, SPREAD_MAX, Stacked, Sum, sum::NOISE_MAX,
+};
 
 /// A kind of code.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -94,6 +96,18 @@ pub enum CodeError {
         rows: Vec<usize>,
         /// Data slots of the singular square.
         slots: Vec<usize>,
+    },
+    /// Some loss pattern would be decoded to noise.
+    #[error(
+        "parity rows {rows:?} hardly tell data slots {slots:?} apart: decoding them makes {noise:.0} times the error of a parity model, more than {NOISE_MAX}"
+    )]
+    Noise {
+        /// Parity rows of the square.
+        rows: Vec<usize>,
+        /// Data slots of the square.
+        slots: Vec<usize>,
+        /// How many times.
+        noise: f64,
     },
     /// The kind has none.
     #[error("kind = \"{0}\" has no coefficients: they are for \"sum\"")]

@@ -3,6 +3,8 @@
 //!
 //! A wedged NVML means *unknown*: lanes stay as they are, service goes on, and the stop of the daemon waits for none of these threads.
 
+mod events;
+
 use std::{
     sync::{
         Arc,
@@ -12,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use nvml_wrapper::{Nvml, bitmasks::event::EventTypes, enums::event::XidError, error::NvmlError};
+use nvml_wrapper::{Nvml, error::NvmlError};
 use parking_lot::Mutex;
 
 use super::{
@@ -33,8 +35,6 @@ const EVERY: Duration = Duration::from_secs(1);
 const OPEN_EVERY: Duration = Duration::from_mins(1);
 /// A call that takes longer has wedged.
 const WEDGED: Duration = Duration::from_secs(5);
-/// How long one wait for an event lasts.
-const WAIT_MS: u32 = 1_000;
 /// A slowdown that a change of clocks may also report counts from its second look on.
 const SLOWDOWN: u64 = 0x8;
 
@@ -303,50 +303,6 @@ impl Shared {
             }
         }
         self.listener.told(&gpu.lanes, told);
-    }
-
-    /// The thread of one GPU's events: a set of its own, because registering consumes a set, and frees it on an error. Ends when the handle is
-    /// given up.
-    fn wait_for_events(&self, nvml: &'static Nvml, place: usize, over: &AtomicBool) {
-        let gpu = &self.gpus[place];
-        let ends = || self.is_stopped() || over.load(Ordering::Acquire);
-        let registered = || {
-            let device = nvml.device_by_uuid(gpu.uuid.as_str()).ok()?;
-            device.register_events(EventTypes::CRITICAL_XID_ERROR, nvml.create_event_set().ok()?).ok()
-        };
-        let mut told = false;
-        let events = loop {
-            if ends() {
-                return;
-            }
-            if let Some(events) = registered() {
-                break events;
-            }
-            // A GPU that is lost now may be back in a minute.
-            if !std::mem::replace(&mut told, true) {
-                tracing::warn!(
-                    gpu = gpu.uuid,
-                    "this GPU tells no events: a lost one is found by its jobs and by the polls"
-                );
-            }
-            self.rest(OPEN_EVERY);
-        };
-        tracing::info!(gpu = gpu.uuid, "NVML tells this GPU's events");
-        while !ends() {
-            match events.wait(WAIT_MS) {
-                Ok(event) => {
-                    let xid = match event.event_data {
-                        Some(XidError::Value(xid)) => xid,
-                        Some(XidError::Unknown) | None => continue,
-                    };
-                    self.metrics.xid(&gpu.uuid, xid);
-                    self.tell(place, Told::Happened(Sign::Xid(xid)));
-                }
-                Err(NvmlError::Timeout) => {}
-                // The poll finds out what it means; a set that fails fails again at once.
-                Err(_) => self.rest(EVERY),
-            }
-        }
     }
 }
 

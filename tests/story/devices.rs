@@ -3,6 +3,8 @@
 //! Jobs take 10 ms, half of the base lanes' time is asked for. For each way to break: every query is answered, the lane is in the right state for
 //! the right reason, the others are left alone, readiness says what is so, and the lane comes back when the cause is gone.
 
+mod events;
+
 use std::{
     fs,
     path::PathBuf,

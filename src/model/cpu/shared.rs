@@ -1,4 +1,4 @@
-//! One row's product on several threads: bands of lines, or of outputs where there is one position.
+//! One row's product on several threads: bands of lines, of positions where there is one line, of outputs where there is one position.
 //!
 //! Each thread writes a part of the output that is one run of memory, so that parts are split off as slices and nothing is locked. A band
 //! computes what the whole would have: sums are the same to the bit, unless a band ends with a smaller tile.
@@ -13,13 +13,29 @@ use super::{
 impl Product<'_> {
     /// Runs the product of a single row in as many bands as there are threads.
     pub(super) fn shared_out(self, threads: usize) {
-        let lines = self.positions / self.across;
-        let bands = if lines > 1 { self.of_lines(lines.min(threads)) } else { self.of_panels(threads) };
+        let bands = match (self.positions, self.positions / self.across) {
+            (1, _) => self.of_panels(threads),
+            (_, 1) => self.turned().of_lines(threads),
+            _ => self.of_lines(threads),
+        };
         bands.into_par_iter().for_each(Product::run);
     }
 
-    fn of_lines(self, count: usize) -> Vec<Self> {
+    /// A single line as a column: lines of one position each.
+    fn turned(self) -> Self {
+        let turned = |walk: Walk| Walk { y: walk.x, ..walk };
+        Product {
+            from: turned(self.from),
+            across: 1,
+            added: self.added.map(|added| Added { walk: turned(added.walk), ..added }),
+            to: turned(self.to),
+            ..self
+        }
+    }
+
+    fn of_lines(self, threads: usize) -> Vec<Self> {
         let lines = self.positions / self.across;
+        let count = lines.min(threads);
         let begin = |band: usize| band * lines / count;
         let later = |walk: Walk, line: usize| Walk { start: walk.start + line * walk.y, ..walk };
         let (mut rest, mut taken) = (self.output, 0);
@@ -44,6 +60,7 @@ impl Product<'_> {
         bands
     }
 
+    /// Of a single position: the next one's first outputs lie behind its last.
     fn of_panels(self, threads: usize) -> Vec<Self> {
         let all = self.panels.len();
         let count = threads.min(all);

@@ -300,6 +300,22 @@ fn threads_share_a_single_row() {
     pool.install(|| assert_right(&[3, 17, 15], layers, 1, 7));
 }
 
+/// What pooling leaves of flat pictures, and what sequences are: several positions, and none below another.
+#[test]
+fn threads_share_a_single_line() {
+    let body = vec![convolution("b", (128, 128), window(3, 1, 1), 1)];
+    let layers = vec![
+        convolution("a", (64, 128), window(3, 1, 1), 1),
+        Layer::Residual { body, shortcut: Vec::new() },
+        Layer::Relu,
+        convolution("c", (128, 128), window(3, 2, 1), 1),
+    ];
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+    for (height, width) in [(1, 30), (2, 30), (1, 16), (30, 1)] {
+        pool.install(|| assert_right(&[64, height, width], layers.clone(), 1, 8));
+    }
+}
+
 #[test]
 fn what_is_no_number_is_told() {
     let plan = Plan::new(&[4], vec![Layer::dense("a", 4, 3, Bias::With), Layer::Relu]).unwrap();

@@ -1,7 +1,8 @@
 //! The control file: what the GPUs are to say, read anew for each call, so that a test changes it while the daemon runs.
 //!
 //! `key = value` a line. `count = 2` says how many GPUs there are; keys of one GPU begin with its index: `0.ret = 15` (every call about it returns
-//! that code: 15 lost, 16 reset required), `0.xid = 3:79` (the event number 3 is Xid 79; each number is told once), `0.throttle = 0x40`, `0.temp = 71`,
+//! that code: 15 lost, 16 reset required), `0.xid = 3:79` (the event number 3 is Xid 79; each number is told once), `0.wait = 15` (whoever waits for its
+//! events gets that code, and those sets of events never anything else), `0.throttle = 0x40`, `0.temp = 71`,
 //! `0.recovery = 1`, `0.hang_ms = 5000` (every call about it takes so long), `0.uuid`, `0.pids = 17,18`. `hang_ms` alone is for every call, `init` the code that
 //! opening the library returns.
 

@@ -91,6 +91,8 @@ pub struct EventSet {
     gpus: Vec<u32>,
     /// The last event number that was told, for each GPU.
     told: Vec<u64>,
+    /// What it returned when it failed. A set that has failed never does anything else.
+    failed: Option<Return>,
 }
 
 /// What the control file says of a GPU, or the code that it has every call return.
@@ -307,7 +309,7 @@ pub unsafe extern "C" fn nvmlDeviceGetFieldValues(device: Device, count: i32, fi
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlEventSetCreate(place: *mut *mut EventSet) -> Return {
-    let set = Box::new(EventSet { gpus: Vec::new(), told: Vec::new() });
+    let set = Box::new(EventSet { gpus: Vec::new(), told: Vec::new(), failed: None });
     coded(unsafe { put(place, Box::into_raw(set)) })
 }
 
@@ -340,7 +342,13 @@ pub unsafe extern "C" fn nvmlEventSetWait_v2(set: *mut EventSet, place: *mut Eve
     loop {
         for (&gpu, told) in set.gpus.iter().zip(&mut set.told) {
             hang(Some(gpu));
-            let Some((number, xid)) = event(&Control::read(), gpu).filter(|(number, _)| *number != *told) else {
+            let control = Control::read();
+            let failing = control.of(gpu, "wait").map(|code| code as Return);
+            set.failed = set.failed.or(failing.filter(|&code| code != SUCCESS));
+            if let Some(code) = set.failed {
+                return code;
+            }
+            let Some((number, xid)) = event(&control, gpu).filter(|(number, _)| *number != *told) else {
                 continue;
             };
             *told = number;
