@@ -33,8 +33,8 @@ pub(crate) enum Bench {
 }
 
 const BENCH_EXITS: &str = "Latency is from the intended time of a request to its whole reply; without a readable 200 by the deadline it \
-counts as the deadline at least.\nExit codes: 0 a valid run, 2 usage, 65 the run is void (this client was too late; what it measured is printed all \
-the same), 78 cannot start, 130 \
+counts as the deadline at least.\nExit codes: 0 a valid run, 2 usage, 65 the run is void (this client was too late, no query was answered, or \
+time was stolen; what it measured is printed all the same), 78 cannot start, 130 \
 interrupted.";
 
 const LANES_EXITS: &str = "Exit codes: 0 a valid run, 2 usage, 65 the run is void (emulated lanes or their client were later than 4 % of a job, the client of real ones later than a quarter of a median latency or than 5 ms, or time was stolen), 78 cannot start.";
