@@ -104,6 +104,17 @@ fn a_panic_while_a_device_is_opened_is_told() {
     drop(held);
 }
 
+/// A device that fails while it is proved may be well later; one that gives wrong values may have wrong weights, and is tried again by nobody.
+#[test]
+fn what_a_first_canary_is_lost_to_says_who_has_to_act() {
+    for loss in [Loss::Device, Loss::Fatal, Loss::Memory, Loss::Panic] {
+        assert!(OpenError::Canary(loss).is_of_a_device(), "{loss}");
+    }
+    for loss in [Loss::Canary, Loss::NonFinite] {
+        assert!(!OpenError::Canary(loss).is_of_a_device(), "{loss}");
+    }
+}
+
 /// Health leaves a lane at work that finds no memory once, so its device must stay open whatever it was that found none.
 #[test]
 fn a_lane_that_found_no_memory_runs_the_next_batch() {
