@@ -2,7 +2,7 @@
 //!
 //! Owns the clock, the lanes' bells and the number of admitted queries. It adds the time to every event, carries out what the core asks
 //! for, and is what the layers around it hold: `http` as [`Admission`], lanes as [`Feed`], the timer thread as [`Engine::run_timer`].
-//! It decides nothing; every rule is in `dispatch`.
+//! Of rules it has those of admission (how many rows, by when, which rows may be striped) and how often the log is told; all others are in `dispatch`.
 
 mod timer;
 
@@ -42,7 +42,7 @@ const BROKEN_LOOK: Duration = Duration::from_millis(100);
 
 /// What admission holds a request to.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct AdmissionLimits {
     /// Admitted rows, at most.
     pub queue_max: usize,
     /// From admission to the answer, at most.
@@ -62,7 +62,7 @@ thread_local! {
 #[derive(Debug)]
 pub struct Engine {
     dispatch: Dispatch,
-    limits: Limits,
+    limits: AdmissionLimits,
     clock: Clock,
     bells: Bells,
     requests: Requests,
@@ -82,7 +82,7 @@ pub struct Engine {
 
 impl Engine {
     /// An engine whose lanes have yet to start.
-    pub fn new(settings: Settings, limits: Limits, clock: Clock, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: Settings, limits: AdmissionLimits, clock: Clock, metrics: Arc<Metrics>) -> Self {
         let moves = settings.lanes.iter().map(|_| Mutex::default()).collect();
         Engine {
             bells: Bells::new(settings.lanes.len()),
@@ -306,7 +306,7 @@ fn all_within(row: &[f32], lowest: f32, highest: f32) -> bool {
     row.iter().fold(true, |within, value| within & (lowest..=highest).contains(value))
 }
 
-/// Never left out: a turn takes dozens of comparisons, and the next one hundreds.
+/// Not limited in rate: a turn needs dozens of comparisons, and the way back hundreds, so lines cannot come fast.
 fn tell_drift(Turn { to, expected, live, compared }: Turn) {
     match to {
         Standing::Drifted => tracing::warn!(expected, live, compared, "reconstructions agree less than calibrated"),

@@ -1,7 +1,7 @@
 //! The lock-free containers of the path of a query, and the bells that wake lanes.
 //!
 //! Owns crossbeam: no other module names it. Everything here is bounded. A [`Bounded`] queue of admitted work is sized by the limit
-//! of admission, so a push of such work cannot fail; a queue of redundancy may be full, and then the redundancy is dropped.
+//! of admission, so it has room for all that is open; a queue of redundancy may be full, and then the redundancy is dropped.
 
 use std::{
     fmt,

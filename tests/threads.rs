@@ -20,7 +20,7 @@ use parityd::{
     code::{Calibration, Code, Sum, Temperature},
     config::{Grace, Placement, Policy, PolicyKind},
     dispatch::{LaneSettings, Settings},
-    engine::{Engine, Limits},
+    engine::{AdmissionLimits, Engine},
     health::Rules,
     job::{Batch, Completion, Feed, Loss, ParityInput, Role, Work},
     metrics::Metrics,
@@ -178,8 +178,12 @@ fn run_client(engine: &Engine, seed: u64) -> usize {
 fn every_query_is_answered_once_whatever_the_threads_do() {
     let code: Arc<dyn Code> = Arc::new(Sum::with_defaults(2, 1).unwrap());
     let metrics = Arc::new(Metrics::new("threads", ROLES.len()));
-    let limits =
-        Limits { queue_max: 64, deadline: Duration::from_secs(5), input_range: (0.0, 1.0), ready_lanes_min: 1 };
+    let limits = AdmissionLimits {
+        queue_max: 64,
+        deadline: Duration::from_secs(5),
+        input_range: (0.0, 1.0),
+        ready_lanes_min: 1,
+    };
     let engine = Engine::new(settings(Arc::clone(&code)), limits, Clock::start(), Arc::clone(&metrics));
     let reconstructed: usize = thread::scope(|scope| {
         let engine = &engine;
@@ -213,7 +217,7 @@ fn a_timeout_shortens_the_deadline_and_never_lengthens_it() {
     let code: Arc<dyn Code> = Arc::new(Sum::with_defaults(2, 1).unwrap());
     let metrics = Arc::new(Metrics::new("threads", ROLES.len()));
     let deadline = Duration::from_secs(1);
-    let limits = Limits { queue_max: 64, deadline, input_range: (0.0, 1.0), ready_lanes_min: 1 };
+    let limits = AdmissionLimits { queue_max: 64, deadline, input_range: (0.0, 1.0), ready_lanes_min: 1 };
     let clock = Clock::start();
     let engine = Engine::new(settings(code), limits, clock, metrics);
     thread::scope(|scope| {
@@ -241,7 +245,7 @@ fn there_is_room_while_lanes_are_loaded_and_permits_are_left() {
     let code: Arc<dyn Code> = Arc::new(Sum::with_defaults(2, 1).unwrap());
     let metrics = Arc::new(Metrics::new("threads", ROLES.len()));
     let deadline = Duration::from_secs(1);
-    let limits = Limits { queue_max: 64, deadline, input_range: (0.0, 1.0), ready_lanes_min: 1 };
+    let limits = AdmissionLimits { queue_max: 64, deadline, input_range: (0.0, 1.0), ready_lanes_min: 1 };
     let engine = Engine::new(settings(code), limits, Clock::start(), metrics);
     assert_eq!(engine.has_room(), Err(Refusal::NotReady));
     for lane in 0..ROLES.len() {

@@ -1,6 +1,6 @@
-//! The configuration: every key with its unit, default and rule, as plain data that cannot hold an impossible value.
+//! The configuration: every key with its unit, default and rule, as plain data.
 //!
-//! Read once at start. All faults are reported together, each with its place, key, value and rule. A value comes from a flag, else from
+//! Reading it gives only values that passed the rules. Read once at start. All faults are reported together, each with its place, key, value and rule. A value comes from a flag, else from
 //! the environment (`PARITYD_HTTP_LISTEN` for `http.listen`, `PARITYD_GRPC_LISTEN` for `grpc.listen`), else from the file, else from the default that `config.toml` documents.
 
 mod faults;

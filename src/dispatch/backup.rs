@@ -10,9 +10,8 @@
 //! as ever.
 //!
 //! *Slow lanes.* A straggler may then help earlier: it takes a query as soon as no lane is free, and the query counts as late from the start. What the
-//! straggler takes off the queue is more work than what the backup puts on. When queries wait for so long that the straggler is worth
-//! its slowness, it takes them as under any policy, without: the query is no worse off than its peers, and near saturation nothing is to run
-//! twice.
+//! straggler takes off the queue is more work than what the backup puts on. When waiting for its peers takes even longer than a run on the
+//! straggler, it takes queries without asking for their backups: they are no worse off than others, and near saturation nothing is to run twice.
 //!
 //! *Rejected.* Backups on the stragglers themselves, which idle otherwise: at k = 2 a lane three times slower takes one and a half service
 //! times for a backup, and holds up others (A at 38 %, three runs: p99.9 of 45 ± 7 ms instead of 39 ± 1). A hedge besides the backup: a job more for each

@@ -1,7 +1,7 @@
 //! Canaries: a known input, whose outputs show whether a lane is what it seems.
 //!
 //! A lane that is out of work passes one to come back. One that seems well runs one after so many jobs: finite, wrong values look like any others. That one is in flight like a batch, and
-//! watched like one; the other is not, since nobody waits for it.
+//! watched like one. The other may take as long as a fence, since it may have to open the device first.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

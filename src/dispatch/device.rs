@@ -14,7 +14,7 @@ use crate::{
     config::Hedge,
     health::{
         LaneHealth, Move,
-        device::{self, Sign, Told},
+        device::{self, Consequence, Sign, Told},
         pace::Pass,
     },
     query::LaneId,
@@ -64,24 +64,24 @@ impl Dispatch {
         let seat = self.seat(lane);
         let rules = &self.settings.health;
         match told {
-            Told::Happened(sign) | Told::Begins(sign) => match device::effect(sign) {
-                device::Effect::Fence => self.fence(lane, sign, matches!(told, Told::Begins(_)), now, effects),
-                device::Effect::Prove => {
+            Told::Happened(sign) | Told::Begins(sign) => match device::consequence(sign) {
+                Consequence::Fence => self.fence(lane, sign, matches!(told, Told::Begins(_)), now, effects),
+                Consequence::Prove => {
                     seat.unchecked.ask();
                     effects.push(Effect::Wake(lane));
                 }
-                device::Effect::Suspect => {
+                Consequence::Suspect => {
                     seat.pace.suspect(true);
                     if self.settings.policy.hedge != Hedge::None {
                         self.treat_as_late(lane, now, effects);
                     }
                 }
-                device::Effect::Note => {}
+                Consequence::Note => {}
             },
-            Told::Ends(sign) => match device::effect(sign) {
-                device::Effect::Fence => seat.with_health(|health| health.release(rules, now)),
-                device::Effect::Suspect => seat.pace.suspect(false),
-                device::Effect::Prove | device::Effect::Note => {}
+            Told::Ends(sign) => match device::consequence(sign) {
+                Consequence::Fence => seat.with_health(|health| health.release(rules, now)),
+                Consequence::Suspect => seat.pace.suspect(false),
+                Consequence::Prove | Consequence::Note => {}
             },
         }
     }

@@ -115,7 +115,7 @@ impl Dispatch {
     }
 
     /// A data slot is late: what can be decoded for it by now is served at once. The slot is not given up, since its first run may end well, and a
-    /// stripe without hope would rescue it as if lost; but it is where parity waits for late members.
+    /// stripe without hope would rescue it as if lost. Only where parity waits for late members is it marked erased, because that is what asks for the parity job.
     fn release(&self, stripe: &Shared<Stripe>, slot: usize, now: Time, effects: &mut Vec<Effect>) {
         if self.settings.policy.parity == ParityWhen::Late {
             stripe.mark_erased(SlotSet::only(slot));

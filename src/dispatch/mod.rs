@@ -6,7 +6,7 @@
 //! [`Effect`]. The daemon calls it from real threads, the simulator from one loop under a virtual clock: the same code.
 //!
 //! What always holds. Every submitted query is answered once, at its deadline at the latest. Queues of admitted work are as long as
-//! admission's limit, so pushing to them cannot fail. Work on one query may be under way several times over; whoever is first answers.
+//! admission's limit: they have room for all that is open, once what is over has been swept out. Work on one query may be under way several times over; whoever is first answers.
 //!
 //! Methods that lanes call run on the lanes' own threads and take no lock on the path of a healthy query. One owner thread behind a
 //! channel would be simpler, but costs two thread hops a query; `docs/decisions/0002` weighs the two.

@@ -2,7 +2,7 @@
 //!
 //! Under `approximate` each query has a small model besides, in a stripe of one, whose answer needs no other. While no base lane is left, queries that take such an answer go
 //! there at once, erased from the start, instead of to a lane that may never come back; those that take none wait, as under any policy. Under other codes a stripe
-//! decodes from what base lanes ran, and where all lanes hold both models the last base lane is the last of all.
+//! decodes from what base lanes ran; and with pooled placement every lane holds the base model, so there is nobody to hand queries over to.
 
 use std::sync::atomic::Ordering;
 

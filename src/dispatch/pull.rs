@@ -381,7 +381,7 @@ impl Dispatch {
     }
 }
 
-/// Whether anybody waits for it. If not, whoever asks has passed it over with this, which frees its permit.
+/// Whether the query is still open. If not, this frees its permit, and the caller drops it.
 pub(super) fn wanted_or_passed_over(query: &Shared<Admitted>) -> bool {
     let is_open = query.is_open();
     if !is_open {

@@ -34,7 +34,7 @@ impl Standstills {
         self.0.push_back(Standstill { ended: now, lasted });
     }
 
-    /// For how much of the time since `age` ago nothing ran, as far as it is remembered. One that was under way then counts whole.
+    /// How long this process stood still within the last `age`, as far as it is remembered. A standstill that began earlier and ended within it counts in full.
     pub(super) fn within(&self, age: Duration, now: Time) -> Duration {
         self.0.iter().rev().take_while(|still| now.since(still.ended) < age).map(|still| still.lasted).sum()
     }

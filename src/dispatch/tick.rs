@@ -113,7 +113,7 @@ impl Dispatch {
             }
         }
         let Some(hang) = self.settings.health.hang else { return };
-        // Its limit is longer, if anything, and takes longer to work out.
+        // `hang_limit` is never below `hang`, so a younger batch needs no further look.
         let Some(age) = seat.in_flight(now).filter(|age| *age > hang) else { return };
         let limit = seat.hang_limit(hang);
         if age <= limit {

@@ -66,15 +66,15 @@ pub(super) fn timeout(text: &str) -> Option<Duration> {
     })
 }
 
-/// A request that was right, and what admission said.
-struct Admitted {
+/// A request that could be read, and what admission said.
+struct Understood {
     id: Option<String>,
     wanted: Wanted,
     timing: Timing,
     asking: Result<Asking, Error>,
 }
 
-impl Admitted {
+impl Understood {
     fn new(shared: &Shared, request: ModelInferRequest, patience: Patience) -> Result<Self, Error> {
         let site = &*shared.site;
         let mut timing = Timing::start();
@@ -83,11 +83,11 @@ impl Admitted {
         timing.read();
         terms.timeout = terms.timeout.into_iter().chain(patience.left()).min();
         let asking = Asking::admit(&*site.admission, &shared.drain, &rows, terms);
-        Ok(Admitted { id, wanted, timing, asking })
+        Ok(Understood { id, wanted, timing, asking })
     }
 
     async fn response(self, shared: &Shared) -> Result<ModelInferResponse, Error> {
-        let Admitted { id, wanted, mut timing, asking } = self;
+        let Understood { id, wanted, mut timing, asking } = self;
         let site = &*shared.site;
         let predictions = match asking {
             Ok(asking) => asking.predictions().await,
@@ -107,14 +107,14 @@ pub(super) async fn one(
     request: ModelInferRequest,
     patience: Patience,
 ) -> Result<ModelInferResponse, Error> {
-    Admitted::new(shared, request, patience)?.response(shared).await
+    Understood::new(shared, request, patience)?.response(shared).await
 }
 
 /// What a stream has read, in its order.
 enum Item {
     Request {
         id: String,
-        admitted: Result<Admitted, Error>,
+        understood: Result<Understood, Error>,
     },
     /// Nothing follows, and why.
     End(Status),
@@ -157,7 +157,7 @@ async fn admit(
             Ok(Some(request)) => {
                 // One that is refused for its length is not sent back either.
                 let id = if check_id(&request.id).is_ok() { request.id.clone() } else { String::new() };
-                room.send(Item::Request { id, admitted: Admitted::new(&shared, request, patience) });
+                room.send(Item::Request { id, understood: Understood::new(&shared, request, patience) });
             }
             Ok(None) => return,
             Err(refused) => {
@@ -177,7 +177,7 @@ async fn answer(shared: Arc<Shared>, caller: Caller, mut admitted: mpsc::Receive
     loop {
         let reply = async {
             match admitted.recv().await? {
-                Item::Request { id, admitted } => Some(Ok(reply(&shared, &caller, id, admitted).await)),
+                Item::Request { id, understood } => Some(Ok(reply(&shared, &caller, id, understood).await)),
                 Item::End(status) => Some(Err(status)),
             }
         };
@@ -197,10 +197,10 @@ async fn reply(
     shared: &Shared,
     caller: &Caller,
     id: String,
-    admitted: Result<Admitted, Error>,
+    understood: Result<Understood, Error>,
 ) -> ModelStreamInferResponse {
-    let answered = match admitted {
-        Ok(admitted) => admitted.response(shared).await,
+    let answered = match understood {
+        Ok(understood) => understood.response(shared).await,
         Err(error) => Err(error),
     };
     match answered {

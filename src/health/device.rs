@@ -27,7 +27,7 @@ pub enum Sign {
     /// A row of its memory is replaced at its next reset (field 144); what runs goes on.
     RowPending,
     /// Its clock is held down by these reasons (bits of NVML's).
-    Limited(Limits),
+    Limited(Throttle),
     /// A job's error says that it is of no use to this process any more; no driver's word, but the same for all lanes of the device.
     Broken,
     /// Two threads of this process are stuck in it, one that ran the lane and one that was to open it; of this lane alone.
@@ -43,9 +43,9 @@ impl Sign {
 
 /// Reasons why a clock is held down, as NVML's bits.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Limits(u64);
+pub struct Throttle(u64);
 
-impl Limits {
+impl Throttle {
     /// Halved or worse by the hardware: `HW_SLOWDOWN`, `HW_THERMAL`, `HW_POWER_BRAKE`.
     const HARD: u64 = 0x8 | 0x40 | 0x80;
     /// Lowered by the driver because of heat: `SW_THERMAL`.
@@ -53,18 +53,18 @@ impl Limits {
 
     /// NVML's bits.
     pub const fn from_bits(bits: u64) -> Self {
-        Limits(bits)
+        Throttle(bits)
     }
 
     /// Those of them that are harmful.
     #[must_use]
     pub const fn harmful(self) -> Self {
-        Limits(self.0 & (Limits::HARD | Limits::HOT))
+        Throttle(self.0 & (Throttle::HARD | Throttle::HOT))
     }
 
     /// Whether jobs will take longer. Being idle, clocks that somebody set, and the usual power cap at full load are no harm.
     pub const fn is_harmful(self) -> bool {
-        self.0 & (Limits::HARD | Limits::HOT) != 0
+        self.0 & (Throttle::HARD | Throttle::HOT) != 0
     }
 
     /// The harmful ones, by name.
@@ -108,7 +108,7 @@ pub enum Told {
 
 /// What follows for the lanes of the GPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Effect {
+pub enum Consequence {
     /// Out of work at once, what is in flight is erased; canaries decide when it comes back.
     Fence,
     /// The next thing it runs is a canary; what is in flight goes on.
@@ -120,25 +120,25 @@ pub enum Effect {
 }
 
 /// The table.
-pub const fn effect(sign: Sign) -> Effect {
+pub const fn consequence(sign: Sign) -> Consequence {
     match sign {
         // 0 is none; 3 (drain peer-to-peer) lets what runs go on.
-        Sign::Recovery(0 | 3) | Sign::RowPending => Effect::Note,
+        Sign::Recovery(0 | 3) | Sign::RowPending => Consequence::Note,
         Sign::Lost | Sign::ResetRequired | Sign::Recovery(_) | Sign::RowFailed | Sign::Broken | Sign::Stuck => {
-            Effect::Fence
+            Consequence::Fence
         }
         Sign::Limited(limits) => {
             if limits.is_harmful() {
-                Effect::Suspect
+                Consequence::Suspect
             } else {
-                Effect::Note
+                Consequence::Note
             }
         }
         Sign::Xid(xid) => of_xid(xid),
     }
 }
 
-const fn of_xid(xid: u64) -> Effect {
+const fn of_xid(xid: u64) -> Consequence {
     match xid {
         // The catalog's RESET_GPU; 79 fallen off the bus; 48 double-bit error; 64 row remapping failed; 74 NVLink; 54 power cable; 167 to 169 PCIe, WPR and
         // controller halts.
@@ -160,13 +160,13 @@ const fn of_xid(xid: u64) -> Effect {
         | 155
         | 156
         | 158
-        | 167..=169 => Effect::Fence,
+        | 167..=169 => Consequence::Fence,
         // The catalog's IGNORE, and its follow-ups: 63 row remapping pending, 66 and 67, 92 many corrected errors, 154 recovery action changed, which field 230 tells.
         37 | 38 | 44 | 63 | 66 | 67 | 92 | 93 | 106 | 107 | 121 | 137 | 141 | 152..=154 | 157 | 160 | 161 => {
-            Effect::Note
+            Consequence::Note
         }
         // RESTART_APP: a program's context is broken, perhaps ours. What is not in any list is treated so, too.
-        _ => Effect::Prove,
+        _ => Consequence::Prove,
     }
 }
 
@@ -177,30 +177,30 @@ mod tests {
     #[test]
     fn the_table_is_that_of_the_page() {
         for (sign, expected) in [
-            (Sign::Xid(79), Effect::Fence),
-            (Sign::Xid(48), Effect::Fence),
-            (Sign::Xid(109), Effect::Fence),
-            (Sign::Xid(31), Effect::Prove),
-            (Sign::Xid(13), Effect::Prove),
-            (Sign::Xid(4242), Effect::Prove),
-            (Sign::Xid(63), Effect::Note),
-            (Sign::Xid(154), Effect::Note),
-            (Sign::Lost, Effect::Fence),
-            (Sign::ResetRequired, Effect::Fence),
-            (Sign::Recovery(1), Effect::Fence),
-            (Sign::Recovery(3), Effect::Note),
-            (Sign::RowFailed, Effect::Fence),
-            (Sign::RowPending, Effect::Note),
-            (Sign::Limited(Limits::from_bits(0x40)), Effect::Suspect),
-            (Sign::Limited(Limits::from_bits(0x1 | 0x4)), Effect::Note),
+            (Sign::Xid(79), Consequence::Fence),
+            (Sign::Xid(48), Consequence::Fence),
+            (Sign::Xid(109), Consequence::Fence),
+            (Sign::Xid(31), Consequence::Prove),
+            (Sign::Xid(13), Consequence::Prove),
+            (Sign::Xid(4242), Consequence::Prove),
+            (Sign::Xid(63), Consequence::Note),
+            (Sign::Xid(154), Consequence::Note),
+            (Sign::Lost, Consequence::Fence),
+            (Sign::ResetRequired, Consequence::Fence),
+            (Sign::Recovery(1), Consequence::Fence),
+            (Sign::Recovery(3), Consequence::Note),
+            (Sign::RowFailed, Consequence::Fence),
+            (Sign::RowPending, Consequence::Note),
+            (Sign::Limited(Throttle::from_bits(0x40)), Consequence::Suspect),
+            (Sign::Limited(Throttle::from_bits(0x1 | 0x4)), Consequence::Note),
         ] {
-            assert_eq!(effect(sign), expected, "{sign}");
+            assert_eq!(consequence(sign), expected, "{sign}");
         }
     }
 
     #[test]
     fn limits_are_told_by_name() {
-        let limits = Limits::from_bits(0x1 | 0x20 | 0x80);
+        let limits = Throttle::from_bits(0x1 | 0x20 | 0x80);
         assert_eq!(limits.names().collect::<Vec<_>>(), ["sw_thermal", "hw_power_brake"]);
         assert_eq!(Sign::Limited(limits).to_string(), "its clock is held down by sw_thermal hw_power_brake");
     }

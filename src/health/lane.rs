@@ -131,8 +131,8 @@ impl LaneHealth {
         Some(self.go(State::Failed { canary_at: now + self.wait }, Reason::LostJob(loss)))
     }
 
-    /// Counts a batch that found no memory; whether too many in a row did: the first ones are lost, and the lane is not; but one that loses everything quickly would draw
-    /// all work to itself. `now` is that of the batch, whose jobs all tell of the same.
+    /// Counts batches that found no memory soon after one another; true from the [`STARVED`]th on. The first ones cost their jobs, and not the lane; but a lane that loses
+    /// everything quickly would draw all work to itself. `now` is the batch's, so that its jobs count once.
     fn count_starved(&mut self, now: Time) -> bool {
         let (count, last) = self.starved;
         let count = match last {

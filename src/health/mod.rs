@@ -1,8 +1,8 @@
 //! Device health: one state per lane, and the rules by which it moves.
 //!
 //! Sans-io: each rule is told the time and returns the move it made, with its reason, for the caller to log. A lane that lost a job
-//! stops pulling until a canary with a checked output has passed: a lane that fails fast would otherwise be idle most often and swallow
-//! the whole queue. Canaries back off, so that a dead device costs next to nothing. Hung is a statement about the batch in
+//! (to a lack of memory: the third in a row) stops pulling until a canary with a checked output has passed: a lane that fails fast would
+//! otherwise be idle most often and swallow the whole queue. Canaries back off, so that a dead device costs next to nothing. Hung is a statement about the batch in
 //! flight; it is the timer's to make, because the lane's own thread cannot. `lane` has the moves of one lane.
 //!
 //! A straggler is slower than its peers, which [`pace`] tells from service times; it still gets work when waiting for another lane would

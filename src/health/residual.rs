@@ -9,7 +9,7 @@
 //! learned as usual before it is found.
 //!
 //! *What follows* is a canary, no more: it is exact where a residual is not, and costs a job. So a false alarm costs next to nothing, and this never takes a device
-//! out by itself. One that was asked needs twice the evidence soon after, and no more than at first some hundred stripes later. *Rejected*: judging single stripes (parity models are that far off now and then),
+//! out by itself. Each canary doubles the evidence that the device's next one needs; over some hundred stripes that falls back. *Rejected*: judging single stripes (parity models are that far off now and then),
 //! and blaming the slot whose answer is the least sure (that is what hard inputs look like).
 
 use crate::query::FaultDomain;
@@ -56,8 +56,8 @@ impl Residuals {
         Residuals { seen: 0, mean: 0.0, spread: 0.0, devices: vec![none; devices] }
     }
 
-    /// A complete stripe has this residual, and these devices took part; `odd`, asked if it is large, is the one that it blames alone. Gives those that should
-    /// prove themselves now.
+    /// A complete stripe has this residual, and these devices took part. `odd` is called only for a large residual, and names the one device to blame, if the code
+    /// can tell. Gives the devices that should run a canary now.
     pub fn seen(
         &mut self,
         residual: f64,

@@ -2,7 +2,7 @@
 //!
 //! They exist only when they are configured. A page in an operator's browser must not be able to break a lane: a POST needs a JSON content
 //! type, which a plain form cannot send, and an `Origin` that is absent or this host's own. What a browser sends must also name the host by its address or as `localhost`:
-//! a page of another site, whose name has come to mean this machine meanwhile (DNS rebinding), is its own origin. Without both headers nobody browses.
+//! a page of another site, whose name has come to mean this machine meanwhile (DNS rebinding), is its own origin. A request with neither header does not come from a page.
 
 use std::net::IpAddr;
 

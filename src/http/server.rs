@@ -46,7 +46,7 @@ use crate::{
 
 /// How long a connection that was made before the port closed may take to send its first request.
 const FIRST_REQUEST: Duration = Duration::from_millis(100);
-/// Until then a request that has arrived has been read: the runtime looks at every socket before it looks at its timers.
+/// Within this time a request that has arrived is read: the runtime looks at every socket before it looks at its timers.
 const ARRIVED: Duration = Duration::from_millis(1);
 /// How long the end waits for replies to be read, once there is nothing else to wait for.
 const LAST_REPLIES: Duration = Duration::from_secs(1);

@@ -338,7 +338,7 @@ fn let_go<T>(what: T, device: Device) -> bool {
     let _alone = alone_on(&device);
     // Later than the lock, and so gone before it.
     let kept = (what, device);
-    // CUDA may tell an error of a tensor dropped before, once.
+    // CUDA may tell, once, of an error that dropping a tensor has left, so it is asked twice.
     let answers = kept.1.synchronize().or_else(|_| kept.1.synchronize()).is_ok();
     if !answers {
         std::mem::forget(kept);

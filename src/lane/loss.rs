@@ -71,7 +71,7 @@ impl Unknown {
         self.has_come.fetch_or(text.contains(UNKNOWN), Ordering::Relaxed);
     }
 
-    /// What is lost, that would have been this, where the device did not open for an error with this text.
+    /// The loss to report where the device does not open: `loss`, or [`Loss::Fatal`] if the error has no name, and has come before, on a device that had been open.
     pub(super) fn not_open(&self, text: &str, loss: Loss) -> Loss {
         let is_unknown = text.contains(UNKNOWN);
         let came = self.has_come.fetch_or(is_unknown, Ordering::Relaxed);

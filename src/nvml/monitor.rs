@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Time},
-    health::device::{Limits, Sign, Told},
+    health::device::{Sign, Throttle, Told},
     metrics::GpuMetrics,
     query::LaneId,
     repeat::{Line, Repeats},
@@ -312,7 +312,7 @@ fn limits(reading: Option<Reading>) -> Vec<&'static str> {
 
 /// Without a slowdown that was seen for the first time.
 fn confirmed(signs: Vec<Sign>, slowed: &mut bool) -> Vec<Sign> {
-    let only_slowdown = |sign: &Sign| *sign == Sign::Limited(Limits::from_bits(SLOWDOWN));
+    let only_slowdown = |sign: &Sign| *sign == Sign::Limited(Throttle::from_bits(SLOWDOWN));
     let now = signs.iter().any(only_slowdown);
     let first = now && !std::mem::replace(slowed, now);
     *slowed = now;

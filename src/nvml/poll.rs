@@ -9,7 +9,7 @@ use nvml_wrapper::{
 };
 
 use crate::{
-    health::device::{Limits, Sign},
+    health::device::{Sign, Throttle},
     metrics::GpuValue,
 };
 
@@ -48,7 +48,7 @@ pub struct Reading {
     /// Generation of its link now (PCI Express); a link that is idle may be a slow one.
     pub pcie_generation: Option<u32>,
     /// Why its clock is held down.
-    pub limits: Limits,
+    pub limits: Throttle,
 }
 
 impl Reading {
@@ -90,7 +90,7 @@ pub(super) fn look(nvml: &Nvml, uuid: &str, enter: &dyn Fn(&'static str)) -> Res
         .map_err(|error| if is_not_found(&error) { Failure::NotFound } else { failure(error) })?;
     enter("throttle reasons");
     let limits = or_absent(device.current_throttle_reasons())?.map_or(0, |reasons| reasons.bits());
-    let limits = Limits::from_bits(limits);
+    let limits = Throttle::from_bits(limits);
     enter("temperature");
     let temperature = or_absent(device.temperature(TemperatureSensor::Gpu))?;
     enter("clock");

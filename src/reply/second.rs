@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claim(u32);
 
-/// Number of the latest second run, and below it, in two bits, what it is.
+/// The low two bits: what the latest second run is. The rest: its number.
 #[derive(Debug, Default)]
 pub(super) struct SecondRun(AtomicU32);
 

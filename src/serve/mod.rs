@@ -33,7 +33,7 @@ use crate::{
     code::Code,
     config::{self, Config, Device, Lanes, Warning, device_ids, fault_domains},
     dispatch::{LaneSettings, Settings},
-    engine::{Engine, Limits},
+    engine::{AdmissionLimits, Engine},
     health::Rules,
     lane::{self, Emulation},
     metrics::Metrics,
@@ -210,7 +210,7 @@ impl Running {
         let metrics = Metrics::new(&deployment.name, plan.config.lanes().len());
         let metrics = Arc::new(metrics.of_version(&deployment.name, &deployment.version));
         metrics.began(Duration::from_millis(unix_millis()));
-        let limits = Limits {
+        let limits = AdmissionLimits {
             queue_max: plan.config.deployment.queue_max,
             deadline: plan.config.deployment.deadline,
             input_range: plan.bundle.signature().input_range,

@@ -50,7 +50,7 @@ impl Door {
                 None => (self.accept_next().await, self.told.is_some()),
             };
             let room = self.places.try_room();
-            // No place, and nobody's, for a client that has given up. Where there are enough, it may be one that has sent all that it will, and listens.
+            // A client that has given up gets no place, and nobody gives one up for it. While places are free a half-closed one is let in: it may only wait for its reply.
             if (has_waited || room.is_none()) && has_left(&stream) {
                 continue;
             }

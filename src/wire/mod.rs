@@ -2,7 +2,7 @@
 //!
 //! `http` and `grpc` read bytes and write bytes. What a request may say, what is refused and why, how its rows are admitted and awaited, what
 //! is told of its predictions, how much of anything a client may take, and how the end of the daemon goes: that is here, once, so that a
-//! client which changes protocol meets nothing new. What always holds: nothing here knows a status, a header or a message of either.
+//! client which changes protocol meets nothing new. What always holds: nothing here reads or writes a head, a status or a message of either; it names what both have.
 //!
 //! `held` and `inflate` take what comes; `asked`, `signature` and `datatype` check; `ask` admits and waits; `outputs` tells; `trace` names requests in the log; `accept`, `places`, `budget`, `patience` and `drain` bound.
 

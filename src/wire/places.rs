@@ -2,13 +2,13 @@
 //!
 //! What always holds: a connection that has something to answer keeps its place until it has answered. For each client that waits, one of the
 //! others is told to leave: whoever has had nothing to answer for `kept`, the longest resting first; and if there is none, the next that is answered and has
-//! had its place for `kept` closes with that. So nobody waits for longer than the ones before him have their places, however many there are: without it
-//! a thousand clients that keep their connections lock everybody out for as long as they please, the probe that asks whether the daemon lives
-//! among them. With `kept` at zero nobody would wait at all, and most of the machine would open and close connections. Who holds a stream of gRPC open
-//! has something to answer for as long as it is open, but whoever watches the health.
+//! had its place for `kept` closes with that. So no client waits for longer than those ahead of it keep their places, however many there are. Otherwise
+//! a thousand connections that are kept alive lock everybody out for as long as they please, the probe that asks whether the daemon lives
+//! included. With `kept` at zero nobody would wait at all, and most of the machine would open and close connections. A stream of gRPC
+//! has something to answer for as long as it is open, unless it watches the health.
 //!
-//! A request of which only a part has come is nothing to answer yet, or a byte each would keep as many places as there are: it is [`Arriving`], has begun its
-//! connection's rest anew, and has [`LAST_BYTES`] for what is missing once the place is needed. Whoever reads it refuses it then.
+//! A request that has arrived in part does not protect its place, or one byte a connection would hold the whole port. It is [`Arriving`]: its first bytes begin the
+//! connection's rest anew, and once the place is needed, what is missing has [`LAST_BYTES`] to come, or the request is refused.
 //!
 //! A connection counts who is [`Busy`] with it, and notes when the last one was done. So a request costs two counts and a look at the clock, and
 //! only a full port looks through its connections.

@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
     config::{Placement, Policy, PolicyKind},
     dispatch::{LaneSettings, Settings},
-    engine::{Engine, Limits},
+    engine::{AdmissionLimits, Engine},
     health::Rules,
     job::{Completion, Feed, Role, Work},
     metrics::Metrics,
@@ -60,8 +60,12 @@ fn queries(clock: Clock, parks: bool) -> Result<Vec<f64>, BenchError> {
         policy: Policy::usual(PolicyKind::Hedged, Placement::Dedicated),
         health: Rules { canary_every: None, ..Rules::default() },
     };
-    let limits =
-        Limits { queue_max: 16, deadline: Duration::from_secs(2), input_range: (0.0, 1.0), ready_lanes_min: 1 };
+    let limits = AdmissionLimits {
+        queue_max: 16,
+        deadline: Duration::from_secs(2),
+        input_range: (0.0, 1.0),
+        ready_lanes_min: 1,
+    };
     let engine = Arc::new(Engine::new(settings, limits, clock, Arc::new(Metrics::new("bench", 1))));
     engine.ready(LANE, Duration::from_millis(1));
     let ticking = Arc::clone(&engine);
