@@ -8,6 +8,7 @@ mod events;
 use std::{
     fs,
     path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use crate::{
     assert_all_answered, beside,
     control::Control,
     daemon::{Daemon, config},
-    load::{Load, Reply, send},
+    load::{Load, Reply, send, send_until},
 };
 use serde_json::Value;
 
@@ -101,7 +102,7 @@ struct Outcome {
     found: Option<(Duration, String)>,
 }
 
-/// Sends a load; a second later something breaks, for so long; whatever it was is mended then.
+/// Sends a load; a second later something breaks, until it was found and a moment longer, for so long at most; whatever it was is mended then.
 fn break_for(
     daemon: &Daemon,
     lasts: Duration,
@@ -110,13 +111,16 @@ fn break_for(
     mends: impl FnOnce(),
 ) -> Outcome {
     let load = Load::new(PER_SECOND, lasts + Duration::from_secs(2));
+    let enough = AtomicBool::new(false);
     thread::scope(|scope| {
-        let replies = scope.spawn(|| send(&daemon.url, load));
+        let replies = scope.spawn(|| send_until(&daemon.url, load, &enough));
         thread::sleep(Duration::from_secs(1));
         let broken = Instant::now();
         breaks();
-        let mut found = None;
-        while broken.elapsed() < lasts {
+        let mut found: Option<(Duration, String)> = None;
+        while broken.elapsed()
+            < found.as_ref().map_or(lasts, |(delay, _)| lasts.min(*delay + Duration::from_millis(500)))
+        {
             let lanes = lanes(daemon);
             for (lane, (state, reason)) in lanes.iter().enumerate() {
                 if lane == LANE && state == sign.0 && reason.contains(sign.1) {
@@ -128,6 +132,8 @@ fn break_for(
             thread::sleep(Duration::from_millis(5));
         }
         mends();
+        thread::sleep(Duration::from_secs(1));
+        enough.store(true, Ordering::Relaxed);
         Outcome { replies: replies.join().unwrap(), sign, found }
     })
 }

@@ -8,7 +8,7 @@ use std::{
     path::Path,
     sync::{
         Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -88,6 +88,11 @@ pub(crate) fn images() -> Images {
 
 /// Sends the load and waits for what comes back; in the order in which it was sent.
 pub(crate) fn send(url: &str, load: Load) -> Vec<Reply> {
+    send_until(url, load, &AtomicBool::new(false))
+}
+
+/// The same, but that nothing is sent any more once `enough` is set.
+pub(crate) fn send_until(url: &str, load: Load, enough: &AtomicBool) -> Vec<Reply> {
     let images = images();
     let mut random = ChaCha8Rng::seed_from_u64(load.seed);
     let count = (load.duration.as_secs_f64() * f64::from(load.per_second)).round() as usize;
@@ -103,6 +108,9 @@ pub(crate) fn send(url: &str, load: Load) -> Vec<Reply> {
             let body = body(&images, picked, load.allow_reconstructed, load.min_confidence);
             let sent_at = Duration::from_secs(index as u64) / load.per_second;
             thread::sleep((start + sent_at).saturating_duration_since(Instant::now()));
+            if enough.load(Ordering::Relaxed) {
+                return;
+            }
             let outcome = exchange(&agent, url, &body);
             let latency = Instant::now().saturating_duration_since(start + sent_at);
             let reply = Reply { images: picked.clone(), sent_at, due: start + sent_at, latency, ..outcome };
