@@ -4,6 +4,7 @@
 //! for, and is what the layers around it hold: `http` as [`Admission`], lanes as [`Feed`], the timer thread as [`Engine::run_timer`].
 //! Of rules it has those of admission (how many rows, by when, which rows may be striped) and how often the log is told; all others are in `dispatch`.
 
+mod tell;
 mod timer;
 
 use std::{
@@ -22,21 +23,15 @@ use crate::{
     admission::{Admission, Refusal, Terms},
     clock::{Clock, Time},
     dispatch::{Completed, Dispatch, Effect, Settings},
-    health::{
-        Move, State,
-        device::Told,
-        drift::{Standing, Turn},
-    },
-    job::{AbortOnPanic, Batch, Completion, Feed, LaneEvent, Loss, Work},
+    health::{Move, device::Told},
+    job::{AbortOnPanic, Batch, Completion, Feed, Loss, Work},
     metrics::Metrics,
     query::{Confidence, LaneId, Query, Row, Rows},
     queue::Bells,
-    repeat::{Line, Repeats},
+    repeat::Repeats,
     reply::{Pending, Requests},
 };
 
-/// Moves of lanes that are remembered.
-const EVENTS_MAX: usize = 100;
 /// How often whoever waits for a broken device looks by itself.
 const BROKEN_LOOK: Duration = Duration::from_millis(100);
 
@@ -58,6 +53,13 @@ thread_local! {
     static EFFECTS: RefCell<Vec<Effect>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Something that threads wait for.
+#[derive(Default, Debug)]
+struct Waited<T> {
+    held: Mutex<T>,
+    changed: Condvar,
+}
+
 /// The core and what it needs of the world.
 #[derive(Debug)]
 pub struct Engine {
@@ -70,10 +72,10 @@ pub struct Engine {
     stopped: AtomicBool,
     /// Times that the timer has applied the passage of time.
     ticks: AtomicU64,
-    /// Who waits for a device that needs another process than this one.
-    broken: (Mutex<()>, Condvar),
-    /// Lanes whose threads are to be replaced, each once; and who waits for one.
-    stuck: (Mutex<VecDeque<LaneId>>, Condvar),
+    /// For threads that wait for a device that needs another process than this one.
+    broken: Waited<()>,
+    /// Lanes whose threads are to be replaced, each once.
+    stuck: Waited<VecDeque<LaneId>>,
     /// Per lane: which of its moves, and of the doubts about it, are logged.
     moves: Box<[Mutex<Repeats>]>,
     /// The last moves of all lanes, the latest last.
@@ -93,8 +95,8 @@ impl Engine {
             draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             ticks: AtomicU64::new(0),
-            broken: Default::default(),
-            stuck: Default::default(),
+            broken: Waited::default(),
+            stuck: Waited::default(),
             moves,
             events: Mutex::default(),
         }
@@ -113,7 +115,7 @@ impl Engine {
     /// Refuses new queries from now on; admitted ones are still answered.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        self.broken.1.notify_all();
+        self.broken.changed.notify_all();
     }
 
     /// Whether new queries are refused for good.
@@ -126,9 +128,10 @@ impl Engine {
         self.drain();
         self.stopped.store(true, Ordering::Release);
         self.bells.ring_all();
-        self.broken.1.notify_all();
-        drop(self.stuck.0.lock());
-        self.stuck.1.notify_all();
+        self.broken.changed.notify_all();
+        // A thread that looked before the flag was set holds the lock until it is asleep.
+        drop(self.stuck.held.lock());
+        self.stuck.changed.notify_all();
     }
 
     /// Waits until some lane's device needs another process than this one; `false` if the end begins first.
@@ -138,14 +141,14 @@ impl Engine {
                 return false;
             }
             // A move that is told between the look and the wait is seen a moment later.
-            self.broken.1.wait_for(&mut self.broken.0.lock(), BROKEN_LOOK);
+            self.broken.changed.wait_for(&mut self.broken.held.lock(), BROKEN_LOOK);
         }
         true
     }
 
     /// The next lane whose thread is to be replaced; `None` once the engine stops.
     pub fn await_stuck(&self) -> Option<LaneId> {
-        let mut stuck = self.stuck.0.lock();
+        let mut stuck = self.stuck.held.lock();
         loop {
             if self.stopped.load(Ordering::Acquire) {
                 return None;
@@ -153,7 +156,7 @@ impl Engine {
             if let Some(lane) = stuck.pop_front() {
                 return Some(lane);
             }
-            self.stuck.1.wait(&mut stuck);
+            self.stuck.changed.wait(&mut stuck);
         }
     }
 
@@ -163,11 +166,11 @@ impl Engine {
     }
 
     fn tell_stuck(&self, lane: LaneId) {
-        let mut stuck = self.stuck.0.lock();
+        let mut stuck = self.stuck.held.lock();
         if !stuck.contains(&lane) {
             stuck.push_back(lane);
         }
-        self.stuck.1.notify_one();
+        self.stuck.changed.notify_one();
     }
 
     /// Whether some lane's device needs another process than this one.
@@ -225,60 +228,7 @@ impl Engine {
                 Effect::Replace(lane) => self.tell_stuck(lane),
                 Effect::Doubted(lane) => self.tell_doubt(lane),
                 Effect::Moved(lane, change) => self.tell_move(lane, change),
-                Effect::Drift(turn) => tell_drift(turn),
-            }
-        }
-    }
-
-    /// The last moves of lanes, the latest first.
-    pub fn events(&self) -> Vec<LaneEvent> {
-        let now = self.clock.now();
-        let event = |&(at, lane, Move { from, to, reason }): &(Time, LaneId, Move)| LaneEvent {
-            age: now.since(at),
-            lane,
-            from: from.as_str(),
-            to: to.as_str(),
-            reason: reason.to_string(),
-        };
-        self.events.lock().iter().rev().map(event).collect()
-    }
-
-    fn tell_move(&self, lane: LaneId, change: Move) {
-        self.broken.1.notify_all();
-        let mut events = self.events.lock();
-        if events.len() == EVENTS_MAX {
-            events.pop_front();
-        }
-        events.push_back((self.clock.now(), lane, change));
-        drop(events);
-        let (from, to, reason) = (change.from.as_str(), change.to.as_str(), change.reason);
-        if change.from == State::Starting {
-            // The start-up log says more about it.
-            return tracing::debug!(%lane, from, to, %reason, "lane moved");
-        }
-        let next = self.moves[usize::from(lane.0)].lock().next(self.clock.now());
-        let Line::Told { left_out } = next else { return };
-        if change.to == State::Healthy {
-            tracing::info!(%lane, from, to, %reason, left_out, "lane moved");
-        } else {
-            tracing::warn!(%lane, from, to, %reason, left_out, "lane moved");
-        }
-    }
-
-    fn tell_doubt(&self, lane: LaneId) {
-        let next = self.moves[usize::from(lane.0)].lock().next(self.clock.now());
-        if let Line::Told { left_out } = next {
-            tracing::warn!(%lane, left_out, "answers do not fit together with parity: a canary decides");
-        }
-    }
-
-    /// A lane whose last moves were left out: how many, and where it stands now.
-    fn tell_left_out(&self) {
-        for (lane, moves) in (0..).map(LaneId).zip(&self.moves) {
-            let left_out = moves.lock().left_out(self.clock.now());
-            if let Some(left_out) = left_out {
-                let (state, reason) = self.describe(lane);
-                tracing::warn!(%lane, left_out, state, reason, "lane moved again and again");
+                Effect::Drift(turn) => tell::drift(turn),
             }
         }
     }
@@ -304,14 +254,6 @@ impl Engine {
 /// Whether all values are from `lowest` to `highest`. A loop that looks at all of them is one over vectors.
 fn all_within(row: &[f32], lowest: f32, highest: f32) -> bool {
     row.iter().fold(true, |within, value| within & (lowest..=highest).contains(value))
-}
-
-/// Not limited in rate: a turn needs dozens of comparisons, and the way back hundreds, so lines cannot come fast.
-fn tell_drift(Turn { to, expected, live, compared }: Turn) {
-    match to {
-        Standing::Drifted => tracing::warn!(expected, live, compared, "reconstructions agree less than calibrated"),
-        Standing::Expected => tracing::info!(expected, live, compared, "reconstructions agree as calibrated again"),
-    }
 }
 
 impl Admission for Engine {
