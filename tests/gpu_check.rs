@@ -18,7 +18,8 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Knows one network, no GPU and one weather, of which nothing should be concluded; its daemon listens, and neither it nor who asks it ever ends, nor does the other weather.
+/// Knows one network, no GPU and one weather, of which nothing should be concluded; its daemon listens, and neither it nor who asks it ever ends, nor does the other weather. Of networks with
+/// weights it knows another one, and never ends on the next.
 const PROGRAM: &str = r#"#!/bin/sh
 folder=${0%/bin/parityd}
 case "$*" in
@@ -27,6 +28,8 @@ case "$*" in
 devices*) echo '{"devices": [], "nvml": "there is none", "lanes": []}' ;;
 --config*) echo $$ >"$folder/daemon"; echo 'listening url="http://127.0.0.1:9"' >&2; exec sleep 300 ;;
 *"bench http"*) touch "$folder/asked"; exec sleep 300 ;;
+*"--network resnet18 --weights"*) echo '{"passes": [{"network": "resnet18", "row": [3, 32, 32], "batch": 1, "kernels": "cpu", "p50_us": 20, "progress": [], "outputs": [1.0, 2.0]}]}' ;;
+*"--weights"*) touch "$folder/asked"; exec sleep 300 ;;
 *mlp*) echo said >&2; echo '{"passes": [{"network": "mlp", "row": [2], "batch": 1, "kernels": "cpu", "p50_us": 1, "progress": []}]}' ;;
 *) echo oops >&2; exit 70 ;;
 esac
@@ -47,8 +50,8 @@ impl Folder {
         for made in ["bin", "torch"] {
             fs::create_dir(folder.at(made)).unwrap();
         }
-        for (from, to) in [("scripts/gpu-check", "gpu-check"), ("config.toml", "config.toml")] {
-            fs::copy(root.join(from), folder.at(to)).unwrap();
+        for file in ["scripts/gpu-check", "scripts/gpu-check-peer", "config.toml"] {
+            fs::copy(root.join(file), folder.at(file.trim_start_matches("scripts/"))).unwrap();
         }
         fs::write(folder.at("torch/__init__.py"), "raise OSError('half a library')\n").unwrap();
         fs::write(folder.at("bin/parityd"), PROGRAM).unwrap();
@@ -156,6 +159,39 @@ fn a_gpu_that_parityd_does_not_list_is_a_failure() {
     assert!(code == Some(0) && outcome == "measured" && told.starts_with("0 GPUs; NVML: there is none"), "{told}");
     let (code, outcome, told) = alone("echo 'NVIDIA H200, 580.1, 1 MiB'");
     assert!(code == Some(1) && outcome == "failed" && told.contains("there is none"), "{told}");
+}
+
+/// A signal reaches no Python that waits in C: `PyTorch` is asked in a process of its own.
+#[test]
+fn a_pytorch_that_never_returns_ends_with_its_share_of_the_time() {
+    let Some(folder) = Folder::new() else { return };
+    fs::write(
+        folder.at("torch/__init__.py"),
+        "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, {15})\ntime.sleep(300)\n",
+    )
+    .unwrap();
+    let output = folder.runs(&["--only", "forward,devices", "--budget", "8"]);
+    assert_eq!(output.status.code(), Some(75), "{}", String::from_utf8_lossy(&output.stderr));
+    let [[_, forward, told], devices] = folder.summary().try_into().unwrap();
+    assert!(forward == "ended" && told.contains("gpu-check-peer resnet18"), "{forward}: {told}");
+    assert_eq!(devices[..2], ["devices", "measured"], "the other half of the time is left");
+}
+
+#[test]
+fn figures_are_written_before_the_next_begins() {
+    let Some(folder) = Folder::new() else { return };
+    let peer = r#"print('{"torch": "9.9", "is_usable": true}\n{"made": [1.0, 2.5]}\n{"precision": "f32", "batch": 1, "torch_eager_us": 10}')"#;
+    fs::write(folder.at("gpu-check-peer"), peer).unwrap();
+    let child = folder.starts(&["--only", "forward"]);
+    folder.waits_for("asked");
+    let forward = folder.result("forward");
+    let (pass, wrong) = (&forward["passes"][0], &forward["wrong"][0]);
+    assert_eq!((&pass["torch_eager_us"], &pass["off"]), (&10.into(), &0.2.into()), "{forward}");
+    assert!(wrong.as_str().unwrap().contains("2 outputs are off by 2.0e-01"), "{wrong}");
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(143));
+    assert_eq!(folder.result("summary")["torch"], "9.9");
 }
 
 /// The daemon has a session of its own, and would hold the GPU.

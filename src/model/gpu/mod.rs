@@ -56,7 +56,7 @@ pub fn open(ordinal: usize) -> Result<Device> {
     // A new stream waits for what the default one does.
     let _alone = alone(ordinal);
     // One explicit stream: candle's default is the stream of whichever thread asks, which orders nothing between threads.
-    let device = Device::new_cuda_with_stream(ordinal)?;
+    let device = Device::new_cuda_with_stream(ordinal).map_err(|error| older_driver().unwrap_or(error))?;
     if let Device::Cuda(cuda) = &device {
         // SAFETY: events would order uses of the same memory by several streams, and there is one. They would cost two events for each tensor, and
         // two calls of the driver for each tensor that a kernel reads or writes.
@@ -66,6 +66,15 @@ pub fn open(ordinal: usize) -> Result<Device> {
         }
     }
     Ok(device)
+}
+
+/// That the driver is for an older CUDA than this build. Its libraries fail for that in other words: cuBLAS only says that it did not start.
+fn older_driver() -> Option<Error> {
+    let mut version = 0;
+    // SAFETY: the driver writes one int.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().ok()?;
+    let (here, built) = (u32::try_from(version).ok()? / 1000, sys::CUDA_VERSION / 1000);
+    (here < built).then(|| Error::msg(format!("the driver is for CUDA {here}, and this was built with CUDA {built}")))
 }
 
 /// Has the driver keep what is freed for who allocates next. It would give all of it back to the system whenever the stream is waited for, which is

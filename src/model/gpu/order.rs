@@ -45,7 +45,7 @@ pub(super) fn settle(gpu: &Gpu, bound: &mut Bound, other: Lowered, sizes: [usize
 /// What fails for another reason, such as want of memory, costs the other layout, and nothing else.
 fn unless_the_device_fails(gpu: &Gpu, error: &dyn fmt::Display) -> Result<()> {
     gpu.stream.synchronize().map_err(Error::wrap)?;
-    tracing::debug!(%error, "cuDNN has nothing for this network's other layout");
+    tracing::info!(%error, "cuDNN has nothing for this network's other layout");
     Ok(())
 }
 
