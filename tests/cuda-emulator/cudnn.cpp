@@ -14,10 +14,11 @@ namespace {
 
 constexpr int BFLOAT16 = 9;
 
-// NVIDIA's numbers: of outcomes, of algorithms, of arithmetic that rounds nothing, and of what follows a convolution or pools.
-enum { WELL = 0, BAD_PARAMETER = 2000, NOT_SUPPORTED = 3000, EXECUTION_FAILED = 5000 };
+// NVIDIA's numbers: of outcomes, of algorithms, of arithmetic with tensor cores and without, and of what follows a
+// convolution or pools.
+enum { WELL = 0, NOT_INITIALIZED = 1001, BAD_PARAMETER = 2000, MISALIGNED_POINTER = 2003, STREAM_MISMATCH = 2007, NOT_SUPPORTED = 3000, EXECUTION_FAILED = 5000 };
 enum { IMPLICIT_GEMM = 0, IMPLICIT_PRECOMP_GEMM = 1, WINOGRAD = 6 };
-enum { FMA_MATH = 3 };
+enum { TENSOR_OP_MATH = 1, FMA_MATH = 3 };
 enum { RELU = 1, IDENTITY = 5 };
 enum { MAX = 0, AVERAGE_EXCLUDE_PADDING = 2 };
 
@@ -28,14 +29,17 @@ size_t room_of(int algorithm, long rows)
     return least + least / rows / 4 * 4;
 }
 
-// On a broken GPU, and where no context is bound, nothing is done.
-#define NEEDS_A_WELL_GPU                                                                                               \
-    if (state())                                                                                                       \
-        return EXECUTION_FAILED;
-
 struct Handle {
+    Device *device = current;
     CUstream stream = nullptr;
 };
+
+// On a broken GPU, and where no context is bound, nothing is done; nor with a handle of another GPU.
+#define NEEDS_A_WELL_GPU_OF(handle)                                                                                    \
+    if (state())                                                                                                       \
+        return EXECUTION_FAILED;                                                                                       \
+    if (handle->device != current)                                                                                     \
+        return BAD_PARAMETER;
 
 struct Tensor {
     Kind kind;
@@ -44,6 +48,8 @@ struct Tensor {
     bool is_last = false;
 
     long count() const { return sides[0] * sides[1] * sides[2] * sides[3]; }
+
+    Range at(const void *start) const { return {start, size_t(count() * size_of(kind))}; }
 
     // Where the value lies that would be at `index` if it lay channel by channel.
     long place(long index) const
@@ -133,6 +139,15 @@ bool fits(const Tensor &x, const Tensor &w, const Convolution &how, const Tensor
     return y.sides[0] == x.sides[0] && y.sides[1] == w.sides[0] && x.sides[1] == w.sides[1];
 }
 
+// Whether values of this kind are where such values may be.
+bool are_aligned(Kind kind, std::initializer_list<const void *> places)
+{
+    return std::all_of(places.begin(), places.end(), [kind](const void *at) { return is_aligned(at, size_of(kind)); });
+}
+
+// Whether tensor cores multiply that, which read 16 bytes at once.
+bool is_of_tensor_cores(Kind kind, int math) { return kind == Kind::F32 ? math != FMA_MATH : math == TENSOR_OP_MATH; }
+
 template <class T> int make(T **made)
 {
     *made = new T();
@@ -156,7 +171,8 @@ EXPORT size_t cudnnGetVersion()
 EXPORT int cudnnCreate(Handle **handle)
 {
     called(__func__);
-    NEEDS_A_WELL_GPU
+    if (state() || is_too_old())
+        return NOT_INITIALIZED;
     if (long code = current->told("cudnn", 0))
         return static_cast<int>(code);
     return make(handle);
@@ -165,7 +181,7 @@ EXPORT int cudnnCreate(Handle **handle)
 EXPORT int cudnnDestroy(Handle *handle)
 {
     called(__func__);
-    NEEDS_A_WELL_GPU
+    NEEDS_A_WELL_GPU_OF(handle)
     // It waits for the device.
     return settle(*current) ? end(handle) : EXECUTION_FAILED;
 }
@@ -233,6 +249,9 @@ EXPORT int cudnnDestroyPoolingDescriptor(Pooling *pooling)
 EXPORT int cudnnSetStream(Handle *handle, CUstream stream)
 {
     called(__func__);
+    NEEDS_A_WELL_GPU_OF(handle)
+    if (&stream_of(stream).device != handle->device)
+        return STREAM_MISMATCH;
     handle->stream = stream;
     return WELL;
 }
@@ -321,7 +340,7 @@ EXPORT int cudnnConvolutionBiasActivationForward(
     const void *bias, const Activation *activation, const Tensor *y_at, void *to)
 {
     called(__func__);
-    NEEDS_A_WELL_GPU
+    NEEDS_A_WELL_GPU_OF(handle)
     Stream &stream = stream_of(handle->stream);
     bool has_bias = bias && bias_at->sides[1] == y_at->sides[1] && bias_at->count() == y_at->sides[1] && bias_at->kind == y_at->kind;
     bool has_added = added && std::equal(z_at->sides, z_at->sides + 4, y_at->sides) && z_at->kind == y_at->kind && z_at->is_last == y_at->is_last;
@@ -345,16 +364,23 @@ EXPORT int cudnnConvolutionBiasActivationForward(
     bool is_mixed = is_last && stream.device.told("mixed", 0);
     if (size_t least = room_of(algorithm, x_at->sides[0]); workspace_bytes < least || (least && !workspace))
         return BAD_PARAMETER;
-    for (const void *at : {from, filters, static_cast<const void *>(workspace), added, bias, static_cast<const void *>(to)})
-        use(reinterpret_cast<CUdeviceptr>(at), stream);
+    bool are_read_at_once = is_of_tensor_cores(x_at->kind, how_at->math);
+    for (const void *at : {from, filters, static_cast<const void *>(workspace), added, bias, static_cast<const void *>(to)}) {
+        if (!are_aligned(x_at->kind, {at}) || (are_read_at_once && !is_aligned(at, 16)))
+            return MISALIGNED_POINTER;
+        use(at, stream);
+    }
     // What describes it may be gone when its turn comes.
     Tensor x = *x_at, w = *w_at, y = *y_at, of_bias = *bias_at;
     Convolution how = *how_at;
     float share = *share_at;
     bool is_rectified = activation->mode == RELU, is_rounded = x.kind == Kind::F32 && how.math != FMA_MATH;
-    push_kernel(stream, [=] {
-        for (const void *at : {from, filters, static_cast<const void *>(workspace), added, bias, static_cast<const void *>(to)})
-            must_be_there(at);
+    std::vector<Range> ranges = {x.at(from), w.at(filters), of_bias.at(bias), y.at(to)};
+    if (adds)
+        ranges.push_back(y.at(added));
+    if (workspace_bytes)
+        ranges.push_back({workspace, workspace_bytes});
+    push_kernel(stream, __func__, std::move(ranges), [=] {
         std::this_thread::sleep_for(least);
         std::vector<float> rows = values_of(x, from, is_rounded), all = values_of(w, filters, is_rounded), shift = values_of(of_bias, bias, false);
         long index = 0, of_row = x.count() / x.sides[0], of_filter = w.count() / w.sides[0];
@@ -369,7 +395,7 @@ EXPORT int cudnnConvolutionBiasActivationForward(
                     store(to, y.kind, is_mixed ? index : y.place(index), is_rectified ? std::fmax(sum, 0.0f) : sum);
                     index++;
                 }
-        return true;
+        return CUDA_SUCCESS;
     });
     return WELL;
 }
@@ -379,18 +405,24 @@ EXPORT int cudnnPoolingForward(
     void *to)
 {
     called(__func__);
-    NEEDS_A_WELL_GPU
+    NEEDS_A_WELL_GPU_OF(handle)
     Stream &stream = stream_of(handle->stream);
     Tensor x = *x_at, y = *y_at;
     Pooling how = *pooling;
     bool is_well = *alpha_at == 1 && *beta_at == 0 && x.sides[0] == y.sides[0] && x.sides[1] == y.sides[1] && x.is_last == y.is_last;
+    is_well &= x.kind == y.kind && from != to;
     for (int side = 0; side < 2; side++)
         is_well &= y.sides[2 + side] == (x.sides[2 + side] + 2 * how.padding[side] - how.window[side]) / how.stride[side] + 1;
     if (!is_well)
         return BAD_PARAMETER;
-    use(reinterpret_cast<CUdeviceptr>(from), stream);
-    use(reinterpret_cast<CUdeviceptr>(to), stream);
-    push_kernel(stream, [=] {
+    // A window of nothing but padding has no largest value, and no mean.
+    if (how.padding[0] >= how.window[0] || how.padding[1] >= how.window[1])
+        return NOT_SUPPORTED;
+    if (!are_aligned(x.kind, {from, to}))
+        return MISALIGNED_POINTER;
+    use(from, stream);
+    use(to, stream);
+    push_kernel(stream, __func__, {x.at(from), y.at(to)}, [=] {
         long index = 0;
         for (long picture = 0; picture < y.sides[0] * y.sides[1]; picture++)
             for (long row = 0; row < y.sides[2]; row++)
@@ -409,7 +441,7 @@ EXPORT int cudnnPoolingForward(
                         }
                     store(to, y.kind, y.place(index++), how.mode == MAX ? most : sum / float(count));
                 }
-        return true;
+        return CUDA_SUCCESS;
     });
     return WELL;
 }
@@ -419,20 +451,22 @@ EXPORT int cudnnActivationForward(
     void *to)
 {
     called(__func__);
-    NEEDS_A_WELL_GPU
+    NEEDS_A_WELL_GPU_OF(handle)
     Tensor x = *x_at;
     bool keeps_nan = activation->keeps_nan;
     if (*alpha_at != 1 || *beta_at != 0 || !std::equal(x.sides, x.sides + 4, y_at->sides) || x.kind != y_at->kind || x.is_last != y_at->is_last || activation->mode != RELU)
         return BAD_PARAMETER;
+    if (!are_aligned(x.kind, {from, to}))
+        return MISALIGNED_POINTER;
     Stream &stream = stream_of(handle->stream);
-    use(reinterpret_cast<CUdeviceptr>(from), stream);
-    use(reinterpret_cast<CUdeviceptr>(to), stream);
-    push_kernel(stream, [=] {
+    use(from, stream);
+    use(to, stream);
+    push_kernel(stream, __func__, {x.at(from), y_at->at(to)}, [=] {
         for (long index = 0; index < x.count(); index++) {
             float found = value(from, x.kind, index);
             store(to, x.kind, index, keeps_nan && found != found ? found : std::fmax(found, 0.0f));
         }
-        return true;
+        return CUDA_SUCCESS;
     });
     return WELL;
 }
@@ -441,17 +475,19 @@ EXPORT int cudnnActivationForward(
 EXPORT int cudnnTransformTensor(Handle *handle, const float *alpha_at, const Tensor *x_at, const void *from, const float *beta_at, const Tensor *y_at, void *to)
 {
     called(__func__);
-    NEEDS_A_WELL_GPU
+    NEEDS_A_WELL_GPU_OF(handle)
     Tensor x = *x_at, y = *y_at;
     if (*alpha_at != 1 || *beta_at != 0 || !std::equal(x.sides, x.sides + 4, y.sides) || x.kind != y.kind || from == to)
         return BAD_PARAMETER;
+    if (!are_aligned(x.kind, {from, to}))
+        return MISALIGNED_POINTER;
     Stream &stream = stream_of(handle->stream);
-    use(reinterpret_cast<CUdeviceptr>(from), stream);
-    use(reinterpret_cast<CUdeviceptr>(to), stream);
-    push_kernel(stream, [=] {
+    use(from, stream);
+    use(to, stream);
+    push_kernel(stream, __func__, {x.at(from), y_at->at(to)}, [=] {
         for (long index = 0; index < x.count(); index++)
             store(to, y.kind, y.place(index), value(from, x.kind, x.place(index)));
-        return true;
+        return CUDA_SUCCESS;
     });
     return WELL;
 }

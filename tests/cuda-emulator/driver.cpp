@@ -3,7 +3,8 @@
 // What a program may rely on with a real driver holds here, and what it may not rely on does not: memory comes full of NaN, work that was handed to a
 // stream is not over when the call returns, and copies from pinned memory read it when their turn comes. Kernels are candle's own.
 //
-// One thing is stricter than CUDA: memory is used on the stream that it was allocated on and no other, which is what parityd promises (decision 0027).
+// Two things are stricter than CUDA: memory is used on the stream that it was allocated on and no other, which is what parityd promises (decision 0027), and ends where
+// it ends: a GPU may not see what goes a little beyond. Whoever does that breaks the device, as by an illegal address. `refuses.cpp` asks for all that is refused.
 //
 // CUDA_EMULATOR_GPUS: how many there are (1). CUDA_EMULATOR_CONTROL: a file of lines ORDINAL.KEY=NUMBER, which is read at each turn:
 //   memory_mib   what the device has (16384)
@@ -11,9 +12,12 @@
 //   hangs        1: nothing moves on the device
 //   kernel_us    what each kernel takes at least
 //   captures     0: no graphs
+//   driver       what the driver is of, which is told of all by the first (13000): where it is older, CUDA 13's libraries and kernels do not start
 //   instantiates another number than 0: what is captured becomes no graph, for this error of CUDA's
 //   cudnn        0: cuDNN takes no convolution; another number: it does not start, and says that
+// CUDA_EMULATOR_FAULTS: a file to which lines are added of what breaks a GPU and is the program's own fault: memory that work goes beyond, or that is gone.
 // CUDA_EMULATOR_COUNTS: a file that says in the end how often each function was called.
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -32,6 +36,8 @@ size_t count_of_devices()
     const char *told = std::getenv("CUDA_EMULATOR_GPUS");
     return told ? std::strtoul(told, nullptr, 10) : 1;
 }
+
+int driver_version() { return devices().empty() ? 13000 : static_cast<int>(devices()[0]->told("driver", 13000)); }
 
 } // namespace
 
@@ -74,13 +80,17 @@ long Device::told(const char *key, long otherwise) const
     return otherwise;
 }
 
-void push_kernel(Stream &stream, std::function<bool()> kernel)
+bool is_too_old() { return driver_version() < 13000; }
+
+void push_kernel(Stream &stream, const char *name, std::vector<Range> ranges, std::function<CUresult()> kernel)
 {
-    stream.push([&device = stream.device, kernel = std::move(kernel)] {
+    stream.push([&device = stream.device, name, ranges = std::move(ranges), kernel = std::move(kernel)] {
         if (long code = device.told("fails", 0))
             device.broken = static_cast<int>(code);
-        else if (!kernel())
-            device.broken = CUDA_ERROR_ASSERT;
+        else if (CUresult error = reach(device, name, ranges))
+            device.broken = error;
+        else if (CUresult error = kernel())
+            device.broken = error;
         if (long us = device.told("kernel_us", 0))
             std::this_thread::sleep_for(std::chrono::microseconds(us));
     });
@@ -117,7 +127,7 @@ EXPORT CUresult cuInit(unsigned)
 EXPORT CUresult cuDriverGetVersion(int *version)
 {
     called(__func__);
-    *version = 13000;
+    *version = driver_version();
     return CUDA_SUCCESS;
 }
 
@@ -132,11 +142,17 @@ EXPORT CUresult cuGetErrorName(CUresult error, const char **name)
         {CUDA_ERROR_INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE"},
         {CUDA_ERROR_INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT"},
         {CUDA_ERROR_SYSTEM_NOT_READY, "CUDA_ERROR_SYSTEM_NOT_READY"},
+        {CUDA_ERROR_UNSUPPORTED_PTX_VERSION, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"},
+        {CUDA_ERROR_INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE"},
+        {CUDA_ERROR_ILLEGAL_STATE, "CUDA_ERROR_ILLEGAL_STATE"},
         {CUDA_ERROR_NOT_FOUND, "CUDA_ERROR_NOT_FOUND"},
         {CUDA_ERROR_NOT_READY, "CUDA_ERROR_NOT_READY"},
         {CUDA_ERROR_ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"},
         {CUDA_ERROR_ASSERT, "CUDA_ERROR_ASSERT"},
+        {CUDA_ERROR_MISALIGNED_ADDRESS, "CUDA_ERROR_MISALIGNED_ADDRESS"},
         {CUDA_ERROR_LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED"},
+        {CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+        {CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
     };
     auto found = names.find(error);
     *name = found == names.end() ? "CUDA_ERROR_UNKNOWN" : found->second;
@@ -295,6 +311,9 @@ EXPORT CUresult cuModuleLoadData(CUmodule *module, const void *)
 {
     called(__func__);
     NEEDS_A_WELL_DEVICE
+    // Kernels are in the PTX of the compiler that made them.
+    if (is_too_old())
+        return CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
     *module = reinterpret_cast<CUmodule>(current);
     return CUDA_SUCCESS;
 }
@@ -313,35 +332,54 @@ EXPORT CUresult cuModuleGetFunction(CUfunction *function, CUmodule, const char *
     return kernel ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }
 
+// Of a GPU of compute capability 8.0; shared memory as far as nobody asks for more.
+static bool is_within_limits(const unsigned grid[3], const unsigned block[3], unsigned shared)
+{
+    for (int side = 0; side < 3; side++)
+        if (!grid[side] || !block[side])
+            return false;
+    if (grid[0] > 0x7fffffff || grid[1] > 0xffff || grid[2] > 0xffff || shared > 48 * 1024)
+        return false;
+    return block[0] <= 1024 && block[1] <= 1024 && block[2] <= 64 && block[0] * block[1] * block[2] <= 1024;
+}
+
 EXPORT CUresult cuLaunchKernel(
-    CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z, unsigned,
+    CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
     CUstream stream, void **parameters, void **)
 {
     called(__func__);
     NEEDS_A_WELL_DEVICE
     const Kernel &kernel = *reinterpret_cast<const Kernel *>(function);
-    if (!grid_x || !grid_y || !grid_z || !block_x || !block_y || !block_z || block_x * block_y * block_z > 1024)
+    std::array<unsigned, 3> grid = {grid_x, grid_y, grid_z}, block = {block_x, block_y, block_z};
+    if (!is_within_limits(grid.data(), block.data(), shared))
         return CUDA_ERROR_INVALID_VALUE;
-    if (grid_x > 0x7fffffff || grid_y > 0xffff || grid_z > 0xffff)
-        return CUDA_ERROR_INVALID_VALUE;
+    if (&stream_of(stream).device != current)
+        return CUDA_ERROR_INVALID_HANDLE;
     // Parameters are copied before the call returns.
     auto values = std::make_shared<std::vector<std::vector<char>>>();
+    std::vector<Range> ranges;
+    bool are_aligned = true;
     for (size_t index = 0; index < kernel.parameters; index++) {
         const char *from = static_cast<const char *>(parameters[index]);
         values->emplace_back(from, from + kernel.sizes[index]);
-        CUdeviceptr address;
-        if (kernel.sizes[index] == sizeof address) {
-            // Some are numbers; none of them is an address of ours.
-            std::memcpy(&address, from, sizeof address);
-            use(address, stream_of(stream));
-        }
+        const void *address = nullptr;
+        if (!kernel.alignments[index])
+            continue;
+        std::memcpy(&address, from, sizeof address);
+        // How much is read there, only the kernel knows; what it has none of is told by no address.
+        if (!address)
+            continue;
+        use(address, stream_of(stream));
+        ranges.push_back({address, 0});
+        are_aligned &= is_aligned(address, kernel.alignments[index]);
     }
-    push_kernel(stream_of(stream), [=, &kernel] {
+    push_kernel(stream_of(stream), kernel.name, std::move(ranges), [=, &kernel] {
+        if (!are_aligned)
+            return fault(CUDA_ERROR_MISALIGNED_ADDRESS, kernel.name, "reads or writes values that lie between two");
         std::vector<void *> at;
         for (auto &value : *values)
             at.push_back(value.data());
-        unsigned grid[] = {grid_x, grid_y, grid_z}, block[] = {block_x, block_y, block_z};
-        return launch(kernel, grid, block, at.data());
+        return launch(kernel, grid.data(), block.data(), at.data()) ? CUDA_SUCCESS : CUDA_ERROR_ASSERT;
     });
     return CUDA_SUCCESS;
 }

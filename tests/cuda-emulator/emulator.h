@@ -95,14 +95,29 @@ bool settle(Device &device);
 // The stream that a handle of the driver's means.
 Stream &stream_of(CUstream handle);
 
-// Hands a kernel over, which the control file may have fail or take long; it gives whether its assertions held.
-void push_kernel(Stream &stream, std::function<bool()> kernel);
+// Memory that work reads or writes; of no bytes, a place that it is told, which may be right behind memory.
+struct Range {
+    const void *at;
+    size_t bytes;
+};
+
+// Hands a kernel over, which the control file may have fail or take long. It reads and writes all of `ranges`, and gives its error.
+void push_kernel(Stream &stream, const char *name, std::vector<Range> ranges, std::function<CUresult()> kernel);
 
 // A device's memory, if it is that, is used on this stream; ends the program if it is another's.
-void use(CUdeviceptr at, const Stream &stream);
+void use(const void *at, const Stream &stream);
 
-// Ends the program unless this is memory of a device when work comes to it: a graph may outlive what it points to.
-void must_be_there(const void *at);
+// Whether all of that is memory of this device when work comes to it: a graph may outlive what it points to. If not, a fault, and its error.
+CUresult reach(const Device &device, const char *name, const std::vector<Range> &ranges);
+
+// Whether an address is a multiple of so many bytes.
+inline bool is_aligned(const void *at, size_t to) { return reinterpret_cast<uintptr_t>(at) % to == 0; }
+
+// Says what the program did that breaks a GPU, for whoever reads what it writes and in the file of faults; gives the error.
+CUresult fault(CUresult error, const char *name, const char *what);
+
+// Whether the driver is older than the CUDA that the program and its libraries are of.
+bool is_too_old();
 
 // A function has been called.
 void called(const char *function);
@@ -112,6 +127,8 @@ struct Kernel {
     const char *name;
     size_t parameters;
     const size_t *sizes;
+    // Of what parameters point to; 0 of those that are no pointers.
+    const size_t *alignments;
     void (*call)(void **parameters);
     // Whether threads of a block wait for each other, so that each needs a stack.
     bool is_cooperative;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <type_traits>
 
 #define __CUDACC_VER_MAJOR__ 13
 #define __CUDACC_VER_MINOR__ 0
@@ -97,6 +98,13 @@ namespace emulator {
 // How a kernel is called with its parameters behind pointers, as the driver hands them over.
 template <class... Types> struct Signature {
     static constexpr size_t sizes[] = {sizeof(Types)...};
+    template <class T> static constexpr size_t alignment()
+    {
+        if constexpr (std::is_pointer_v<T>)
+            return alignof(std::remove_pointer_t<T>);
+        return 0;
+    }
+    static constexpr size_t alignments[] = {alignment<std::remove_const_t<Types>>()...};
     template <void (*kernel)(Types...), size_t... Index> static void spread(void **at, std::index_sequence<Index...>)
     {
         kernel(*static_cast<std::remove_const_t<Types> *>(at[Index])...);
@@ -113,6 +121,6 @@ template <class... Types> Signature<Types...> signature_of(void (*)(Types...));
     {                                                                                                                  \
         using Of = decltype(emulator::signature_of(name));                                                             \
         static emulator::Kernel kernel = {                                                                             \
-            #name, sizeof(Of::sizes) / sizeof(size_t), Of::sizes, Of::call<name>, is_cooperative, nullptr};            \
+            #name, sizeof(Of::sizes) / sizeof(size_t), Of::sizes, Of::alignments, Of::call<name>, is_cooperative, nullptr};            \
         emulator::enlist(&kernel);                                                                                     \
     }

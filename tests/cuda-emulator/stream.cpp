@@ -23,6 +23,9 @@ std::mutex &books = *new std::mutex;
 auto &streams = *new std::vector<Stream *>;
 
 struct Event {
+    Device &device;
+    // Whether it says when it was.
+    bool is_timed;
     std::shared_ptr<Fence> fence;
 };
 
@@ -231,11 +234,11 @@ EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned)
     return CUDA_SUCCESS;
 }
 
-EXPORT CUresult cuEventCreate(CUevent *event, unsigned)
+EXPORT CUresult cuEventCreate(CUevent *event, unsigned flags)
 {
     called(__func__);
     NEEDS_A_WELL_DEVICE
-    *event = reinterpret_cast<CUevent>(new Event);
+    *event = reinterpret_cast<CUevent>(new Event{*current, !(flags & CU_EVENT_DISABLE_TIMING), nullptr});
     return CUDA_SUCCESS;
 }
 
@@ -250,6 +253,8 @@ EXPORT CUresult cuEventRecord(CUevent event, CUstream stream)
 {
     called(__func__);
     NEEDS_A_WELL_DEVICE
+    if (&reinterpret_cast<Event *>(event)->device != &stream_of(stream).device)
+        return CUDA_ERROR_INVALID_HANDLE;
     reinterpret_cast<Event *>(event)->fence = stream_of(stream).behind();
     return CUDA_SUCCESS;
 }
@@ -274,8 +279,13 @@ EXPORT CUresult cuEventSynchronize(CUevent event)
 EXPORT CUresult cuEventElapsedTime(float *ms, CUevent start, CUevent end)
 {
     called(__func__);
-    auto first = reinterpret_cast<Event *>(start)->fence, last = reinterpret_cast<Event *>(end)->fence;
-    if (!first || !last || !first->has_happened() || !last->has_happened())
+    const Event &from = *reinterpret_cast<Event *>(start), &to = *reinterpret_cast<Event *>(end);
+    if (CUresult broken = static_cast<CUresult>(from.device.broken.load()))
+        return broken;
+    auto first = from.fence, last = to.fence;
+    if (!first || !last || !from.is_timed || !to.is_timed || &from.device != &to.device)
+        return CUDA_ERROR_INVALID_HANDLE;
+    if (!first->has_happened() || !last->has_happened())
         return CUDA_ERROR_NOT_READY;
     *ms = static_cast<float>(last->at_ms - first->at_ms);
     return CUDA_SUCCESS;

@@ -21,6 +21,9 @@ inline Kind kind_of(int number, int bfloat)
     return number == 0 ? Kind::F32 : number == 2 ? Kind::F16 : Kind::BF16;
 }
 
+// Bytes of one.
+inline long size_of(Kind kind) { return kind == Kind::F32 ? 4 : 2; }
+
 inline float value(const void *at, Kind kind, long index)
 {
     switch (kind) {
