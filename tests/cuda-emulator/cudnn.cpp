@@ -14,18 +14,20 @@ namespace {
 
 constexpr int BFLOAT16 = 9;
 
-// NVIDIA's numbers: of outcomes, of algorithms, of arithmetic with tensor cores and without, and of what follows a
+// NVIDIA's numbers: of outcomes, of algorithms, of arithmetic (with tensor cores where they are faster, with them, and without), and of what follows a
 // convolution or pools.
 enum { WELL = 0, NOT_INITIALIZED = 1001, BAD_PARAMETER = 2000, MISALIGNED_POINTER = 2003, STREAM_MISMATCH = 2007, NOT_SUPPORTED = 3000, EXECUTION_FAILED = 5000 };
-enum { IMPLICIT_GEMM = 0, IMPLICIT_PRECOMP_GEMM = 1, WINOGRAD = 6 };
-enum { TENSOR_OP_MATH = 1, FMA_MATH = 3 };
+enum { IMPLICIT_GEMM = 0, IMPLICIT_PRECOMP_GEMM = 1, FFT = 4, WINOGRAD = 6 };
+enum { DEFAULT_MATH = 0, TENSOR_OP_MATH = 1, FMA_MATH = 3 };
 enum { RELU = 1, IDENTITY = 5 };
 enum { MAX = 0, AVERAGE_EXCLUDE_PADDING = 2 };
 
-// Bytes that an algorithm works in: the more, the fewer rows there are, and so much that what is there for large ones may not do.
-size_t room_of(int algorithm, long rows)
+// Bytes that an algorithm works in: the more, the fewer rows there are, and so much that what is there for large ones may not do; and more without tensor cores.
+size_t room_of(int algorithm, int math, long rows)
 {
     size_t least = algorithm == WINOGRAD ? 8 << 20 : algorithm == IMPLICIT_PRECOMP_GEMM ? 2 << 20 : 0;
+    if (math == FMA_MATH)
+        least *= 3;
     return least + least / rows / 4 * 4;
 }
 
@@ -148,6 +150,14 @@ bool are_aligned(Kind kind, std::initializer_list<const void *> places)
 // Whether tensor cores multiply that, which read 16 bytes at once.
 bool is_of_tensor_cores(Kind kind, int math) { return kind == Kind::F32 ? math != FMA_MATH : math == TENSOR_OP_MATH; }
 
+// Whether an algorithm, with what follows it or without, does such a convolution.
+bool does(int algorithm, const Tensor &x, const Tensor &w, const Convolution &how)
+{
+    if (algorithm == WINOGRAD)
+        return !x.is_last && w.sides[2] == 3 && w.sides[3] == 3 && how.stride[0] == 1 && how.dilation[0] == 1;
+    return algorithm != FFT;
+}
+
 template <class T> int make(T **made)
 {
     *made = new T();
@@ -181,9 +191,8 @@ EXPORT int cudnnCreate(Handle **handle)
 EXPORT int cudnnDestroy(Handle *handle)
 {
     called(__func__);
-    NEEDS_A_WELL_GPU_OF(handle)
     // It waits for the device.
-    return settle(*current) ? end(handle) : EXECUTION_FAILED;
+    return !state() && settle(*handle->device) ? end(handle) : EXECUTION_FAILED;
 }
 
 EXPORT int cudnnCreateTensorDescriptor(Tensor **tensor)
@@ -303,34 +312,43 @@ EXPORT int cudnnSetPoolingNdDescriptor(Pooling *pooling, int mode, int, int coun
     return WELL;
 }
 
-// One that takes most but not all that follows a convolution, one that takes all, and one that is of no use here.
+// Which are guessed to be the fastest: each algorithm with the arithmetic of the description and with the default one, as there are kernels for both. One takes most but
+// not all that follows a convolution, one takes all, and of the others none is of use here, which for one of them its call says.
 EXPORT int cudnnGetConvolutionForwardAlgorithm_v7(
-    Handle *, const Tensor *x, const Tensor *w, const Convolution *how, const Tensor *y, int room, int *found, Choice *choices)
+    Handle *handle, const Tensor *x, const Tensor *w, const Convolution *how, const Tensor *y, int room, int *found, Choice *choices)
 {
     called(__func__);
-    if (room < 3 || !fits(*x, *w, *how, *y))
+    if (room < 1 || !fits(*x, *w, *how, *y))
         return BAD_PARAMETER;
-    bool is_winograd = !x->is_last && w->sides[2] == 3 && w->sides[3] == 3 && how->stride[0] == 1 && how->dilation[0] == 1;
-    *found = 3;
-    int index = 0;
-    for (int algorithm : {int(WINOGRAD), int(IMPLICIT_PRECOMP_GEMM), int(IMPLICIT_GEMM)}) {
-        bool is_usable = algorithm == WINOGRAD ? is_winograd : algorithm == IMPLICIT_PRECOMP_GEMM;
-        // `guesses=0`: each would take more than anybody wants to give.
-        size_t room = current->told("guesses", 1) ? room_of(algorithm, x->sides[0]) : size_t(1) << 40;
-        choices[index++] = {algorithm, is_usable ? WELL : NOT_SUPPORTED, 0, room, 1, how->math, {}};
-    }
+    // Without tensor cores it is the slower one.
+    bool is_first = how->math == TENSOR_OP_MATH;
+    std::vector<int> maths = {is_first ? how->math : int(DEFAULT_MATH), is_first ? int(DEFAULT_MATH) : how->math};
+    if (how->math == DEFAULT_MATH)
+        maths[1] = FMA_MATH;
+    *found = 0;
+    for (int algorithm : {int(WINOGRAD), int(IMPLICIT_PRECOMP_GEMM), int(IMPLICIT_GEMM), int(FFT)})
+        for (int math : maths) {
+            if (*found == room)
+                return WELL;
+            bool is_usable = does(algorithm, *x, *w, *how);
+            // `guesses=0`: each would take more than anybody wants to give.
+            size_t bytes = handle->device->told("guesses", 1) ? room_of(algorithm, math, x->sides[0]) : size_t(1) << 40;
+            choices[*found] = {algorithm, is_usable ? WELL : NOT_SUPPORTED, is_usable ? float(*found) : -1, is_usable ? bytes : 0, 1, math, {}};
+            ++*found;
+        }
     return WELL;
 }
 
+// With the arithmetic of the description.
 EXPORT int cudnnGetConvolutionForwardWorkspaceSize(
     Handle *, const Tensor *x, const Tensor *w, const Convolution *how, const Tensor *y, int algorithm, size_t *bytes)
 {
     called(__func__);
     if (!fits(*x, *w, *how, *y))
         return BAD_PARAMETER;
-    if (algorithm != IMPLICIT_PRECOMP_GEMM)
+    if (!does(algorithm, *x, *w, *how))
         return NOT_SUPPORTED;
-    *bytes = room_of(algorithm, x->sides[0]);
+    *bytes = room_of(algorithm, how->math, x->sides[0]);
     return WELL;
 }
 
@@ -352,7 +370,7 @@ EXPORT int cudnnConvolutionBiasActivationForward(
     // NVIDIA's documents want it so.
     if (activation->keeps_nan)
         return NOT_SUPPORTED;
-    if (algorithm == IMPLICIT_GEMM || stream.device.told("cudnn", 1) == 0)
+    if (algorithm == IMPLICIT_GEMM || !does(algorithm, *x_at, *w_at, *how_at) || stream.device.told("cudnn", 1) == 0)
         return NOT_SUPPORTED;
     // All of it lies in one way; `channels_last=0`: not in that one.
     bool is_last = x_at->is_last;
@@ -362,7 +380,7 @@ EXPORT int cudnnConvolutionBiasActivationForward(
     std::chrono::milliseconds least(stream.device.told(is_last ? "last_ms" : "first_ms", 0));
     // `mixed=1`: it does not do what it is told.
     bool is_mixed = is_last && stream.device.told("mixed", 0);
-    if (size_t least = room_of(algorithm, x_at->sides[0]); workspace_bytes < least || (least && !workspace))
+    if (size_t least = room_of(algorithm, how_at->math, x_at->sides[0]); workspace_bytes < least || (least && !workspace))
         return BAD_PARAMETER;
     bool are_read_at_once = is_of_tensor_cores(x_at->kind, how_at->math);
     for (const void *at : {from, filters, static_cast<const void *>(workspace), added, bias, static_cast<const void *>(to)}) {

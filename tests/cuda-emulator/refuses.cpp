@@ -31,6 +31,8 @@ int cudnnSetConvolution2dDescriptor(void *, int, int, int, int, int, int, int, i
 int cudnnSetConvolutionMathType(void *, int);
 int cudnnSetActivationDescriptor(void *, int, int, double);
 int cudnnSetPoolingNdDescriptor(void *, int, int, int, const int *, const int *, const int *);
+int cudnnGetConvolutionForwardAlgorithm_v7(void *, const void *, const void *, const void *, const void *, int, int *, void *);
+int cudnnGetConvolutionForwardWorkspaceSize(void *, const void *, const void *, const void *, const void *, int, size_t *);
 int cudnnConvolutionBiasActivationForward(
     void *, const float *, const void *, const void *, const void *, const void *, const void *, int, void *, size_t, const float *, const void *,
     const void *, const void *, const void *, const void *, const void *, void *);
@@ -282,6 +284,41 @@ void convolutions_read_aligned_values()
     gpu.is_well();
 }
 
+void algorithms_come_once_for_each_arithmetic()
+{
+    struct Choice {
+        int algorithm, status;
+        float time;
+        size_t memory;
+        int determinism, math, reserved[3];
+    } choices[16];
+    for (auto [kind, math] : {std::pair(F32, 3), std::pair(F32, 0), std::pair(F16, 1)}) {
+        Gpu gpu;
+        Convolving what(gpu, kind, math);
+        int found = 0, refused = 0, of_all = 0;
+        EXPECT(cudnnGetConvolutionForwardAlgorithm_v7(gpu.cudnn, what.x, what.w, what.how, what.y, 16, &found, choices), 0);
+        for (int index = 0; index < found; index++) {
+            refused += choices[index].status != 0;
+            if (choices[index].algorithm != 1 || choices[index].status)
+                continue;
+            of_all++;
+            size_t bytes;
+            EXPECT(cudnnSetConvolutionMathType(what.how, choices[index].math), 0);
+            EXPECT(cudnnGetConvolutionForwardWorkspaceSize(gpu.cudnn, what.x, what.w, what.how, what.y, 1, &bytes), 0);
+            EXPECT(choices[index].memory == bytes, true);
+            what.room_bytes = bytes - 4;
+            EXPECT(what.run(gpu), BAD_PARAMETER);
+            what.room_bytes = bytes;
+            EXPECT(what.run(gpu), 0);
+        }
+        EXPECT(of_all, 2);
+        EXPECT(refused > 0, true);
+        EXPECT(cudnnGetConvolutionForwardAlgorithm_v7(gpu.cudnn, what.x, what.w, what.how, what.y, 1, &found, choices), 0);
+        EXPECT(found, 1);
+        gpu.is_well();
+    }
+}
+
 void events_say_when_they_were_if_they_may()
 {
     Gpu gpu;
@@ -416,6 +453,7 @@ int main(int count, char **arguments)
     CASE(networks_end_with_memory)
     CASE(poolings_are_of_one_kind_and_of_windows_with_something_in_them)
     CASE(convolutions_read_aligned_values)
+    CASE(algorithms_come_once_for_each_arithmetic)
     CASE(events_say_when_they_were_if_they_may)
     CASE(handles_are_of_one_gpu)
     CASE(launches_have_limits)

@@ -188,7 +188,7 @@ impl Call {
             // What the last resort wants is there, too.
             Kind::Convolution(convolution) => {
                 let first = convolution.algorithms.first();
-                let last = convolution.algorithms.iter().find(|&&(algorithm, ..)| algorithm == TAKES_ALL);
+                let last = convolution.algorithms.iter().filter(|&&(algorithm, ..)| algorithm == TAKES_ALL);
                 first.into_iter().chain(last).map(|&(_, _, bytes)| bytes).max().unwrap_or(0)
             }
             Kind::Pooling(_) | Kind::Relu(_) | Kind::Reorder => 0,
@@ -321,30 +321,35 @@ impl Convolution {
                 guesses.as_mut_ptr(),
             )
         }?;
-        let usable = guesses.into_iter().take(usize::try_from(found).unwrap_or(0)).filter(|guess| {
-            guess.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
-                && guess.memory <= WORKSPACE_MAX
-                && (self.what.rectified || guess.algo == TAKES_ALL)
-        });
-        let of = |guess: sys::cudnnConvolutionFwdAlgoPerf_t| {
-            (guess.algo, if exact { arithmetic } else { guess.mathType }, guess.memory)
-        };
-        let mut usable: Vec<_> = usable.map(of).collect();
+        let mut usable = Vec::new();
+        for guess in guesses.into_iter().take(usize::try_from(found).unwrap_or(0)) {
+            let takes = self.what.rectified || guess.algo == TAKES_ALL;
+            if guess.status != sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS || !takes {
+                continue;
+            }
+            let guess = if !exact || guess.mathType == arithmetic {
+                (guess.algo, guess.mathType, guess.memory)
+            } else if let Ok(bytes) = self.bytes(handle, (x, y), guess.algo) {
+                // It is listed once for each arithmetic, with what that wants to work in.
+                (guess.algo, arithmetic, bytes)
+            } else {
+                continue;
+            };
+            if guess.2 <= WORKSPACE_MAX && !usable.contains(&guess) {
+                usable.push(guess);
+            }
+        }
         if usable.is_empty() {
             // Better one that takes much memory than none.
-            // SAFETY: all are ours.
-            let bytes = unsafe {
-                result::get_convolution_forward_workspace_size(
-                    handle.0,
-                    x.0,
-                    self.filters.0,
-                    self.way.0,
-                    y.0,
-                    TAKES_ALL,
-                )
-            }?;
-            usable.push((TAKES_ALL, arithmetic, bytes));
+            usable.push((TAKES_ALL, arithmetic, self.bytes(handle, (x, y), TAKES_ALL)?));
         }
         Ok(usable)
+    }
+
+    /// What an algorithm wants to work in, with the arithmetic that it is described with.
+    fn bytes(&self, handle: &Handle, (x, y): (&Pictures, &Pictures), algorithm: Algorithm) -> Outcome<usize> {
+        let (filters, way) = (self.filters.0, self.way.0);
+        // SAFETY: all are ours.
+        unsafe { result::get_convolution_forward_workspace_size(handle.0, x.0, filters, way, y.0, algorithm) }
     }
 }
