@@ -308,6 +308,10 @@ fn gpus_that_cannot_be_listed_yet_are_tried_again() {
         let (code, told) = ends("0.init=802\n", text, "4");
         assert!(code == Some(75) && told.contains("CUDA_ERROR_SYSTEM_NOT_READY"), "{code:?} {told}");
     }
+    // cuBLAS says only that it did not start.
+    let (code, told) = ends("0.driver=12080\n", &shipped(), "4");
+    let words = "the driver is for CUDA 12, and this was built with CUDA 13";
+    assert!(code == Some(75) && told.contains(words), "{code:?} {told}");
     let (code, told) = ends("", &auto, "0");
     assert!(code == Some(78) && told.contains("found no GPU"), "{code:?} {told}");
     let (code, told) = ends("0.uuid=999\n1.uuid=999\n", &auto, "2");
