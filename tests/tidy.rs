@@ -90,6 +90,7 @@ const LAYERS: &Layers = &[
             "queue",
             "reply",
             "query",
+            "repeat",
             "metrics",
             "descriptors",
             "exit",

@@ -30,7 +30,7 @@ pub enum Sign {
     Limited(Throttle),
     /// A job's error says that it is of no use to this process any more; no driver's word, but the same for all lanes of the device.
     Broken,
-    /// Two threads of this process are stuck in it, one that ran the lane and one that was to open it; of this lane alone.
+    /// Threads of this process are stuck in it: one that ran the lane and one that was to open it, or as many that ran it as may be left; of this lane alone.
     Stuck,
 }
 

@@ -92,6 +92,11 @@ pub struct Inside {
 }
 
 impl Inside {
+    /// Whether both are one call of one thread.
+    pub fn is(&self, other: &Inside) -> bool {
+        Arc::ptr_eq(&self.tenure, &other.tenure) && self.call == other.call
+    }
+
     /// Takes the lane from the thread; `false` if it has come back meanwhile.
     pub(super) fn take_lane(&self) -> bool {
         self.tenure.take_from(self.call)

@@ -20,8 +20,9 @@ use crate::{
     health::device::{Sign, Told},
     http::{Lanes, UnknownLane},
     job::{Fault, Feed, LaneEvent, LaneReport, Loss},
-    lane::{self, Emulation, Held, OpenError, Spec},
+    lane::{self, Emulation, Held, Inside, OpenError, Spec},
     query::LaneId,
+    repeat::{Line, Repeats},
 };
 
 /// Lanes may take so long to let go of their devices, all together: a process that ends while CUDA's libraries are closed may crash on the way. A lane
@@ -56,6 +57,23 @@ struct Threads {
     next: Option<Next>,
     /// Those that were left stuck, and have not come back.
     stuck: Vec<Held>,
+    /// The call that `running` is left in, because no other thread is tried any more.
+    given_up: Option<Inside>,
+    /// What is said of tries that come to nothing; each wait brings one more.
+    lines: Repeats,
+}
+
+impl Threads {
+    fn new(running: Held) -> Self {
+        Threads { running, next: None, stuck: Vec::new(), given_up: None, lines: Repeats::default() }
+    }
+
+    /// Nobody is tried any more in place of a thread that is inside this call; `true` if that is new.
+    fn give_up(&mut self, call: Inside) -> bool {
+        let is_new = self.given_up.as_ref().is_none_or(|before| !before.is(&call));
+        self.given_up = Some(call);
+        is_new
+    }
 }
 
 /// A thread that opens the device of a lane.
@@ -96,10 +114,7 @@ impl Crew {
             // If nobody listens any more, another lane has failed and the start with it.
             let tell = move |outcome| drop(told.send((id, outcome)));
             let running = lane::start(spec.clone(), feed, tell).map_err(ServeError::Thread)?;
-            crew.lanes.push(Arc::new(Member {
-                spec,
-                threads: Mutex::new(Threads { running, next: None, stuck: Vec::new() }),
-            }));
+            crew.lanes.push(Arc::new(Member { spec, threads: Mutex::new(Threads::new(running)) }));
         }
         drop(told);
         for _ in &crew.lanes {
@@ -139,10 +154,13 @@ impl Member {
     /// Tries to replace the lane's thread, which is stuck, unless a try is under way.
     fn replace(self: &Arc<Self>, engine: &Arc<Engine>) {
         let lane = self.spec.lane.id;
-        let mut threads = self.threads.lock();
+        let threads = &mut *self.threads.lock();
+        let now = self.spec.clock.now();
         if let Some(next) = &mut threads.next {
             // It had the wait of a fence, at least. Another one here would not fare better.
-            tracing::warn!(%lane, "the lane's thread is stuck, and so is the one that is to open its device");
+            if let Line::Told { left_out } = threads.lines.next(now) {
+                tracing::warn!(%lane, left_out, "the lane's thread is stuck, and so is the one that is to open its device");
+            }
             if !std::mem::replace(&mut next.is_stuck, true) {
                 engine.told(&[lane], Told::Happened(Sign::Stuck));
             }
@@ -154,13 +172,23 @@ impl Member {
         };
         threads.stuck.retain(Held::is_left);
         if threads.stuck.len() >= STUCK_MAX {
-            return tracing::error!(%lane, stuck = threads.stuck.len(), "too many of the lane's threads are stuck: the daemon must be restarted");
+            if let Line::Told { left_out } = threads.lines.next(now) {
+                tracing::error!(%lane, stuck = threads.stuck.len(), left_out, "too many of the lane's threads are stuck: the daemon must be restarted");
+            }
+            if threads.give_up(stuck) {
+                engine.told(&[lane], Told::Happened(Sign::Stuck));
+            }
+            return;
         }
         let (member, told) = (Arc::clone(self), Arc::clone(engine));
         let feed = Arc::clone(engine) as Arc<dyn Feed>;
         match lane::replace(self.spec.clone(), feed, stuck, move |tried| member.tried(tried, &told)) {
             Ok(held) => threads.next = Some(Next { held, is_stuck: false }),
-            Err(error) => tracing::error!(%lane, %error, "no thread to replace the lane's"),
+            Err(error) => {
+                if let Line::Told { left_out } = threads.lines.next(now) {
+                    tracing::error!(%lane, %error, left_out, "no thread to replace the lane's");
+                }
+            }
         }
     }
 
@@ -177,7 +205,9 @@ impl Member {
             }
             (Ok(_), _) => tracing::debug!(%lane, "the lane's thread has come back by itself"),
             (Err((error, loss)), _) => {
-                tracing::warn!(%lane, %error, "the lane's thread is stuck, and its device does not open again");
+                if let Line::Told { left_out } = threads.lines.next(self.spec.clock.now()) {
+                    tracing::warn!(%lane, %error, left_out, "the lane's thread is stuck, and its device does not open again");
+                }
                 if loss == Loss::Fatal {
                     engine.told(&[lane], Told::Happened(Sign::Broken));
                 }

@@ -14,6 +14,7 @@ use crate::{
 };
 
 const FATAL: &str = r#"{"kind": "fatal"}"#;
+const STUCK: &str = r#"{"kind": "stuck"}"#;
 
 fn restarting() -> String {
     config("config.toml", &[("fence_ms = 30000", "fence_ms = 300"), ("on_fatal = \"fence\"", "on_fatal = \"restart\"")])
@@ -76,6 +77,56 @@ fn another_process_takes_over_and_no_query_fails() {
     assert_all_answered(&replies, "the third process");
     daemon.signal();
     daemon.wait_until("gone", |daemon| daemon.status("/v2/health/live").is_none());
+}
+
+const TOO_MANY: &str = "too many of the lane's threads are stuck";
+
+fn count(daemon: &Daemon, words: &str) -> usize {
+    daemon.log().iter().filter(|line| line.contains(words)).count()
+}
+
+/// Four jobs of lane 0 never come back: three threads are left, and none is tried in place of the fourth.
+fn swallow_four(daemon: &Daemon) {
+    let under_load = |what: &str, holds: &dyn Fn() -> bool| {
+        daemon.wait_until(what, |daemon| {
+            send(&daemon.url, Load::new(100, Duration::from_millis(100)));
+            holds()
+        });
+    };
+    for left in 1..=3 {
+        daemon.fault(0, STUCK);
+        under_load("on another thread", &|| count(daemon, "another thread runs the lane") >= left);
+        under_load("working again", &|| ["healthy", "straggler"].contains(&daemon.lane_states()[0].as_str()));
+    }
+    daemon.fault(0, STUCK);
+    under_load("out of threads", &|| count(daemon, TOO_MANY) > 0);
+}
+
+/// A device that swallows jobs may be well for another process: it is only this one's threads that are stuck in it.
+#[test]
+fn a_lane_that_has_no_thread_left_needs_another_process() {
+    let _beside = beside();
+    let mut daemon = start();
+    let first = daemon.process();
+    swallow_four(&daemon);
+    assert_eq!(daemon.succeeded(), Some(0));
+    assert_ne!(daemon.process(), first);
+    daemon.wait_healed();
+    assert_all_answered(&send(&daemon.url, Load::new(100, Duration::from_secs(1))), "no thread is stuck any more");
+}
+
+/// Nobody may come for weeks; each wait of the fence would bring one more line.
+#[test]
+fn a_lane_that_has_no_thread_left_is_fenced_and_is_told_ten_times() {
+    let _beside = beside();
+    let daemon = Daemon::start(&config("config.toml", &[("fence_ms = 30000", "fence_ms = 100")]));
+    swallow_four(&daemon);
+    daemon.wait_until("fenced", |daemon| daemon.lane_states()[0] == "fenced");
+    daemon.wait_until("tired of saying so", |daemon| count(daemon, TOO_MANY) >= 8);
+    thread::sleep(Duration::from_secs(6));
+    let lines = count(&daemon, TOO_MANY);
+    assert!((8..=11).contains(&lines), "{lines} lines");
+    assert_eq!(daemon.status("/v2/health/ready"), Some(200));
 }
 
 /// While some lane serves on, a succession may wait for `fence_ms` after the last start; where none does, it does not.
