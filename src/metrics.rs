@@ -78,6 +78,7 @@ pub struct Metrics {
     /// `parityd_queue_jobs`: data jobs that wait.
     pub queue_jobs: IntGauge,
     lane_state: IntGaugeVec,
+    lane_moves: IntCounterVec,
     lane_service: Vec<Histogram>,
     /// `parityd_stripes_open`: stripes that are not over.
     pub stripes_open: IntGauge,
@@ -125,6 +126,8 @@ impl Metrics {
         register(&registry, &query_seconds);
         let lane_state =
             gauges(&registry, "parityd_lane_state", "1 for the state that the lane is in.", &["lane", "state"]);
+        let lane_moves =
+            counters(&registry, "parityd_lane_moves_total", "Moves of the lane to the state.", &["lane", "to"]);
         let connections = gauges(&registry, "parityd_connections", "Connections that are open.", &["protocol"]);
         Metrics {
             queries: Provenance::ALL.map(|provenance| queries.with_label_values(&[deployment, provenance.as_str()])),
@@ -133,6 +136,7 @@ impl Metrics {
             connections,
             queue_jobs: gauge(&registry, "parityd_queue_jobs", "Data jobs that wait for a lane."),
             lane_state,
+            lane_moves,
             lane_service: (0..lanes).map(|lane| service.with_label_values(&[&lane.to_string()])).collect(),
             stripes_open: gauge(&registry, "parityd_stripes_open", "Stripes that are not over."),
             stripes: ["complete", "reconstructed", "short", "dropped", "lost"]
@@ -215,11 +219,21 @@ impl Metrics {
         self.errors.with_label_values(&[reason]).inc_by(queries as u64);
     }
 
+    /// A lane begins in a state, and may move to these. Its moves are there from then on: a rate of what first appears with its first move never shows that one.
+    pub fn lane_begins(&self, lane: LaneId, begins: &str, states: &[&str]) {
+        let lane = lane.to_string();
+        for state in states {
+            self.lane_state.with_label_values(&[lane.as_str(), state]).set(i64::from(*state == begins));
+            drop(self.lane_moves.with_label_values(&[lane.as_str(), state]));
+        }
+    }
+
     /// A lane moved from one state to another.
     pub fn lane_moved(&self, lane: LaneId, from: &str, to: &str) {
         let lane = lane.to_string();
         self.lane_state.with_label_values(&[lane.as_str(), from]).set(0);
         self.lane_state.with_label_values(&[lane.as_str(), to]).set(1);
+        self.lane_moves.with_label_values(&[lane.as_str(), to]).inc();
     }
 
     /// A lane ran a batch in `service`.
@@ -323,6 +337,7 @@ mod tests {
         let metrics = Metrics::new("m", 2);
         metrics.answered(Provenance::Reconstructed, Duration::from_millis(3));
         metrics.failed("deadline", 2);
+        metrics.lane_begins(LaneId(1), "starting", &["starting", "healthy", "failed"]);
         metrics.lane_moved(LaneId(1), "starting", "healthy");
         metrics.served(LaneId(0), Duration::from_micros(150));
         metrics.jobs("data").inc();
@@ -347,6 +362,9 @@ mod tests {
             "parityd_ready 1",
             "parityd_start_time_seconds 1700000000",
             "parityd_lane_state{lane=\"1\",state=\"healthy\"} 1",
+            "parityd_lane_state{lane=\"1\",state=\"starting\"} 0",
+            "parityd_lane_moves_total{lane=\"1\",to=\"healthy\"} 1",
+            "parityd_lane_moves_total{lane=\"1\",to=\"failed\"} 0",
             "parityd_lane_service_seconds_bucket{lane=\"0\",le=\"0.0002\"} 1",
             "parityd_stripes_open 0",
             "parityd_stripes_total{outcome=\"complete\"} 0",

@@ -176,10 +176,7 @@ impl Dispatch {
             Some(_) | None => redundancy_max,
         };
         for lane in 0..lanes {
-            let starting = State::Starting.as_str();
-            for name in State::NAMES {
-                metrics.lane_moved(lane_id(lane), name, starting);
-            }
+            metrics.lane_begins(lane_id(lane), State::Starting.as_str(), &State::NAMES);
         }
         let watch = |calibration: Calibration| {
             metrics.expect_agreement(calibration.agreement);
