@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, Mutex, MutexGuard, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -24,6 +24,8 @@ pub(crate) struct Daemon {
     pub(crate) url: String,
     agent: Agent,
     log: Arc<Mutex<Vec<String>>>,
+    /// Held while nobody reads its log.
+    unread: Arc<Mutex<()>>,
     folder: TempDir,
     /// The process that has the port, if it is not the one that was started.
     successor: Option<u32>,
@@ -94,7 +96,10 @@ impl Daemon {
         let stderr = child.stderr.take().expect("piped");
         let agent = agent(Duration::from_secs(5));
         let log = Arc::new(Mutex::new(Vec::new()));
-        let mut daemon = Daemon { child, url: String::new(), agent, log: Arc::clone(&log), folder, successor: None };
+        let unread: Arc<Mutex<()>> = Arc::default();
+        let (log_of, unread_of) = (Arc::clone(&log), Arc::clone(&unread));
+        let mut daemon =
+            Daemon { child, url: String::new(), agent, log: log_of, unread: unread_of, folder, successor: None };
         let (told, bound) = mpsc::sync_channel(1);
         // Reads to the end, so that the daemon never blocks on a full pipe; what it logs shows when a test fails.
         thread::spawn(move || {
@@ -104,6 +109,7 @@ impl Daemon {
                 }
                 println!("{line}");
                 log.lock().unwrap().push(line);
+                drop(unread.lock());
             }
         });
         let address = bound.recv_timeout(START).expect("the daemon logs its address");
@@ -181,6 +187,11 @@ impl Daemon {
     /// What it has logged so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
+    }
+
+    /// From now on nobody reads what it logs, until this is dropped: the pipe fills, and then whoever writes to it waits.
+    pub(crate) fn stall_log(&self) -> MutexGuard<'_, ()> {
+        self.unread.lock().unwrap()
     }
 
     /// Sends it SIGTERM.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::{
-    beside,
+    assert_all_answered, beside,
     daemon::{Daemon, agent, config},
     load::{Load, send},
 };
@@ -64,4 +64,30 @@ fn a_refused_request_is_found_by_its_id_and_many_are_told_ten_times() {
     let first = &lines[0];
     assert_eq!((&first["request"], &first["trace"], &first["status"]), (&"order-0".into(), &TRACE.into(), &404.into()));
     assert_eq!((&first["reason"], &first["path"]), (&"unknown_model".into(), &"/v2/models/nothing".into()));
+}
+
+/// Whoever reads the log has stalled, and the pipe is full. That costs lines, and no lane: one that panics is back as soon as ever.
+#[test]
+fn a_lane_that_panics_comes_back_although_nobody_reads_the_log() {
+    let _beside = beside();
+    let mut daemon = Daemon::start_with(&config("config.toml", &[]), &[("PARITYD_LOG", "info,parityd::wire=debug")]);
+    let unread = daemon.stall_log();
+    // A line for each, of more than 100 bytes: twice what a pipe and its reader hold.
+    assert_all_answered(&send(&daemon.url, Load::new(400, Duration::from_secs(4))), "a log that nobody reads");
+    for lane in [0, 1] {
+        let lost = format!("lane=\"{lane}\",to=\"failed\"");
+        daemon.fault(lane, r#"{"kind": "panic"}"#);
+        daemon.wait_until("past a panic", |daemon| {
+            send(&daemon.url, Load::new(100, Duration::from_millis(100)));
+            daemon.metric("parityd_lane_moves_total", &lost).unwrap_or(0.0) > 0.5
+        });
+    }
+    daemon.wait_healed();
+    assert_eq!(daemon.status("/v2/health/ready"), Some(200));
+    drop(unread);
+    daemon.wait_until("heard again", |daemon| {
+        daemon.log().iter().filter(|line| line.contains("ERROR") && line.contains("panic=\"injected panic\"")).count()
+            == 2
+    });
+    assert_eq!(daemon.terminate(), Some(0));
 }
