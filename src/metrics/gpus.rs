@@ -87,13 +87,17 @@ impl GpuMetrics {
         self.answers.set(i64::from(answers));
     }
 
-    /// Whether the driver has the GPU.
-    pub fn up(&self, gpu: &str, up: bool) {
-        self.up.with_label_values(&[gpu]).set(i64::from(up));
+    /// Whether the driver has the GPU; `None` where nothing is known of that, and it is absent.
+    pub fn up(&self, gpu: &str, up: Option<bool>) {
+        match up {
+            Some(up) => self.up.with_label_values(&[gpu]).set(i64::from(up)),
+            // It may not have been there.
+            None => self.up.remove_label_values(&[gpu]).unwrap_or(()),
+        }
     }
 
-    /// What a GPU told, and what holds its clock down; whatever is not among them is absent from now on.
-    pub fn read(&self, gpu: &str, values: &[(GpuValue, f64)], limits: &[&str]) {
+    /// What a GPU told, and what holds its clock down, `None` where that is not known; whatever is not among them is absent from now on.
+    pub fn read(&self, gpu: &str, values: &[(GpuValue, f64)], limits: Option<&[&str]>) {
         for value in GpuValue::ALL {
             let family = &self.values[value as usize];
             match values.iter().find(|(told, _)| *told == value) {
@@ -104,7 +108,10 @@ impl GpuMetrics {
         }
         self.triton.read(gpu, values);
         for by in ["hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"] {
-            self.limited.with_label_values(&[gpu, by]).set(i64::from(limits.contains(&by)));
+            match limits {
+                Some(limits) => self.limited.with_label_values(&[gpu, by]).set(i64::from(limits.contains(&by))),
+                None => self.limited.remove_label_values(&[gpu, by]).unwrap_or(()),
+            }
         }
     }
 

@@ -129,7 +129,7 @@ mod tests {
     fn gpus_are_told_by_uuid_and_a_value_that_is_gone_is_absent() {
         let metrics = Metrics::new("m", 1);
         let gpus = GpuMetrics::new(&metrics);
-        gpus.read("GPU-1", &[(GpuValue::Utilisation, 0.5), (GpuValue::MemoryTotal, 80.0)], &[]);
+        gpus.read("GPU-1", &[(GpuValue::Utilisation, 0.5), (GpuValue::MemoryTotal, 80.0)], Some(&[]));
         let text = metrics.text();
         assert!(
             text.contains("# TYPE nv_gpu_utilization gauge\nnv_gpu_utilization{gpu_uuid=\"GPU-1\"} 0.5\n"),
@@ -138,7 +138,7 @@ mod tests {
         assert!(text.contains("nv_gpu_memory_total_bytes{gpu_uuid=\"GPU-1\"} 80\n"), "{text}");
         assert!(text.contains("parityd_gpu_memory_bytes{gpu=\"GPU-1\"} 80\n"), "{text}");
         assert!(!text.contains("nv_gpu_memory_used_bytes"), "{text}");
-        gpus.read("GPU-1", &[], &[]);
+        gpus.read("GPU-1", &[], None);
         assert!(!metrics.text().contains("nv_gpu_"));
     }
 }

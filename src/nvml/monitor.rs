@@ -196,7 +196,7 @@ impl Shared {
         (age > WEDGED).then_some((call, age))
     }
 
-    /// Says once when NVML does not answer, and once when it does again.
+    /// Says once when NVML does not answer, and once when it does again. Meanwhile nothing is shown of any GPU.
     fn watch_calls(&self) {
         let mut told = false;
         while !self.is_stopped() {
@@ -208,6 +208,8 @@ impl Shared {
                         "NVML does not answer: what it says of devices is unknown, and lanes stay as they are"
                     );
                     self.metrics.answers(false);
+                    // What it said last may be so no more. The look that comes back says what is so.
+                    self.forget_readings();
                     told = true;
                 }
                 None if told => {
@@ -233,7 +235,7 @@ impl Shared {
                     Err(Failure::Gpu(sign)) => (None, vec![sign]),
                     Err(Failure::NotFound) if lasting.found => (None, vec![Sign::Lost]),
                     Err(Failure::NotFound) => {
-                        self.publish(place, None);
+                        self.forget(place);
                         if !std::mem::replace(&mut lasting.told_unknown, true) {
                             tracing::warn!(
                                 gpu = gpu.uuid,
@@ -245,12 +247,11 @@ impl Shared {
                     Err(Failure::Nvml(error)) if is_of_no_use(&error) => return Some(error),
                     // Of this GPU nothing is known for now; the others are looked at.
                     Err(Failure::Nvml(_)) => {
-                        self.publish(place, None);
+                        self.forget(place);
                         continue;
                     }
                 };
                 self.publish(place, reading);
-                self.metrics.up(&gpu.uuid, reading.is_some());
                 self.compare(place, &mut lasting.signs, signs);
             }
             self.metrics.answers(self.wedged().is_none());
@@ -259,15 +260,29 @@ impl Shared {
         None
     }
 
-    /// Shows a reading, or that there is none.
+    /// Shows a reading, or that the GPU is lost and has none.
     fn publish(&self, place: usize, reading: Option<Reading>) {
-        self.readings.lock()[place] = reading;
-        let values = reading.map_or_else(Vec::new, |reading| reading.values());
-        self.metrics.read(&self.gpus[place].uuid, &values, &limits(reading));
+        self.show(place, reading, Some(reading.is_some()));
+    }
+
+    /// Shows that nothing is known of a GPU.
+    fn forget(&self, place: usize) {
+        self.show(place, None, None);
     }
 
     fn forget_readings(&self) {
-        (0..self.gpus.len()).for_each(|place| self.publish(place, None));
+        (0..self.gpus.len()).for_each(|place| self.forget(place));
+    }
+
+    fn show(&self, place: usize, reading: Option<Reading>, up: Option<bool>) {
+        let uuid = &self.gpus[place].uuid;
+        // Held to the end: two threads show, and what is shown is to be of one of them.
+        let mut readings = self.readings.lock();
+        readings[place] = reading;
+        let values = reading.map_or_else(Vec::new, |reading| reading.values());
+        let limits: Option<Vec<&str>> = reading.map(|reading| reading.limits.names().collect());
+        self.metrics.read(uuid, &values, limits.as_deref());
+        self.metrics.up(uuid, up);
     }
 
     /// Tells what has begun and what has ended since the last look.
@@ -304,10 +319,6 @@ impl Shared {
         }
         self.listener.told(&gpu.lanes, told);
     }
-}
-
-fn limits(reading: Option<Reading>) -> Vec<&'static str> {
-    reading.map(|reading| reading.limits.names().collect()).unwrap_or_default()
 }
 
 /// Without a slowdown that was seen for the first time.

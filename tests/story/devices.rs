@@ -4,6 +4,7 @@
 //! the right reason, the others are left alone, readiness says what is so, and the lane comes back when the cause is gone.
 
 mod events;
+mod silence;
 
 use std::{
     fs,
@@ -308,27 +309,6 @@ fn a_clock_that_is_held_down_sharpens_the_eye_and_takes_nothing_away() {
     check(&daemon, &outcome, "throttle, slow x3", Duration::from_secs(2));
     driver.says("");
     daemon.wait_until("cool", |_| limited() < 0.5);
-}
-
-/// A driver that does not answer says nothing of its GPUs.
-#[test]
-fn an_nvml_that_hangs_blocks_neither_service_nor_the_end() {
-    let _beside = beside();
-    let driver = Driver::new();
-    let mut daemon = driver.daemon();
-    driver.says("hang_ms = 600000");
-    let replies = send(&daemon.url, Load::new(PER_SECOND, Duration::from_secs(2)));
-    assert_all_answered(&replies, "NVML hangs");
-    let told = |daemon: &Daemon, words: &str| daemon.log().iter().any(|line| line.contains(words));
-    daemon.wait_until("told of it", |daemon| told(daemon, "NVML does not answer"));
-    row("NVML hangs", "no lane moves, NVML is told to be unknown", None, &replies);
-    assert_eq!(daemon.metric("parityd_nvml_answers", ""), Some(0.0));
-    assert_all_work(&daemon, "nothing is known of the devices");
-    driver.says("");
-    daemon.wait_until("told of its end", |daemon| told(daemon, "NVML answers again"));
-    driver.says("hang_ms = 600000");
-    thread::sleep(Duration::from_secs(2));
-    assert_eq!(daemon.terminate(), Some(0), "the end waits for no driver");
 }
 
 #[test]
