@@ -96,7 +96,10 @@ pub async fn serve(
     drop(stop);
     let written = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(LAST_REPLIES, written).await.is_err() {
-        tracing::warn!(connections = connections.len(), "connections are closed before their replies were read");
+        tracing::warn!(
+            connections = connections.len(),
+            "connections are closed before their requests had come or their replies were read"
+        );
         connections.shutdown().await;
     }
     unanswered
