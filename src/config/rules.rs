@@ -77,6 +77,16 @@ pub(super) fn check(config: &Config, root: &mut Section<'_, '_>) {
     rule(root, &["deployment.code.kind", "deployment.policy.kind"], compact || !approximate, || {
         "needs kind = \"compact\" under [deployment.code]: that is the small model which backs queries up".to_owned()
     });
+    let apart = config.deployment.policy.kind.is_coded() && !pooled;
+    let idles = config.deployment.policy.parity == ParityWhen::Idle;
+    rule(
+        root,
+        &["deployment.policy.kind", "deployment.policy.placement", "deployment.policy.parity"],
+        !(apart && idles),
+        || {
+            "must be \"always\" or \"late\" with placement = \"dedicated\": lanes of parity models alone have nothing else to do".to_owned()
+        },
+    );
     hedges(config, root);
     if config.lanes != Lanes::Auto && root.is_sound("lane") && root.is_sound("devices") {
         devices(config.lanes(), root);

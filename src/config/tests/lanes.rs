@@ -118,3 +118,17 @@ fn what_can_never_help_is_warned_of() {
     assert_eq!(warnings("reserve = 3\n"), [Warning::NoLaneIdles { reserve: 3, base: 3 }]);
     assert_eq!(warnings("reserve = 3\nparity = \"always\"\n"), []);
 }
+
+/// On a lane of parity models alone no job waits for it to be idle: the word would say what is not so.
+#[test]
+fn parity_for_idle_lanes_needs_lanes_that_hold_both() {
+    let policy = |kind: &str, parity: &str| format!("[deployment.policy]\nkind = \"{kind}\"\nparity = \"{parity}\"\n");
+    let told = |text: &str| parse(text).map(drop).unwrap_err().to_string();
+    let why = "deployment.policy.parity = \"idle\": must be \"always\" or \"late\" with placement = \"dedicated\"";
+    assert!(told(&format!("{LEAST}{}", policy("coded", "idle"))).contains(why));
+    for parity in ["always", "late"] {
+        assert!(parse(&format!("{LEAST}{}", policy("coded", parity))).is_ok(), "{parity}");
+    }
+    let pooled = LEAST.replace("\"base\"", "\"both\"").replace("\"parity\"", "\"both\"");
+    assert!(parse(&format!("{pooled}{}placement = \"pooled\"\n", policy("coded", "idle"))).is_ok());
+}
