@@ -221,8 +221,9 @@ impl Dispatch {
     /// Queries were admitted.
     pub fn submit(&self, queries: impl IntoIterator<Item = Shared<Admitted>>, effects: &mut Vec<Effect>) {
         for query in queries {
+            let now = query.query.admitted;
             self.timers.add(query.query.deadline, Due::Deadline(query.clone()));
-            if self.join_only(&query, effects) || self.answer_alone(&query, effects) {
+            if self.join_only(&query, effects) || self.answer_alone(&query, now, effects) {
                 continue;
             }
             if self.settings.policy.kind == PolicyKind::Replicated {

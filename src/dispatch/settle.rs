@@ -159,10 +159,14 @@ impl Dispatch {
         if self.settings.policy.rerun == Rerun::AtOnce || !may_decode {
             self.rescue(query, place, effects);
         } else {
-            // The parity job may be queued behind data for ever, or its lane may be dead.
-            let patience = self.settings.stripe_fill + 2 * self.expected();
-            self.timers.add(now + patience, Due::Patience(Exact::unclaimed(query, place)));
+            self.rescue_later(query, place, now);
         }
+    }
+
+    /// Runs a query again if its stripe does not bring it back soon: the parity job may be queued behind others for ever, or its lane may be dead.
+    pub(super) fn rescue_later(&self, query: Shared<Admitted>, place: Option<Place>, now: Time) {
+        let patience = self.settings.stripe_fill + 2 * self.expected();
+        self.timers.add(now + patience, Due::Patience(Exact::unclaimed(query, place)));
     }
 
     /// Runs a query again, exactly, before all other work.

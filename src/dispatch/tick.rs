@@ -46,7 +46,7 @@ impl Dispatch {
             self.watch(lane, now, effects);
         }
         self.reap(effects);
-        self.hand_over(effects);
+        self.hand_over(now, effects);
         // Reaping hides jobs for a moment, and a parity job may wait for a stripe-mate to leave a fault domain: either could send a lane
         // to rest although there is work, and neither calls it back.
         if !self.parity.is_empty() && self.parity_may_run(self.parity_role()) {

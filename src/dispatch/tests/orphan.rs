@@ -93,6 +93,27 @@ fn what_waited_when_the_last_base_lane_left_goes_to_its_backup() {
     assert_eq!(hand.core.data.len(), 0, "what nobody waits for is passed over");
 }
 
+/// The lane of the small model may hang in its next job, or have too many before it.
+#[test]
+fn who_waits_for_a_backup_for_too_long_is_run_by_a_base_lane_that_is_back() {
+    for (waited, state) in [(100, "healthy"), (201, "hung")] {
+        let mut hand = hand(approximate());
+        lose_base_lanes(&mut hand);
+        let queries = [2.0; 3].map(|value| hand.submit(value, Accepts::Any));
+        assert!(matches!(hand.pull(PARITY), Some(Work::Batch(Batch::Parity(inputs))) if inputs.len() == 1));
+        hand.tick_after(waited);
+        assert_eq!(hand.core.describe(PARITY).0, state);
+        assert!(matches!(hand.pull(BASE[0]), Some(Work::Canary)));
+        hand.core.canary(BASE[0], Ok(()), hand.now, &mut hand.effects);
+        for _ in &queries {
+            assert!(matches!(hand.pull(BASE[0]), Some(Work::Batch(Batch::Base(_)))), "{state}");
+            hand.complete(BASE[0], Ok(2.0));
+        }
+        assert!(queries.iter().all(|(query, _)| provenance(query) == Some(Provenance::Direct)), "{state}");
+        assert!(hand.pull(BASE[0]).is_none(), "{state}: each once");
+    }
+}
+
 /// The queue of parity jobs holds fewer than admission lets in.
 #[test]
 fn as_many_are_answered_as_admission_lets_in() {
