@@ -3,6 +3,7 @@
 mod backup;
 mod doubt;
 mod gate;
+mod mates;
 mod orphan;
 mod policies;
 mod pool;

@@ -197,9 +197,11 @@ impl Drawn<'_> {
 
     fn parity(&self, row: usize, stripe: &[Row]) -> Vec<f32> {
         let rows: Vec<&[f32]> = stripe.iter().map(|row| &**row).collect();
-        let mut query = vec![0.0; rows[0].len()];
-        self.code.expect("there are no stripes without a code").encode(row, &rows, &mut query);
-        linear(&query)
+        let (code, width) = (self.code.expect("there are no stripes without a code"), rows[0].len());
+        let mut query = vec![0.0; code.query_width(width)];
+        code.encode(row, &rows, &mut query);
+        // Of rows one after the other, outputs one after the other.
+        query.chunks_exact(width).flat_map(linear).collect()
     }
 }
 

@@ -3,11 +3,11 @@
 //! One loop, no thread, no clock: a heap of events in virtual time. Everything random comes from one seed, so a run that went wrong is
 //! run again by its seed. Lanes compute a linear model, for which base and parity model are the same map; so each reconstruction can be
 //! compared with the direct output it stands for, without any training. What the core promises is checked while it runs and after:
-//! one answer a query, by its deadline plus a tick, right to rounding; nothing left behind. (That stripe-mates are never in flight together
-//! in one fault domain, `stripe` asserts itself.)
+//! one answer a query, by its deadline plus a tick, right to rounding; no parity job beside a member in one fault domain; nothing left behind.
 
 mod arrivals;
 mod lane;
+mod mates;
 mod world;
 
 use std::{sync::Arc, time::Duration};
@@ -23,7 +23,7 @@ use crate::{
     dispatch::{LaneSettings, Settings},
     health::Rules,
     job::Role,
-    query::{Answer, Confidence},
+    query::{Answer, Confidence, FaultDomain},
 };
 
 /// What can go wrong with one job, as shares of all jobs.
@@ -53,8 +53,10 @@ impl Default for Faults {
 pub struct Scenario {
     /// Everything random is drawn from it.
     pub seed: u64,
-    /// Roles of the lanes; each is its own fault domain.
+    /// Roles of the lanes.
     pub roles: Vec<Role>,
+    /// Their fault domains; each is its own if this is empty.
+    pub domains: Vec<u16>,
     /// A code under which the linear model is its own parity model; `None` serves without one.
     pub code: Option<Spec>,
     /// How many queries arrive.
@@ -93,6 +95,7 @@ impl Scenario {
         Scenario {
             seed,
             roles: vec![Role::Base, Role::Base, Role::Parity],
+            domains: Vec::new(),
             code: Some(Spec::of(Kind::Sum, 2, 1)),
             queries: 2_000,
             gap: Duration::from_millis(10),
@@ -111,12 +114,21 @@ impl Scenario {
         }
     }
 
+    /// The fault domain of each lane.
+    fn domains(&self) -> Vec<u16> {
+        let each = || (0..).take(self.roles.len()).collect();
+        if self.domains.is_empty() { each() } else { self.domains.clone() }
+    }
+
     fn settings(&self, code: Option<Arc<dyn crate::code::Code>>) -> Settings {
         // Any temperature does: what is decoded is exact, so whatever is held back is held back for nothing.
         let calibration = Calibration { temperature: Temperature::UNIT, agreement: 1.0, rows: 1_000 };
-        let lane = |(role, domain): (&Role, u16)| LaneSettings::alone(*role, domain);
+        let lane = |((role, number), domain): ((&Role, u16), u16)| LaneSettings {
+            domain: FaultDomain(domain),
+            ..LaneSettings::alone(*role, number)
+        };
         Settings {
-            lanes: self.roles.iter().zip(0..).map(lane).collect(),
+            lanes: self.roles.iter().zip(0..).zip(self.domains()).map(lane).collect(),
             batch_max: self.batch_max,
             queue_max: self.queries,
             code,

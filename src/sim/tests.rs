@@ -25,6 +25,12 @@ fn sound(scenario: &Scenario) -> Vec<Outcome> {
     (scenario.seed..scenario.seed + 5).map(check).collect()
 }
 
+/// The pace from so many milliseconds on.
+fn course(changes: &[(u64, Pace)]) -> Course {
+    let from = |ms: u64| Time::from_nanos(ms * 1_000_000);
+    Course { changes: changes.iter().map(|&(ms, pace)| (from(ms), pace)).collect() }
+}
+
 #[test]
 fn without_faults_answers_are_direct() {
     // At a twentieth of the load that two lanes carry, so that hardly a query waits for longer than its grace.
@@ -191,9 +197,6 @@ fn the_default_prediction_is_the_last_resort() {
 #[test]
 fn every_policy_keeps_the_promises_in_bad_weather() {
     let faults = Faults { slow: 0.01, lost: 0.005, stall: 0.005, ..Faults::default() };
-    let ms = |ms: u64| Time::from_nanos(ms * 1_000_000);
-    let course =
-        |changes: &[(u64, Pace)]| Course { changes: changes.iter().map(|&(at, pace)| (ms(at), pace)).collect() };
     let courses = vec![
         course(&[(500, Pace::Slower(4.0)), (1500, Pace::Slower(1.0))]),
         course(&[(1000, Pace::Still), (1800, Pace::Slower(1.0))]),
@@ -216,6 +219,43 @@ fn every_policy_keeps_the_promises_in_bad_weather() {
             let backed_up = Scenario { code: Some(Spec::of(Kind::Compact, 2, 1)), ..bad };
             for outcome in sound(&backed_up) {
                 assert_eq!(failed(&outcome, Failure::Deadline), 0, "{kind:?} {hedge:?}, backed up");
+            }
+        }
+    }
+}
+
+/// Lanes of their own for parity, under every code whose outputs can be held to the direct ones; some lanes fail together. All base lanes stand still, then, before
+/// these are back, those of parity, for longer than a deadline; and once more the other way round.
+#[test]
+fn lanes_of_either_kind_stand_still_and_no_query_waits_for_them_in_vain() {
+    let faults = Faults { slow: 0.01, lost: 0.005, ..Faults::default() };
+    let still = |from, to| [(from, Pace::Still), (to, Pace::Slower(1.0))];
+    let base = course(&[still(500, 900), still(5000, 5300)].concat());
+    let parity = course(&[still(700, 3500), still(4800, 5100)].concat());
+    let codes = [
+        (Kind::Sum, 2, 1),
+        (Kind::Sum, 2, 2),
+        (Kind::Sum, 3, 1),
+        (Kind::Mux, 2, 1),
+        (Kind::Compact, 2, 1),
+        (Kind::Replica, 2, 2),
+    ];
+    let coded = codes.map(|code| (PolicyKind::Coded, code));
+    for (policy, (kind, k, r)) in coded.into_iter().chain([(PolicyKind::Approximate, (Kind::Compact, 2, 1))]) {
+        for hedge in [Hedge::None, Hedge::Progress] {
+            let weather = Scenario {
+                faults,
+                roles: [[Role::Base; 4].as_slice(), &[Role::Parity; 2]].concat(),
+                domains: vec![0, 0, 1, 2, 2, 3],
+                courses: [vec![base.clone(); 4], vec![parity.clone(); 2]].concat(),
+                code: Some(Spec::of(kind, k, r)),
+                queries: 1_500,
+                gap: Duration::from_millis(5),
+                policy: Policy { hedge, ..Policy::usual(policy, Placement::Dedicated) },
+                ..Scenario::quiet(41)
+            };
+            for outcome in sound(&weather) {
+                assert_eq!(failed(&outcome, Failure::Deadline), 0, "{policy:?} {kind:?} k = {k} r = {r} {hedge:?}");
             }
         }
     }

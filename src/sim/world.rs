@@ -16,6 +16,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use super::{
     Arrivals, Ended, Outcome, Scenario,
     lane::{Course, Drawn, Luck, Model, POISON, Pace, Run, linear},
+    mates::Mates,
 };
 use crate::{
     clock::Time,
@@ -92,6 +93,7 @@ struct World<'a> {
     events: BinaryHeap<Reverse<(Time, u64, Event)>>,
     planned: u64,
     lanes: Vec<Lane>,
+    mates: Mates,
     requests: Requests,
     arrivals: Arrivals,
     waiting: Vec<Option<Waiting>>,
@@ -129,6 +131,7 @@ pub fn run(scenario: &Scenario) -> Outcome {
         events: BinaryHeap::new(),
         planned: 0,
         lanes: (0..scenario.roles.len()).map(lane).collect(),
+        mates: Mates::new(scenario.domains()),
         requests: Requests::new(scenario.queries),
         arrivals: Arrivals::new(scenario.seed, scenario.gap),
         waiting: Vec::with_capacity(scenario.queries),
@@ -198,6 +201,7 @@ impl World<'_> {
                 let run = self.lanes[at].run.take().expect("a lane that is done has run something");
                 let service = self.now.since(self.lanes[at].started);
                 let (batch, mut completions) = (run.batch, run.completions);
+                self.mates.end(lane, &batch, &completions);
                 let completed = Completed { lane, batch, completions: &mut completions, service };
                 self.dispatch.complete(completed, self.now, &mut effects);
                 self.lanes[at].busy = false;
@@ -275,6 +279,10 @@ impl World<'_> {
         self.outcome.work += cost * batch.jobs() as f64;
         let rows = 1.0 + self.scenario.batch_cost * (batch.jobs() - 1) as f64;
         let work = self.scenario.service.mul_f64(cost * rows);
+        // Where time alone matters all rows are one.
+        if self.scenario.model == Model::Linear && !self.mates.start(lane, &batch) {
+            self.outcome.broken.push(format!("{lane:?} encodes a stripe beside one of its slots"));
+        }
         let it = &mut self.lanes[usize::from(lane.0)];
         let mut luck = self.luck.of(self.batches);
         self.batches += 1;
