@@ -43,6 +43,11 @@ impl Row {
         let buffer = values.into();
         Row { start: 0, len: buffer.len(), buffer: Some(buffer) }
     }
+
+    /// Whether it is the same window into the same buffer.
+    pub fn is_same(&self, other: &Row) -> bool {
+        std::ptr::eq(&raw const **self, &raw const **other)
+    }
 }
 
 impl Deref for Row {

@@ -120,7 +120,8 @@ impl OpenStripes {
             filling.close();
             return Overdue::Closed(stripe);
         }
-        // Each partner once: the sum of a row with itself is nothing that a parity model has been trained on.
+        // Each row once: the sum of a row with itself is nothing that a parity model has been trained on. A member that was answered may be among the
+        // partners, and so may be one row twice, which two lanes ran.
         let mut used = Vec::new();
         let filled = loop {
             let Some((row, output)) = self.partners.pop() else {
@@ -128,6 +129,9 @@ impl OpenStripes {
                 break Overdue::Closed(stripe);
             };
             used.push((row.clone(), Arc::clone(&output)));
+            if stripe.rows().any(|mine| mine.is_same(&row)) {
+                continue;
+            }
             match filling.join_known(row, output) {
                 Joined::Full(stripe) => break Overdue::Filled(stripe),
                 Joined::Short(still) => filling = still,

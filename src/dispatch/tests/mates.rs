@@ -1,6 +1,54 @@
-//! Who stands in a stripe with whom, step by step.
+//! Who stands in a stripe with whom: partners that are known, and mates in fault domains, step by step.
 
 use super::*;
+
+/// Two base lanes and a parity lane under a code of three rows.
+fn of_three(batch_max: usize) -> Hand {
+    Hand::of(Settings { batch_max, ..Hand::settings(Rerun::AtOnce, 3, 1, None) })
+}
+
+/// What the parity lane encodes next.
+fn encoded(hand: &mut Hand) -> Vec<f32> {
+    let Some(Work::Batch(Batch::Parity(inputs))) = hand.pull(PARITY) else { return Vec::new() };
+    inputs[0].rows.iter().map(|row| row[0]).collect()
+}
+
+#[test]
+fn a_member_that_was_answered_is_no_partner_of_its_own_stripe() {
+    let mut hand = of_three(2);
+    // In one batch, so in two stripes.
+    let answered = [hand.submit(3.0, Accepts::Any), hand.submit(5.0, Accepts::Any)];
+    hand.pull(BASE[0]);
+    let mut completions = [3.0, 5.0].map(|value| Completion::Output([value].into())).to_vec();
+    hand.core.complete(completed(BASE[0], &mut completions, 10), hand.now, &mut hand.effects);
+    let late = hand.submit(7.0, Accepts::Any);
+    hand.pull(BASE[1]);
+    hand.tick_after(21);
+    assert_eq!(encoded(&mut hand), [3.0, 7.0, 5.0], "3 is in it");
+    drop((answered, late));
+}
+
+#[test]
+fn a_row_that_two_lanes_ran_is_one_partner() {
+    let mut hand = of_three(1);
+    let (twice, _pending) = hand.submit(3.0, Accepts::Any);
+    hand.pull(BASE[0]);
+    hand.tick_after(201);
+    for lane in [BASE[1], BASE[0]] {
+        hand.pull(lane);
+        hand.complete(lane, Ok(3.0));
+    }
+    assert!(hand.metrics.late.get() == 1 && provenance(&twice).is_some(), "it was rescued, and came back");
+    let (other, _waits) = hand.submit(5.0, Accepts::Any);
+    hand.pull(BASE[1]);
+    hand.complete(BASE[1], Ok(5.0));
+    hand.tick_after(21);
+    let (late, _late) = hand.submit(7.0, Accepts::Any);
+    hand.pull(BASE[1]);
+    hand.tick_after(21);
+    assert_eq!(encoded(&mut hand), [7.0, 3.0, 5.0]);
+    drop((other, late));
+}
 
 /// Where a fault domain has two lanes, a mate may start on the other one while a member is run again.
 #[test]
