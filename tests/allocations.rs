@@ -16,7 +16,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use parityd::{
     admission::{Admission, Terms},
     clock::Time,
-    code::{Code, Sum},
+    code::{Code, Kind, Reading, Spec},
     config::{Config, Grace, Placement, Policy, PolicyKind},
     dispatch::{Completed, Dispatch, Effect, LaneSettings, Settings},
     health::Rules,
@@ -30,7 +30,8 @@ use parityd::{
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-const LANES: [LaneId; 3] = [LaneId(0), LaneId(1), LaneId(2)];
+/// The last alone where a stripe has two parity rows.
+const LANES: [LaneId; 4] = [LaneId(0), LaneId(1), LaneId(2), LaneId(3)];
 const WARM_UP: usize = 2_000;
 const COUNTED: usize = 5_000;
 
@@ -43,8 +44,15 @@ fn allocations(during: impl FnOnce()) -> u64 {
 /// Fails unless a query allocates nothing once pools are warm.
 fn main() {
     let _profiler = dhat::Profiler::builder().testing().build();
-    for (name, rows, code) in [("hedged", 1, None), ("hedged, three rows", 3, None), ("coded", 2, Some((2, 1)))] {
-        let mut core = Core::new(code);
+    for (name, rows, code) in [
+        ("hedged", 1, None),
+        ("hedged, three rows", 3, None),
+        ("coded", 2, Some((Kind::Sum, 1))),
+        ("coded, two parity rows", 2, Some((Kind::Sum, 2))),
+        ("coded, compact", 2, Some((Kind::Compact, 1))),
+        ("coded, replica", 2, Some((Kind::Replica, 2))),
+    ] {
+        let mut core = Core::new(code.map(|(kind, r)| Spec::of(kind, 2, r).build(&[784], None).unwrap()));
         (0..WARM_UP).for_each(|_| core.request(rows));
         assert_eq!(allocations(|| (0..COUNTED).for_each(|_| core.request(rows))), 0, "the core, {name}");
     }
@@ -65,28 +73,34 @@ fn main() {
     }
 }
 
-/// A core with three lanes, and what moves it.
+/// A core with three lanes or four, and what moves it.
 struct Core {
+    lanes: &'static [LaneId],
     dispatch: Dispatch,
     requests: Requests,
     now: Time,
     row: Row,
     output: Values,
+    /// That of a model that gives one for each row.
+    stacked: Values,
+    stacks: bool,
     completions: Vec<Completion>,
     effects: Vec<Effect>,
     pending: Option<Pending>,
 }
 
 impl Core {
-    fn new(code: Option<(usize, usize)>) -> Self {
+    fn new(code: Option<Arc<dyn Code>>) -> Self {
         let third = if code.is_some() { Role::Parity } else { Role::Base };
-        let lanes = [Role::Base, Role::Base, third];
+        let roles = [Role::Base, Role::Base, third, third];
+        let stacks = code.as_ref().is_some_and(|code| code.reading() == Reading::Rows);
+        let lanes = &LANES[..2 + code.as_ref().map_or(1, |code| code.r())];
         let kind = if code.is_some() { PolicyKind::Coded } else { PolicyKind::Hedged };
         let settings = Settings {
-            lanes: lanes.iter().zip(0..).map(|(&role, domain)| LaneSettings::alone(role, domain)).collect(),
+            lanes: lanes.iter().map(|lane| LaneSettings::alone(roles[usize::from(lane.0)], lane.0)).collect(),
             batch_max: 1,
             queue_max: 64,
-            code: code.map(|(k, r)| Arc::new(Sum::with_defaults(k, r).unwrap()) as Arc<dyn Code>),
+            code,
             calibration: None,
             stripe_fill: Duration::from_millis(20),
             policy: Policy {
@@ -95,25 +109,28 @@ impl Core {
             },
             health: Rules { canary_every: None, ..Rules::default() },
         };
-        let dispatch = Dispatch::new(settings, Arc::new(Metrics::new("allocations", 3)));
+        let dispatch = Dispatch::new(settings, Arc::new(Metrics::new("allocations", lanes.len())));
         let mut effects = Vec::new();
-        for lane in LANES {
+        for &lane in lanes {
             dispatch.ready(lane, Duration::from_millis(1), &mut effects);
         }
         Core {
+            lanes,
             dispatch,
             requests: Requests::new(64),
             now: Time::ZERO,
             row: Row::whole(vec![0.5; 784]),
             output: vec![0.5; 10].into(),
+            stacked: vec![0.5; 20].into(),
+            stacks,
             completions: Vec::new(),
             effects,
             pending: None,
         }
     }
 
-    /// A request of `rows` rows, from admission to its answers: each lane runs one, where there is a code the third lane runs their parity
-    /// query, whose output comes first; and a tick.
+    /// A request of `rows` rows, from admission to its answers: each lane runs one, where there is a code the other lanes run their parity
+    /// queries, whose outputs come first; and a tick.
     fn request(&mut self, rows: usize) {
         self.now = self.now + Duration::from_millis(1);
         let query = Query {
@@ -127,17 +144,19 @@ impl Core {
         let (queries, pending) = self.requests.admit((0..rows).map(|_| query.clone())).expect("there is room");
         self.pending = Some(pending);
         self.dispatch.submit(queries, &mut self.effects);
-        let mut batches: [Option<Batch>; 3] = [const { None }; 3];
-        for (lane, batch) in LANES.into_iter().zip(&mut batches) {
+        let mut batches: [Option<Batch>; 4] = [const { None }; 4];
+        for (&lane, batch) in self.lanes.iter().zip(&mut batches) {
             if let Some(Work::Batch(pulled)) = self.dispatch.pull(lane, self.now, &mut self.effects) {
                 *batch = Some(pulled);
             } else {
                 assert!(self.dispatch.rest(lane));
             }
         }
-        for (lane, batch) in LANES.into_iter().zip(batches).rev() {
+        for (&lane, batch) in self.lanes.iter().zip(batches).rev() {
             let Some(batch) = batch else { continue };
-            self.completions.push(Completion::Output(Arc::clone(&self.output)));
+            let stacked = matches!(&batch, Batch::Parity(_)) && self.stacks;
+            let output = if stacked { &self.stacked } else { &self.output };
+            self.completions.push(Completion::Output(Arc::clone(output)));
             let (completions, service) = (&mut self.completions, Duration::from_millis(1));
             let completed = Completed { lane, batch, completions, service };
             self.dispatch.complete(completed, self.now, &mut self.effects);

@@ -60,8 +60,18 @@ impl Code for Replica {
     }
 
     fn decode(&self, slot: usize, outputs: &[Option<&[f32]>]) -> Option<Vec<f32>> {
+        let mut decoded = Vec::new();
+        self.decode_into(slot, outputs, &mut decoded).then_some(decoded)
+    }
+
+    fn decode_into(&self, slot: usize, outputs: &[Option<&[f32]>], decoded: &mut Vec<f32>) -> bool {
         assert_eq!(outputs.len(), 2 * self.k, "one entry a slot");
-        let recoverable = self.recoverable(present(outputs)).has(slot);
-        outputs.get(self.k + slot).filter(|_| recoverable)?.map(<[f32]>::to_vec)
+        if !self.recoverable(present(outputs)).has(slot) {
+            return false;
+        }
+        let Some(copy) = outputs[self.k + slot] else { return false };
+        decoded.clear();
+        decoded.extend_from_slice(copy);
+        true
     }
 }

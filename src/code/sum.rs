@@ -30,6 +30,9 @@ pub struct Sum {
     coefficients: Coefficients,
     /// Of each row.
     lengths: Vec<f64>,
+    /// How all rows tell of each data slot, if that alone is missing: a weight a row, as in a pseudo inverse. Every complete stripe is checked so, and a matrix
+    /// that is made anew takes memory each time.
+    singles: Vec<Vec<f64>>,
 }
 
 impl Sum {
@@ -43,8 +46,18 @@ impl Sum {
         }
         let exact = |row: &Vec<f32>| row.iter().copied().map(f64::from).collect::<Vec<f64>>();
         let lengths = coefficients.iter().map(|row| length(&exact(row))).collect();
-        let sum = Sum { k, coefficients, lengths };
-        sum.noise().map(|_| sum)
+        let mut sum = Sum { k, coefficients, lengths, singles: Vec::new() };
+        sum.noise()?;
+        sum.singles = (0..k).map(|slot| sum.single(slot)).collect::<Result<_, _>>()?;
+        Ok(sum)
+    }
+
+    /// The weights of all rows for `slot` alone.
+    fn single(&self, slot: usize) -> Result<Vec<f64>, CodeError> {
+        let rows = SlotSet::below(self.r());
+        let inverse = pseudo_inverse(&self.columns(rows, SlotSet::only(slot)));
+        let only = inverse.and_then(|mut inverse| inverse.pop());
+        only.ok_or_else(|| CodeError::Singular { rows: rows.iter().collect(), slots: vec![slot] })
     }
 
     /// The code with the default coefficients for k and r.
@@ -115,11 +128,16 @@ impl Sum {
             return self.decode_one(slot, parities.iter().next()?, outputs, decoded);
         }
         // What the parity outputs say of the missing ones: A x = b, where b is a parity output minus the present members.
-        let inverse = pseudo_inverse(&self.columns(parities, missing))?;
-        let wanted = missing.iter().position(|missing| missing == slot)?;
+        let inverse;
+        let weights = if missing.count() == 1 && parities.count() == self.r() {
+            &self.singles[slot]
+        } else {
+            inverse = pseudo_inverse(&self.columns(parities, missing))?;
+            &inverse[missing.iter().position(|missing| missing == slot)?]
+        };
         decoded.clear();
         decoded.resize(outputs.iter().flatten().next()?.len(), 0.0);
-        for (j, weight) in parities.iter().zip(&inverse[wanted]) {
+        for (j, weight) in parities.iter().zip(weights) {
             let weight = weight / self.lengths[j];
             add_scaled(decoded, outputs[self.k + j]?, weight);
             for i in SlotSet::below(self.k).without(missing).iter() {
