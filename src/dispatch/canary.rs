@@ -27,11 +27,12 @@ pub(super) enum Rest {
 pub(super) struct Unchecked(AtomicU32);
 
 impl Unchecked {
-    /// So many more.
-    pub(super) fn ran(&self, jobs: usize) {
-        let jobs = u32::try_from(jobs).unwrap_or(u32::MAX);
-        // It wraps after four billion jobs without a canary, where canaries are off.
-        self.0.fetch_add(jobs, Ordering::Relaxed);
+    /// So many more. Nobody counts where no canary is due `every` so many jobs, or one would be in the end.
+    pub(super) fn ran(&self, jobs: usize, every: Option<u32>) {
+        if every.is_some() {
+            let jobs = u32::try_from(jobs).unwrap_or(u32::MAX);
+            self.0.fetch_add(jobs, Ordering::Relaxed);
+        }
     }
 
     /// A canary is due at once.
@@ -118,15 +119,16 @@ mod tests {
     #[test]
     fn canaries_wait_for_an_idle_moment_and_not_for_ever() {
         let unchecked = Unchecked::default();
-        unchecked.ran(99);
+        unchecked.ran(99, Some(100));
         assert!(!unchecked.take_due(Some(100), Rest::Yes));
-        unchecked.ran(1);
+        unchecked.ran(1, Some(100));
         assert!(!unchecked.take_due(Some(100), Rest::No), "there is work to do");
         assert!(unchecked.take_due(Some(100), Rest::Yes));
         assert!(!unchecked.take_due(Some(100), Rest::Yes), "once");
-        unchecked.ran(200);
+        unchecked.ran(200, Some(100));
         assert!(unchecked.take_due(Some(100), Rest::No), "it has waited for long enough");
-        unchecked.ran(5_000);
+        // A year of jobs, at a hundred a second.
+        unchecked.ran(3_000_000_000, None);
         assert!(!unchecked.take_due(None, Rest::Yes), "they are off");
         unchecked.ask();
         assert!(unchecked.take_due(None, Rest::No), "this one was asked for");

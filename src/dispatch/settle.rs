@@ -53,7 +53,7 @@ impl Dispatch {
             self.paced(lane, Sample { pass, service, marks, query }, now, effects);
         }
         seat.end(&running, self.occupancy_of(seat));
-        seat.unchecked.ran(completions.len());
+        seat.unchecked.ran(completions.len(), self.settings.health.canary_every);
         // What a fenced device gives is believed no more than the device; its jobs were given up when it was fenced.
         let is_fenced = was_given_up && seat.health().state().is_fenced();
         let mut jobs = std::mem::take(&mut running.jobs);
