@@ -16,6 +16,7 @@ mod backup;
 mod canary;
 mod device;
 mod doubt;
+mod draft;
 mod hedge;
 mod ladder;
 mod lanes;

@@ -3,14 +3,14 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    Dispatch, Effect, Exact, LaneSeat, LaneSettings, ParityJob, RunningJob, canary::Rest, ladder::Step, lanes::Run,
-    occupancy::Occupancy,
+    Dispatch, Effect, Exact, LaneSeat, LaneSettings, ParityJob, RunningJob, canary::Rest, draft::Draft, ladder::Step,
+    lanes::Run, occupancy::Occupancy,
 };
 use crate::{
     clock::Time,
     code::RunsOn,
     config::{ParityWhen, Placement},
-    job::{BaseInput, Batch, JobKind, ParityInput, Work},
+    job::{JobKind, Work},
     pool::Shared,
     query::{Accepts, FaultDomain, LaneId},
     queue::{Bounded, Call},
@@ -20,10 +20,15 @@ use crate::{
 
 /// What a lane takes.
 struct Taken {
-    batch: Batch,
-    jobs: Vec<RunningJob>,
+    draft: Draft,
     /// Whether the lane was reserved for it.
     reserved: bool,
+}
+
+impl Taken {
+    const fn unreserved(draft: Draft) -> Self {
+        Taken { draft, reserved: false }
+    }
 }
 
 impl Dispatch {
@@ -41,11 +46,12 @@ impl Dispatch {
             }
             taken
         } else if seat.is_straggler() {
-            self.take_slow(lane, now, effects).map(|(batch, jobs)| Taken { batch, jobs, reserved: false })
+            self.take_slow(lane, now, effects).map(Taken::unreserved)
         } else {
             return self.change(lane, |health| health.canary_starts(now), effects).map(|_| Work::Canary);
         };
-        let Taken { batch, jobs, reserved } = taken?;
+        let Taken { draft, reserved } = taken?;
+        let (batch, jobs) = draft.done();
         seat.start(jobs, reserved, self.occupancy_of(seat), now);
         self.give_up_if_fenced(lane, now, effects);
         Some(Work::Batch(batch))
@@ -59,32 +65,22 @@ impl Dispatch {
         let is_urgent = self.urgent.load(Ordering::Relaxed) && self.rescue.is_empty();
         let backup = if is_urgent { self.take_backup(lane, effects) } else { None };
         let base = || role.runs_base().then(|| self.take_base(domain, now, effects)).flatten();
-        let first = backup.or_else(base).or_else(|| self.take_backup(lane, effects));
-        if let Some((batch, jobs)) = first {
-            return Some(Taken { batch, jobs, reserved: false });
+        let mut first = backup.or_else(base).or_else(|| self.take_backup(lane, effects));
+        if first.is_none() && role.runs_parity() && !self.parity_is_reserved(role) {
+            first = self.take_parity(&self.parity, lane, effects);
         }
-        if role.runs_parity() && !self.parity_is_reserved(role) {
-            let parity = self.take_parity(&self.parity, lane, effects);
-            if let Some((batch, jobs)) = parity {
-                return Some(Taken { batch, jobs, reserved: false });
-            }
-        }
-        if role.runs_base() { self.take_redundancy(lane, effects) } else { None }
+        let redundancy = || role.runs_base().then(|| self.take_redundancy(lane, effects)).flatten();
+        first.map(Taken::unreserved).or_else(redundancy)
     }
 
     /// The backup of a late query.
-    fn take_backup(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<(Batch, Vec<RunningJob>)> {
+    fn take_backup(&self, lane: LaneId, effects: &mut Vec<Effect>) -> Option<Draft> {
         let waits = self.seat(lane).settings.role.runs_parity() && !self.backup.is_empty();
         if waits { self.take_parity(&self.backup, lane, effects) } else { None }
     }
 
     /// What queries wait for: rescues, then late jobs and data; late ones first while queries hardly wait.
-    pub(super) fn take_base(
-        &self,
-        domain: FaultDomain,
-        now: Time,
-        effects: &mut Vec<Effect>,
-    ) -> Option<(Batch, Vec<RunningJob>)> {
+    pub(super) fn take_base(&self, domain: FaultDomain, now: Time, effects: &mut Vec<Effect>) -> Option<Draft> {
         let rescue = self.take_exact(&self.rescue, JobKind::Rescue, domain);
         if rescue.is_some() {
             return rescue;
@@ -112,16 +108,11 @@ impl Dispatch {
         if taken.is_none() {
             self.occupancy.give_back();
         }
-        taken.map(|(batch, jobs)| Taken { batch, jobs, reserved: true })
+        taken.map(|draft| Taken { draft, reserved: true })
     }
 
     /// One exact second run. Alone in its batch: if the row itself is the cause of the loss, it takes nobody with it again.
-    fn take_exact(
-        &self,
-        from: &Bounded<Exact>,
-        kind: JobKind,
-        domain: FaultDomain,
-    ) -> Option<(Batch, Vec<RunningJob>)> {
+    fn take_exact(&self, from: &Bounded<Exact>, kind: JobKind, domain: FaultDomain) -> Option<Draft> {
         // A rescue may have taken the place of a hedge that waited.
         let may_start =
             |exact: &Exact| kind != JobKind::Hedge || exact.claim.is_some_and(|claim| exact.query.start_hedge(claim));
@@ -130,23 +121,17 @@ impl Dispatch {
         // Its output may fill its place in the stripe, unless a stripe-mate is in flight here or could start here meanwhile.
         let alone = self.lanes.iter().filter(|lane| lane.settings.domain == domain).count() == 1;
         let place = place.filter(|place| alone && !place.stripe.in_flight_in(domain));
-        let (mut inputs, mut jobs) = (self.spare.base.take(), self.spare.jobs.take());
-        inputs.push(input(&query));
-        jobs.push(RunningJob::Query(Run { kind, query, place, claim }));
-        Some((Batch::Base(inputs), jobs))
+        let mut draft = Draft::base(&self.spare);
+        draft.run(Run { kind, query, place, claim });
+        Some(draft)
     }
 
-    pub(super) fn take_data(
-        &self,
-        domain: FaultDomain,
-        now: Time,
-        effects: &mut Vec<Effect>,
-    ) -> Option<(Batch, Vec<RunningJob>)> {
+    pub(super) fn take_data(&self, domain: FaultDomain, now: Time, effects: &mut Vec<Effect>) -> Option<Draft> {
         if self.data.is_empty() {
             return None;
         }
-        let (mut inputs, mut jobs, mut copies) = (self.spare.base.take(), self.spare.jobs.take(), Vec::new());
-        while jobs.len() < self.settings.batch_max {
+        let (mut draft, mut copies) = (Draft::base(&self.spare), Vec::new());
+        while draft.jobs().len() < self.settings.batch_max {
             let Some(query) = self.data.pop() else { break };
             let is_first = query.start();
             if !wanted_or_passed_over(&query) {
@@ -154,38 +139,26 @@ impl Dispatch {
             }
             if !is_first {
                 // The copy of a replicated query. If its first run is in this very batch, it is for another lane.
-                if jobs.iter().any(|job| job.runs(&query)) {
+                if draft.jobs().iter().any(|job| job.runs(&query)) {
                     copies.push(query);
                     continue;
                 }
-                inputs.push(input(&query));
-                jobs.push(RunningJob::Query(Run { kind: JobKind::Replica, query, place: None, claim: None }));
+                draft.run(Run { kind: JobKind::Replica, query, place: None, claim: None });
                 continue;
             }
             self.credit.earn();
             self.remember_for_probes(&query, now);
-            inputs.push(input(&query));
             let place = self.give_place(&query, domain, now, effects);
             if self.step() == Step::Copies {
                 self.queue_copy(&query, place.as_ref(), effects);
             }
-            jobs.push(RunningJob::Query(Run { kind: JobKind::Data, query, place, claim: None }));
+            draft.run(Run { kind: JobKind::Data, query, place, claim: None });
         }
         for query in copies {
             self.push_data(query);
             self.call(Call::Base, effects);
         }
-        self.unless_empty(Batch::Base(inputs), jobs)
-    }
-
-    /// What was taken, if anything was.
-    fn unless_empty(&self, batch: Batch, jobs: Vec<RunningJob>) -> Option<(Batch, Vec<RunningJob>)> {
-        if !jobs.is_empty() {
-            return Some((batch, jobs));
-        }
-        self.spare.give(batch);
-        self.spare.jobs.give(jobs);
-        None
+        draft.unless_empty(&self.spare)
     }
 
     /// Puts a query on the data queue. That may be full of copies of queries that were answered meanwhile; those that are open hold permits and
@@ -285,24 +258,19 @@ impl Dispatch {
     }
 
     /// Parity jobs of one model, as many as fit a batch; those that nobody needs any more are passed over.
-    fn take_parity(
-        &self,
-        from: &Bounded<ParityJob>,
-        lane: LaneId,
-        effects: &mut Vec<Effect>,
-    ) -> Option<(Batch, Vec<RunningJob>)> {
+    fn take_parity(&self, from: &Bounded<ParityJob>, lane: LaneId, effects: &mut Vec<Effect>) -> Option<Draft> {
         let domain = self.seat(lane).settings.domain;
         let one_model = self.settings.code.as_ref().is_some_and(|code| code.runs_on() == RunsOn::Base);
         if from.is_empty() {
             return None;
         }
-        let (mut inputs, mut jobs, mut blocked) = (self.spare.parity.take(), self.spare.jobs.take(), false);
+        let (mut draft, mut blocked) = (Draft::parity(&self.spare), false);
         for _ in 0..from.len() {
             let Some(job) = from.pop() else { break };
             if !job.stripe.wants_parity() || job.stripe.parity_has_started(job.row) {
                 continue;
             }
-            if !one_model && inputs.first().is_some_and(|first| first.row != job.row) {
+            if !one_model && draft.parity_row().is_some_and(|first| first != job.row) {
                 self.put_parity_back(from, job, effects);
                 self.call(Call::Parity, effects);
                 continue;
@@ -319,18 +287,15 @@ impl Dispatch {
             if !job.stripe.parity_starts(job.row, domain) {
                 continue;
             }
-            let mut rows = self.spare.rows.take();
-            rows.extend(job.stripe.rows().cloned());
-            inputs.push(ParityInput { row: job.row, rows });
-            jobs.push(RunningJob::Parity { stripe: job.stripe, row: job.row });
-            if jobs.len() == self.settings.batch_max {
+            draft.encode(job.stripe, job.row, self.spare.rows.take());
+            if draft.jobs().len() == self.settings.batch_max {
                 break;
             }
         }
-        if blocked && jobs.is_empty() {
+        if blocked && draft.jobs().is_empty() {
             self.seat(lane).parity_blocked.store(true, Ordering::Relaxed);
         }
-        self.unless_empty(Batch::Parity(inputs), jobs)
+        draft.unless_empty(&self.spare)
     }
 
     fn put_parity_back(&self, to: &Bounded<ParityJob>, job: ParityJob, effects: &mut Vec<Effect>) {
@@ -388,8 +353,4 @@ pub(super) fn wanted_or_passed_over(query: &Shared<Admitted>) -> bool {
         query.pass_over();
     }
     is_open
-}
-
-pub(super) fn input(query: &Admitted) -> BaseInput {
-    BaseInput { row: query.query.row.clone(), must_be_finite: query.query.in_range }
 }

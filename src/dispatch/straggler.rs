@@ -12,14 +12,14 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{Dispatch, Effect, LaneSeat, RunningJob, lanes::Run};
+use super::{Dispatch, Effect, LaneSeat, draft::Draft, lanes::Run};
 use crate::{
     clock::Time,
     health::{
         LaneHealth, State,
         pace::{Pass, Verdict, median},
     },
-    job::{Batch, JobKind, PARTS},
+    job::{JobKind, PARTS},
     pool::Shared,
     query::LaneId,
     reply::Admitted,
@@ -156,19 +156,14 @@ impl Dispatch {
     }
 
     /// What a straggler takes: its probe if it is due, data if that waits for long enough.
-    pub(super) fn take_slow(
-        &self,
-        lane: LaneId,
-        now: Time,
-        effects: &mut Vec<Effect>,
-    ) -> Option<(Batch, Vec<RunningJob>)> {
+    pub(super) fn take_slow(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) -> Option<Draft> {
         let seat = self.seat(lane);
         match self.help_of(seat) {
             Help::Alone => return self.take_base(seat.settings.domain, now, effects),
             Help::BackedUp => {
-                if let Some((batch, jobs)) = self.take_data(seat.settings.domain, now, effects) {
-                    self.late_from_the_start(&jobs, effects);
-                    return Some((batch, jobs));
+                if let Some(draft) = self.take_data(seat.settings.domain, now, effects) {
+                    self.late_from_the_start(draft.jobs(), effects);
+                    return Some(draft);
                 }
             }
             Help::None => {}
@@ -183,8 +178,9 @@ impl Dispatch {
         };
         // Set anew when it comes back.
         seat.with_health(|health| health.probe_again(now + self.settings.health.probe));
-        let batch = Batch::Base(vec![super::pull::input(&query)]);
-        Some((batch, vec![RunningJob::Query(Run { kind: JobKind::Probe, query, place: None, claim: None })]))
+        let mut draft = Draft::base(&self.spare);
+        draft.run(Run { kind: JobKind::Probe, query, place: None, claim: None });
+        Some(draft)
     }
 
     /// Whether what waits would wait for longer than this lane is slower: with q jobs for h healthy lanes, the last one is served after about
