@@ -19,11 +19,13 @@
 
 use std::sync::Arc;
 
-use super::{Dispatch, Effect, ParityJob, RunningJob, lanes::Run};
+use super::{
+    Dispatch, Effect, ParityJob, RunningJob,
+    run::{Run, Why},
+};
 use crate::{
     code::{Code, SlotSet},
     config::PolicyKind,
-    job::JobKind,
     pool::Shared,
     queue::Call,
     stripe::{Place, Stripe},
@@ -69,7 +71,7 @@ impl Dispatch {
     /// the queries themselves.
     pub(super) fn late_from_the_start(&self, jobs: &[RunningJob], effects: &mut Vec<Effect>) {
         for job in jobs {
-            if let RunningJob::Query(Run { kind: JobKind::Data, query, place, .. }) = job
+            if let RunningJob::Query(Run { why: Why::Data, query, place }) = job
                 && !self.back_up_at(place.as_ref(), effects)
                 && self.credit.spend()
             {

@@ -1,6 +1,9 @@
 //! A batch that is being made: what the lane is told to run, and what of it dispatch knows, job by job.
 
-use super::{RunningJob, lanes::Run, spare::Spare};
+use super::{
+    run::{Run, RunningJob},
+    spare::Spare,
+};
 use crate::{
     job::{BaseInput, Batch, ParityInput},
     pool::Shared,

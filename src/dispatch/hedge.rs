@@ -10,12 +10,14 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::{Dispatch, Effect, Exact, RunningJob, lane_id, lanes::Run};
+use super::{
+    Dispatch, Effect, RunningJob, lane_id,
+    run::{Run, Why},
+};
 use crate::{
     clock::Time,
     code::SlotSet,
     config::{Hedge, ParityWhen},
-    job::JobKind,
     pool::Shared,
     query::LaneId,
     queue::Call,
@@ -101,7 +103,7 @@ impl Dispatch {
     /// A run of a query is late.
     fn run_is_late(&self, run: Run, now: Time, effects: &mut Vec<Effect>) {
         // On a probe nothing depends, and a copy has a first run that is judged by itself.
-        if matches!(run.kind, JobKind::Probe | JobKind::IdleCopy | JobKind::Replica) {
+        if matches!(run.why, Why::Probe | Why::IdleCopy | Why::Replica) {
             return;
         }
         run.end();
@@ -138,10 +140,10 @@ impl Dispatch {
 
     pub(super) fn hedge(&self, query: Shared<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
         let Some(claim) = query.begin_hedge() else { return };
-        match self.hedge.push(Exact { query, place, claim: Some(claim) }) {
+        match self.hedge.push(Run { why: Why::Hedge(claim), query, place }) {
             Ok(()) => self.call(Call::Base, effects),
             // Redundancy that finds its queue full is dropped.
-            Err(hedge) => hedge.give_up(),
+            Err(hedge) => hedge.end(),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::{
     LaneSettings,
     canary::Unchecked,
     occupancy::{BUSY, Flags, HEALTHY, Occupancy, STRAGGLER},
+    run::RunningJob,
 };
 use crate::{
     clock::{Time, nanos},
@@ -19,66 +20,12 @@ use crate::{
         LaneHealth, Move, State,
         pace::{Model, Pace, Pass},
     },
-    job::{JobKind, PARTS},
-    pool::Shared,
+    job::PARTS,
     queue::Handoff,
-    reply::{Admitted, Claim},
-    stripe::{Place, Stripe},
 };
 
 /// A canary runs no more than so many jobs' worth: one row and two on the base model, and every parity model.
 const CANARY_JOBS: u32 = 8;
-
-/// One job of a running batch, as dispatch sees it.
-#[derive(Clone, Debug)]
-pub(super) enum RunningJob {
-    /// A run of a query on the base model.
-    Query(Run),
-    /// A parity job.
-    Parity {
-        /// The stripe.
-        stripe: Shared<Stripe>,
-        /// The parity row.
-        row: usize,
-    },
-}
-
-impl RunningJob {
-    /// The query that it is a run of.
-    pub(super) const fn query(&self) -> Option<&Shared<Admitted>> {
-        match self {
-            RunningJob::Query(run) => Some(&run.query),
-            RunningJob::Parity { .. } => None,
-        }
-    }
-
-    /// Whether it is a run of this query.
-    pub(super) fn runs(&self, query: &Shared<Admitted>) -> bool {
-        self.query().is_some_and(|mine| mine.is_same(query))
-    }
-}
-
-/// A run of a query on the base model.
-#[derive(Clone, Debug)]
-pub(super) struct Run {
-    /// Why it runs.
-    pub(super) kind: JobKind,
-    /// The query.
-    pub(super) query: Shared<Admitted>,
-    /// Its place in a stripe, if it is protected.
-    pub(super) place: Option<Place>,
-    /// That of a hedge or a rescue.
-    pub(super) claim: Option<Claim>,
-}
-
-impl Run {
-    /// It is lost, late or hangs: its query may have another second run.
-    pub(super) fn end(&self) {
-        if let Some(claim) = self.claim {
-            self.query.end_second_run(claim);
-        }
-    }
-}
 
 /// A batch in flight.
 #[derive(Debug, Default)]

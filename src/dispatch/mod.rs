@@ -23,6 +23,7 @@ mod lanes;
 mod occupancy;
 mod orphan;
 mod pull;
+mod run;
 mod settings;
 mod settle;
 mod spare;
@@ -42,10 +43,11 @@ use std::{
 use doubt::Doubts;
 use hedge::Credit;
 use ladder::{Ladder, Step};
-use lanes::{LaneSeat, RunningJob};
+use lanes::LaneSeat;
 use occupancy::Occupancy;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
+use run::{Run, RunningJob};
 pub use settings::{LaneSettings, Settings};
 pub use settle::Completed;
 use spare::Spare;
@@ -66,8 +68,8 @@ use crate::{
     pool::Shared,
     query::{Confidence, LaneId, Provenance, Values},
     queue::{Bounded, Call, IdleLanes},
-    reply::{Admitted, Claim},
-    stripe::{OpenStripes, Place, Stripe},
+    reply::Admitted,
+    stripe::{OpenStripes, Stripe},
 };
 
 /// What the core asks of the rim.
@@ -92,28 +94,6 @@ struct ParityJob {
     row: usize,
 }
 
-/// An exact second run that waits. It knows its place, so that a stripe may use what comes out.
-#[derive(Debug)]
-struct Exact {
-    query: Shared<Admitted>,
-    place: Option<Place>,
-    /// Which second run of its query it is, if that may have no other meanwhile.
-    claim: Option<Claim>,
-}
-
-impl Exact {
-    const fn unclaimed(query: Shared<Admitted>, place: Option<Place>) -> Self {
-        Exact { query, place, claim: None }
-    }
-
-    /// It will not run.
-    fn give_up(self) {
-        if let Some(claim) = self.claim {
-            self.query.end_second_run(claim);
-        }
-    }
-}
-
 /// The core.
 #[derive(Debug)]
 pub struct Dispatch {
@@ -122,15 +102,15 @@ pub struct Dispatch {
     /// First runs, in order of admission.
     data: Bounded<Shared<Admitted>>,
     /// Exact second runs of lost jobs, before everything else.
-    rescue: Bounded<Exact>,
+    rescue: Bounded<Run>,
     /// Exact second runs of late jobs, before data jobs while those hardly wait.
-    hedge: Bounded<Exact>,
+    hedge: Bounded<Run>,
     /// Backups of late queries, before data jobs while those hardly wait.
     backup: Bounded<ParityJob>,
     /// Parity jobs, after data.
     parity: Bounded<ParityJob>,
     /// Exact second runs for stripes that stay short, after everything else.
-    idle_copy: Bounded<Exact>,
+    idle_copy: Bounded<Run>,
     stripes: Option<OpenStripes>,
     idle: IdleLanes,
     /// The lanes that run data jobs, counted; and the others.

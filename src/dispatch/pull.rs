@@ -3,8 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    Dispatch, Effect, Exact, LaneSeat, LaneSettings, ParityJob, RunningJob, canary::Rest, draft::Draft, ladder::Step,
-    lanes::Run, occupancy::Occupancy,
+    Dispatch, Effect, LaneSeat, LaneSettings, ParityJob, RunningJob,
+    canary::Rest,
+    draft::Draft,
+    ladder::Step,
+    occupancy::Occupancy,
+    run::{Run, Why},
 };
 use crate::{
     clock::Time,
@@ -81,11 +85,11 @@ impl Dispatch {
 
     /// What queries wait for: rescues, then late jobs and data; late ones first while queries hardly wait.
     pub(super) fn take_base(&self, domain: FaultDomain, now: Time, effects: &mut Vec<Effect>) -> Option<Draft> {
-        let rescue = self.take_exact(&self.rescue, JobKind::Rescue, domain);
+        let rescue = self.take_exact(&self.rescue, domain);
         if rescue.is_some() {
             return rescue;
         }
-        let hedge = || self.take_exact(&self.hedge, JobKind::Hedge, domain);
+        let hedge = || self.take_exact(&self.hedge, domain);
         if self.urgent.load(Ordering::Relaxed) {
             hedge().or_else(|| self.take_data(domain, now, effects))
         } else {
@@ -104,7 +108,7 @@ impl Dispatch {
             return None;
         }
         let parity = if parity_waits { self.take_parity(&self.parity, lane, effects) } else { None };
-        let taken = parity.or_else(|| self.take_exact(&self.idle_copy, JobKind::IdleCopy, domain));
+        let taken = parity.or_else(|| self.take_exact(&self.idle_copy, domain));
         if taken.is_none() {
             self.occupancy.give_back();
         }
@@ -112,17 +116,14 @@ impl Dispatch {
     }
 
     /// One exact second run. Alone in its batch: if the row itself is the cause of the loss, it takes nobody with it again.
-    fn take_exact(&self, from: &Bounded<Exact>, kind: JobKind, domain: FaultDomain) -> Option<Draft> {
-        // A rescue may have taken the place of a hedge that waited.
-        let may_start =
-            |exact: &Exact| kind != JobKind::Hedge || exact.claim.is_some_and(|claim| exact.query.start_hedge(claim));
-        let is_next = |exact: &Exact| wanted_or_passed_over(&exact.query) && may_start(exact);
-        let Exact { query, place, claim } = std::iter::from_fn(|| from.pop()).find(is_next)?;
+    fn take_exact(&self, from: &Bounded<Run>, domain: FaultDomain) -> Option<Draft> {
+        let is_next = |run: &Run| wanted_or_passed_over(&run.query) && run.may_start();
+        let mut run = std::iter::from_fn(|| from.pop()).find(is_next)?;
         // Its output may fill its place in the stripe, unless a stripe-mate is in flight here or could start here meanwhile.
         let alone = self.lanes.iter().filter(|lane| lane.settings.domain == domain).count() == 1;
-        let place = place.filter(|place| alone && !place.stripe.in_flight_in(domain));
+        run.place = run.place.filter(|place| alone && !place.stripe.in_flight_in(domain));
         let mut draft = Draft::base(&self.spare);
-        draft.run(Run { kind, query, place, claim });
+        draft.run(run);
         Some(draft)
     }
 
@@ -143,7 +144,7 @@ impl Dispatch {
                     copies.push(query);
                     continue;
                 }
-                draft.run(Run { kind: JobKind::Replica, query, place: None, claim: None });
+                draft.run(Run { why: Why::Replica, query, place: None });
                 continue;
             }
             self.credit.earn();
@@ -152,7 +153,7 @@ impl Dispatch {
             if self.step() == Step::Copies {
                 self.queue_copy(&query, place.as_ref(), effects);
             }
-            draft.run(Run { kind: JobKind::Data, query, place, claim: None });
+            draft.run(Run { why: Why::Data, query, place });
         }
         for query in copies {
             self.push_data(query);
@@ -176,8 +177,9 @@ impl Dispatch {
 
     /// Queues an exact copy of a query for a lane that would be idle.
     pub(super) fn queue_copy(&self, query: &Shared<Admitted>, place: Option<&Place>, effects: &mut Vec<Effect>) {
+        let copy = Run { why: Why::IdleCopy, query: query.clone(), place: place.cloned() };
         // Redundancy that finds its queue full is dropped.
-        if self.idle_copy.push(Exact::unclaimed(query.clone(), place.cloned())).is_ok() {
+        if self.idle_copy.push(copy).is_ok() {
             self.call(Call::Base, effects);
         }
     }
@@ -321,11 +323,7 @@ impl Dispatch {
     /// Counts the jobs of a batch that a lane has run.
     pub(super) fn count_jobs(&self, jobs: &[RunningJob]) {
         for job in jobs {
-            let kind = match job {
-                RunningJob::Query(run) => run.kind,
-                RunningJob::Parity { .. } => JobKind::Parity,
-            };
-            self.count_job(kind);
+            self.count_job(job.kind());
         }
     }
 

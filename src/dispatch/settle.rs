@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    Dispatch, Effect, Exact, LaneSeat,
-    lanes::{Run, RunningJob},
+    Dispatch, Effect, LaneSeat,
     pull::wanted_or_passed_over,
+    run::{Run, RunningJob, Why},
     straggler::Sample,
     timers::Due,
 };
@@ -13,7 +13,7 @@ use crate::{
     clock::Time,
     code::SlotSet,
     config::Rerun,
-    job::{Batch, Completion, JobKind, Loss},
+    job::{Batch, Completion, Loss},
     pool::Shared,
     query::{Accepts, Failure, LaneId, Values},
     queue::Call,
@@ -76,10 +76,10 @@ impl Dispatch {
 
     fn output(&self, job: RunningJob, output: Values, now: Time, effects: &mut Vec<Effect>) {
         match job {
-            RunningJob::Query(Run { kind, query, place, .. }) => {
+            RunningJob::Query(Run { why, query, place }) => {
                 self.answer_direct(&query, &output, now);
                 // The first run alone, so that each query counts once.
-                if kind == JobKind::Data {
+                if matches!(why, Why::Data) {
                     self.compare(&query, place.as_ref(), &output, effects);
                 }
                 if let Some(stripes) = self.stripes.as_ref().filter(|_| query.query.in_range) {
@@ -166,7 +166,7 @@ impl Dispatch {
     /// Runs a query again if its stripe does not bring it back soon: the parity job may be queued behind others for ever, or its lane may be dead.
     pub(super) fn rescue_later(&self, query: Shared<Admitted>, place: Option<Place>, now: Time) {
         let patience = self.settings.stripe_fill + 2 * self.expected();
-        self.timers.add(now + patience, Due::Patience(Exact::unclaimed(query, place)));
+        self.timers.add(now + patience, Due::Patience(query, place));
     }
 
     /// Runs a query again, exactly, before all other work.
@@ -174,19 +174,19 @@ impl Dispatch {
         if wanted_or_passed_over(&query)
             && let Some(claim) = query.begin_rescue()
         {
-            self.push_rescue(Exact { query, place, claim: Some(claim) });
+            self.push_rescue(Run { why: Why::Rescue(claim), query, place });
             self.call(Call::Base, effects);
         }
     }
 
     /// Puts a rescue on its queue. That may be full of queries that were answered meanwhile; those that are open hold permits and are here
     /// once each, so there is room once the others are out.
-    pub(super) fn push_rescue(&self, rescue: Exact) {
+    pub(super) fn push_rescue(&self, rescue: Run) {
         let Err(rescue) = self.rescue.push(rescue) else { return };
         let mut unplaced = vec![rescue];
         while let Some(rescue) = unplaced.pop() {
             if let Err(rescue) = self.rescue.push(rescue) {
-                unplaced.extend(self.rescue.retain(|exact| wanted_or_passed_over(&exact.query)));
+                unplaced.extend(self.rescue.retain(|run| wanted_or_passed_over(&run.query)));
                 unplaced.push(rescue);
             }
         }

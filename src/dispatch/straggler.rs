@@ -12,14 +12,18 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{Dispatch, Effect, LaneSeat, draft::Draft, lanes::Run};
+use super::{
+    Dispatch, Effect, LaneSeat,
+    draft::Draft,
+    run::{Run, Why},
+};
 use crate::{
     clock::Time,
     health::{
         LaneHealth, State,
         pace::{Pass, Verdict, median},
     },
-    job::{JobKind, PARTS},
+    job::PARTS,
     pool::Shared,
     query::LaneId,
     reply::Admitted,
@@ -179,7 +183,7 @@ impl Dispatch {
         // Set anew when it comes back.
         seat.with_health(|health| health.probe_again(now + self.settings.health.probe));
         let mut draft = Draft::base(&self.spare);
-        draft.run(Run { kind: JobKind::Probe, query, place: None, claim: None });
+        draft.run(Run { why: Why::Probe, query, place: None });
         Some(draft)
     }
 

@@ -6,10 +6,11 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
-    Dispatch, Effect, Exact,
+    Dispatch, Effect,
     ladder::{Seen, Step},
     lane_id,
     pull::wanted_or_passed_over,
+    run::Run,
     straggler::Help,
     timers::Due,
 };
@@ -35,7 +36,7 @@ impl Dispatch {
         while let Some(due) = self.timers.due(now) {
             match due {
                 Due::Grace(stripe, slot) => self.reconstruct(&stripe, slot, now, effects),
-                Due::Patience(Exact { query, place, .. }) => self.rescue(query, place, effects),
+                Due::Patience(query, place) => self.rescue(query, place, effects),
                 Due::Deadline(query) => self.expire(&query, now),
             }
         }
@@ -147,11 +148,11 @@ impl Dispatch {
                 self.push_data(displaced);
             }
         }
-        for exact in self.rescue.retain(|exact| wanted_or_passed_over(&exact.query)) {
-            self.push_rescue(exact);
+        for displaced in self.rescue.retain(|run| wanted_or_passed_over(&run.query)) {
+            self.push_rescue(displaced);
         }
-        drop(self.idle_copy.retain(|exact| wanted_or_passed_over(&exact.query)));
-        self.hedge.retain(|exact| wanted_or_passed_over(&exact.query)).into_iter().for_each(Exact::give_up);
+        drop(self.idle_copy.retain(|run| wanted_or_passed_over(&run.query)));
+        self.hedge.retain(|run| wanted_or_passed_over(&run.query)).iter().for_each(Run::end);
         for job in self.backup.retain(|job| job.stripe.wants_parity() && !job.stripe.parity_has_started(job.row)) {
             self.drop_parity(&job, effects);
         }

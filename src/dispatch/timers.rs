@@ -11,8 +11,13 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 
 use parking_lot::Mutex;
 
-use super::Exact;
-use crate::{clock::Time, pool::Shared, queue::Bounded, reply::Admitted, stripe::Stripe};
+use crate::{
+    clock::Time,
+    pool::Shared,
+    queue::Bounded,
+    reply::Admitted,
+    stripe::{Place, Stripe},
+};
 
 /// What is due. At one and the same time graces come before deadlines, so that a last reconstruction is not missed.
 #[derive(Debug)]
@@ -20,7 +25,7 @@ pub(super) enum Due {
     /// A reconstruction of this data slot may be served.
     Grace(Shared<Stripe>, usize),
     /// The stripe has not brought this query back; run it again.
-    Patience(Exact),
+    Patience(Shared<Admitted>, Option<Place>),
     /// The query must be answered.
     Deadline(Shared<Admitted>),
 }
@@ -40,7 +45,7 @@ impl Timer {
     fn is_moot(&self) -> bool {
         match &self.due {
             Due::Grace(stripe, slot) => stripe.waiting(*slot).is_none(),
-            Due::Patience(exact) => !exact.query.is_open(),
+            Due::Patience(query, _) => !query.is_open(),
             // Its client has left, and everybody has passed it over.
             Due::Deadline(query) => query.answered().is_some() || query.is_sole(),
         }
