@@ -128,16 +128,6 @@ impl Dispatch {
         }
     }
 
-    /// Queues the parity jobs of a full stripe with an erased member, if the policy waits for one.
-    pub(super) fn ask_late_parity(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
-        if self.settings.policy.parity == ParityWhen::Late
-            && stripe.is_full()
-            && stripe.erased().iter().next().is_some()
-        {
-            self.queue_parity(stripe, effects);
-        }
-    }
-
     pub(super) fn hedge(&self, query: Shared<Admitted>, place: Option<Place>, effects: &mut Vec<Effect>) {
         let Some(claim) = query.begin_hedge() else { return };
         match self.hedge.push(Run { why: Why::Hedge(claim), query, place }) {

@@ -22,6 +22,7 @@ mod ladder;
 mod lanes;
 mod occupancy;
 mod orphan;
+mod parity;
 mod pull;
 mod run;
 mod settings;
@@ -45,6 +46,7 @@ use hedge::Credit;
 use ladder::{Ladder, Step};
 use lanes::LaneSeat;
 use occupancy::Occupancy;
+use parity::ParityJob;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use run::{Run, RunningJob};
@@ -69,7 +71,7 @@ use crate::{
     query::{Confidence, LaneId, Provenance, Values},
     queue::{Bounded, Call, IdleLanes},
     reply::Admitted,
-    stripe::{OpenStripes, Stripe},
+    stripe::OpenStripes,
 };
 
 /// What the core asks of the rim.
@@ -85,13 +87,6 @@ pub enum Effect {
     Moved(LaneId, Move),
     /// Reconstructions agree with direct answers less often than expected, or do so no more: log it.
     Drift(Turn),
-}
-
-/// A parity job that waits: row `row` of a full stripe.
-#[derive(Debug)]
-struct ParityJob {
-    stripe: Shared<Stripe>,
-    row: usize,
 }
 
 /// The core.

@@ -13,13 +13,12 @@ use super::{
 use crate::{
     clock::Time,
     code::RunsOn,
-    config::{ParityWhen, Placement},
     job::{JobKind, Work},
     pool::Shared,
-    query::{Accepts, FaultDomain, LaneId},
+    query::{FaultDomain, LaneId},
     queue::{Bounded, Call},
     reply::Admitted,
-    stripe::{Place, Stripe},
+    stripe::Place,
 };
 
 /// What a lane takes.
@@ -184,81 +183,6 @@ impl Dispatch {
         }
     }
 
-    /// Gives a query that starts now a place in a stripe; full stripes make their parity jobs runnable.
-    fn give_place(
-        &self,
-        query: &Shared<Admitted>,
-        domain: FaultDomain,
-        now: Time,
-        effects: &mut Vec<Effect>,
-    ) -> Option<Place> {
-        let stripes = self.stripes.as_ref()?;
-        if !self.is_systematic() || !query.query.in_range {
-            self.metrics.unprotected.inc();
-            return None;
-        }
-        let (place, over) = stripes.place(query, domain, now);
-        if let Some(stripe) = over {
-            self.takes_no_more(&stripe, effects);
-        }
-        Some(place)
-    }
-
-    /// Under a code that is not systematic, a query has no run of its own: it joins a stripe, and waits for what the parity slots bring.
-    /// `false` if it must be run as it is.
-    pub(super) fn join_only(&self, query: &Shared<Admitted>, effects: &mut Vec<Effect>) -> bool {
-        let coded = query.query.accepts == Accepts::Any && query.query.in_range;
-        let Some(stripes) = self.stripes.as_ref().filter(|_| coded && !self.is_systematic()) else { return false };
-        query.start();
-        if let Some(stripe) = stripes.place_erased(query) {
-            self.takes_no_more(&stripe, effects);
-        }
-        true
-    }
-
-    /// A stripe is full, or was closed before it was.
-    pub(super) fn takes_no_more(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
-        if !stripe.is_full() {
-            self.rescue_hopeless(stripe, effects);
-        } else if self.is_systematic() {
-            self.stripe_is_full(stripe, effects);
-        } else {
-            self.queue_parity(stripe, effects);
-        }
-    }
-
-    /// A stripe is full: its parity jobs are queued, unless the policy waits for a late member, or has no lane to spare. A query's own backup
-    /// is then left for the case that its run is late; other parity is dropped.
-    pub(super) fn stripe_is_full(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
-        let policy = &self.settings.policy;
-        let dedicated = policy.placement == Placement::Dedicated;
-        if policy.parity == ParityWhen::Late && !stripe.erased().iter().any(|slot| stripe.waiting(slot).is_some()) {
-            return;
-        }
-        if dedicated || policy.parity == ParityWhen::Late || self.step() == Step::Parity {
-            self.queue_parity(stripe, effects);
-        } else if self.step() == Step::Copies || !self.has_backups() {
-            for row in 0..stripe.r() {
-                stripe.drop_parity(row);
-            }
-            self.rescue_hopeless(stripe, effects);
-        }
-    }
-
-    /// Queues the parity jobs of a full stripe, once; if there is no room, the stripe does without.
-    pub(super) fn queue_parity(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
-        if !stripe.ask_parity() {
-            return;
-        }
-        for row in 0..stripe.r() {
-            if let Err(job) = self.parity.push(ParityJob { stripe: stripe.clone(), row }) {
-                self.drop_parity(&job, effects);
-                continue;
-            }
-            self.call(Call::Parity, effects);
-        }
-    }
-
     /// Parity jobs of one model, as many as fit a batch; those that nobody needs any more are passed over.
     fn take_parity(&self, from: &Bounded<ParityJob>, lane: LaneId, effects: &mut Vec<Effect>) -> Option<Draft> {
         let domain = self.seat(lane).settings.domain;
@@ -298,26 +222,6 @@ impl Dispatch {
             self.seat(lane).parity_blocked.store(true, Ordering::Relaxed);
         }
         draft.unless_empty(&self.spare)
-    }
-
-    fn put_parity_back(&self, to: &Bounded<ParityJob>, job: ParityJob, effects: &mut Vec<Effect>) {
-        if let Err(job) = to.push(job) {
-            self.drop_parity(&job, effects);
-        }
-    }
-
-    /// The stripe does without this parity job; what hoped for it is rescued.
-    pub(super) fn drop_parity(&self, job: &ParityJob, effects: &mut Vec<Effect>) {
-        job.stripe.drop_parity(job.row);
-        self.rescue_hopeless(&job.stripe, effects);
-    }
-
-    /// Whether a parity job that may not start in `domain` now could start there later, or elsewhere. Lanes that are out of work may be so for ever, and
-    /// so does a lost slot keep its domain; one that is in flight, perhaps in the very batch that is being made, does not.
-    fn parity_could_run(&self, stripe: &Stripe, domain: FaultDomain) -> bool {
-        let mut lanes = self.lanes.iter().filter(|lane| lane.settings.role.runs_parity());
-        let is_open = |lane: &LaneSeat| lane.is_healthy() && !stripe.has_erased_in(lane.settings.domain);
-        lanes.clone().any(|lane| lane.settings.domain != domain) && lanes.any(is_open)
     }
 
     /// Counts the jobs of a batch that a lane has run.

@@ -6,21 +6,13 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
-    Dispatch, Effect,
-    ladder::{Seen, Step},
-    lane_id,
-    pull::wanted_or_passed_over,
-    run::Run,
-    straggler::Help,
-    timers::Due,
+    Dispatch, Effect, ladder::Seen, lane_id, pull::wanted_or_passed_over, run::Run, straggler::Help, timers::Due,
 };
 use crate::{
     clock::Time,
     health::{LaneHealth, State},
-    pool::Shared,
     query::LaneId,
     queue::Call,
-    stripe::{Overdue, Place, Stripe},
 };
 
 impl Dispatch {
@@ -71,31 +63,6 @@ impl Dispatch {
         self.step.store(advice.step as u8, Ordering::Relaxed);
         self.budget.store(advice.budget, Ordering::Relaxed);
         self.urgent.store(advice.urgent, Ordering::Relaxed);
-    }
-
-    /// Stripes that stayed short get known partners, or an exact idle copy of each member that still waits.
-    fn fill_stripes(&self, now: Time, effects: &mut Vec<Effect>) {
-        let Some(stripes) = &self.stripes else { return };
-        for overdue in stripes.overdue(now, self.is_pooled() || !self.is_systematic()) {
-            match overdue {
-                Overdue::Filled(stripe) => self.stripe_is_full(&stripe, effects),
-                Overdue::Closed(stripe) => {
-                    self.rescue_hopeless(&stripe, effects);
-                    // Under `copies` each of them has one already.
-                    if self.is_pooled() && self.is_systematic() && self.step() != Step::Copies {
-                        self.copy_waiting(&stripe, effects);
-                    }
-                }
-            }
-        }
-    }
-
-    fn copy_waiting(&self, stripe: &Shared<Stripe>, effects: &mut Vec<Effect>) {
-        for slot in 0..stripe.k() {
-            let Some(query) = stripe.open(slot) else { continue };
-            let place = Place { stripe: stripe.clone(), slot };
-            self.queue_copy(query, Some(&place), effects);
-        }
     }
 
     /// Calls a lane whose canary is due, and declares a lane hung whose batch is too old.
