@@ -29,6 +29,13 @@ pub struct DeviceId(pub u16);
 /// The output values of one model row, host memory.
 pub type Values = Arc<[f32]>;
 
+impl LaneId {
+    /// Its place among the lanes.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// One input row: a window into the buffer of the request that brought it. By default it is empty and holds no buffer.
 #[derive(Clone, Default)]
 pub struct Row {

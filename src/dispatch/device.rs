@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Dispatch, Effect, RunningJob, lane_id, lanes::LaneSeat};
+use super::{Dispatch, Effect, lanes::LaneSeat};
 use crate::{
     clock::Time,
     config::Hedge,
@@ -49,8 +49,7 @@ impl Dispatch {
     /// How many lanes can run data jobs now, and are not stuck in a batch for longer than `patience`. A policy without health leaves a lane
     /// that hangs in the healthy state; this does not.
     pub fn moving_lanes(&self, now: Time, patience: Duration) -> usize {
-        let usable = self.lanes.iter().filter(|lane| lane.settings.role.runs_base() && lane.is_usable());
-        usable.filter(|lane| moves(lane, now, patience)).count()
+        self.base_lanes().filter(|lane| lane.is_usable() && moves(lane, now, patience)).count()
     }
 
     /// Whether some query could be answered: by one of those lanes, or where none is left by a small model alone.
@@ -89,7 +88,7 @@ impl Dispatch {
     /// A job's error says that the device of a lane is of no use any more: all lanes on it are out.
     pub(super) fn broken(&self, lane: LaneId, now: Time, effects: &mut Vec<Effect>) {
         let device = self.seat(lane).settings.device;
-        let of_device = (0..self.lanes.len()).map(lane_id).filter(|other| self.seat(*other).settings.device == device);
+        let of_device = self.lane_ids().filter(|other| self.seat(*other).settings.device == device);
         for lane in of_device {
             self.fence(lane, Sign::Broken, false, now, effects);
         }
@@ -152,10 +151,7 @@ impl Dispatch {
         });
         let given_up = jobs.is_some();
         for job in jobs.into_iter().flatten() {
-            match job {
-                RunningJob::Query(run) => self.give_up_run(run, now, effects),
-                RunningJob::Parity { stripe, row } => self.do_without(&stripe, stripe.k() + row, now, effects),
-            }
+            self.give_up(job, now, effects);
         }
         given_up
     }

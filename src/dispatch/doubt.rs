@@ -3,7 +3,7 @@
 //! A device is known by its fault domain, which a stripe remembers for each slot; where a slot's first run was lost and another brought its output, the
 //! residual counts for the device that lost it, which does little harm.
 
-use super::{Dispatch, Effect, LaneSettings, lane_id};
+use super::{Dispatch, Effect, LaneSettings};
 use crate::{
     code::residual::{odd, residual},
     health::residual::Residuals,
@@ -48,7 +48,7 @@ impl Dispatch {
         let doubtful = self.doubts.try_lock().map(|mut doubts| doubts.seen(stripe)).unwrap_or_default();
         for device in doubtful {
             let on_it = |lane: &_| self.seat(*lane).settings.domain == device && self.seat(*lane).is_usable();
-            for lane in (0..self.lanes.len()).map(lane_id).filter(on_it) {
+            for lane in self.lane_ids().filter(on_it) {
                 self.seat(lane).unchecked.ask();
                 effects.extend([Effect::Doubted(lane), Effect::Wake(lane)]);
             }

@@ -11,7 +11,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::{
-    Dispatch, Effect, RunningJob, lane_id,
+    Dispatch, Effect, RunningJob,
     run::{Run, Why},
 };
 use crate::{
@@ -67,7 +67,7 @@ impl Dispatch {
         if policy.hedge == Hedge::None {
             return;
         }
-        let base = || (0..self.lanes.len()).map(lane_id).filter(|lane| self.seat(*lane).settings.role.runs_base());
+        let base = || self.lane_ids().filter(|lane| self.seat(*lane).settings.role.runs_base());
         let is_late = |lane: &LaneId| {
             let seat = self.seat(*lane);
             seat.is_usable() && seat.is_late(policy.hedge, policy.hedge_after, now)
@@ -93,7 +93,7 @@ impl Dispatch {
                 RunningJob::Query(run) => self.run_is_late(run, now, effects),
                 // Whoever is late himself and hoped for this backup is run again.
                 RunningJob::Parity { stripe, row } if self.has_backups() => {
-                    self.do_without(&stripe, stripe.k() + row, now, effects);
+                    self.do_without(&stripe, stripe.parity_slot(row), now, effects);
                 }
                 RunningJob::Parity { .. } => {}
             }

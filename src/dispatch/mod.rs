@@ -274,7 +274,16 @@ impl Dispatch {
     }
 
     fn seat(&self, lane: LaneId) -> &LaneSeat {
-        &self.lanes[usize::from(lane.0)]
+        &self.lanes[lane.index()]
+    }
+
+    fn lane_ids(&self) -> impl Iterator<Item = LaneId> + use<> {
+        (0..self.lanes.len()).map(lane_id)
+    }
+
+    /// The lanes that run data jobs.
+    fn base_lanes(&self) -> impl Iterator<Item = &LaneSeat> {
+        self.lanes.iter().filter(|lane| lane.settings.role.runs_base())
     }
 
     fn call(&self, call: Call, effects: &mut Vec<Effect>) {
@@ -304,8 +313,8 @@ impl Dispatch {
 
     /// The service time to expect of one row on a lane that is well: the shortest of the lanes that run data jobs.
     fn expected(&self) -> Duration {
-        let base = self.lanes.iter().filter(|lane| lane.settings.role.runs_base());
-        base.filter_map(|lane| lane.pace.expected(Pass { model: Model::Base, jobs: 1 })).min().unwrap_or(Duration::ZERO)
+        let one = Pass { model: Model::Base, jobs: 1 };
+        self.base_lanes().filter_map(|lane| lane.pace.expected(one)).min().unwrap_or(Duration::ZERO)
     }
 
     /// What the policy does besides data jobs and rescues: always the same, but for `adaptive`.

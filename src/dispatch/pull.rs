@@ -161,17 +161,9 @@ impl Dispatch {
         draft.unless_empty(&self.spare)
     }
 
-    /// Puts a query on the data queue. That may be full of copies of queries that were answered meanwhile; those that are open hold permits and
-    /// are there twice at most, so there is room once the others are out.
+    /// Puts a query on the data queue. Those that are open hold permits and are there twice at most.
     pub(super) fn push_data(&self, query: Shared<Admitted>) {
-        let Err(query) = self.data.push(query) else { return };
-        let mut unplaced = vec![query];
-        while let Some(query) = unplaced.pop() {
-            if let Err(query) = self.data.push(query) {
-                unplaced.extend(self.data.retain(wanted_or_passed_over));
-                unplaced.push(query);
-            }
-        }
+        push_wanted(&self.data, query, |query| query);
     }
 
     /// Queues an exact copy of a query for a lane that would be idle.
@@ -255,4 +247,17 @@ pub(super) fn wanted_or_passed_over(query: &Shared<Admitted>) -> bool {
         query.pass_over();
     }
     is_open
+}
+
+/// Puts admitted work on its queue. That may be full of queries that were answered meanwhile; it is as long as those that are open can be many, so there is
+/// room once the others are out.
+pub(super) fn push_wanted<T>(queue: &Bounded<T>, item: T, query: impl Fn(&T) -> &Shared<Admitted>) {
+    let Err(item) = queue.push(item) else { return };
+    let mut unplaced = vec![item];
+    while let Some(item) = unplaced.pop() {
+        if let Err(item) = queue.push(item) {
+            unplaced.extend(queue.retain(|item| wanted_or_passed_over(query(item))));
+            unplaced.push(item);
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Dispatch, Effect, LaneSeat,
-    pull::wanted_or_passed_over,
+    pull::{push_wanted, wanted_or_passed_over},
     run::{Run, RunningJob, Why},
     straggler::Sample,
     timers::Due,
@@ -90,7 +90,7 @@ impl Dispatch {
                 }
             }
             RunningJob::Parity { stripe, row } => {
-                self.settle(&stripe, stripe.k() + row, output, now, effects);
+                self.settle(&stripe, stripe.parity_slot(row), output, now, effects);
             }
         }
     }
@@ -104,21 +104,25 @@ impl Dispatch {
     }
 
     fn lost(&self, lane: LaneId, loss: Loss, job: RunningJob, now: Time, effects: &mut Vec<Effect>) {
-        match job {
-            RunningJob::Query(run) => {
-                let query = &run.query;
-                // Whoever takes a device's memory, it is not the query.
-                let suspect = if loss == Loss::Memory { None } else { query.lose(lane) };
-                if let Some(first) = suspect.filter(|first| self.blames_query(*first, lane)) {
-                    self.fail(query, Failure::QueryFault);
-                    for lane in [first, lane] {
-                        self.change(lane, |health| health.excuse(now), effects);
-                        effects.push(Effect::Wake(lane));
-                    }
-                }
-                self.give_up_run(run, now, effects);
+        // Whoever takes a device's memory, it is not the query.
+        if let Some(query) = job.query().filter(|_| loss != Loss::Memory)
+            && let Some(first) = query.lose(lane)
+            && self.blames_query(first, lane)
+        {
+            self.fail(query, Failure::QueryFault);
+            for lane in [first, lane] {
+                self.change(lane, |health| health.excuse(now), effects);
+                effects.push(Effect::Wake(lane));
             }
-            RunningJob::Parity { stripe, row } => self.do_without(&stripe, stripe.k() + row, now, effects),
+        }
+        self.give_up(job, now, effects);
+    }
+
+    /// A job is lost or hangs.
+    pub(super) fn give_up(&self, job: RunningJob, now: Time, effects: &mut Vec<Effect>) {
+        match job {
+            RunningJob::Query(run) => self.give_up_run(run, now, effects),
+            RunningJob::Parity { stripe, row } => self.do_without(&stripe, stripe.parity_slot(row), now, effects),
         }
     }
 
@@ -143,7 +147,7 @@ impl Dispatch {
     }
 
     /// A run of a query is lost or hangs: its slot is erased, and the query is run elsewhere.
-    pub(super) fn give_up_run(&self, run: Run, now: Time, effects: &mut Vec<Effect>) {
+    fn give_up_run(&self, run: Run, now: Time, effects: &mut Vec<Effect>) {
         run.end();
         let Run { query, place, .. } = run;
         if let Some(Place { stripe, slot }) = &place {
@@ -179,17 +183,9 @@ impl Dispatch {
         }
     }
 
-    /// Puts a rescue on its queue. That may be full of queries that were answered meanwhile; those that are open hold permits and are here
-    /// once each, so there is room once the others are out.
+    /// Puts a rescue on its queue. Those that are open hold permits and are there once each.
     pub(super) fn push_rescue(&self, rescue: Run) {
-        let Err(rescue) = self.rescue.push(rescue) else { return };
-        let mut unplaced = vec![rescue];
-        while let Some(rescue) = unplaced.pop() {
-            if let Err(rescue) = self.rescue.push(rescue) {
-                unplaced.extend(self.rescue.retain(|run| wanted_or_passed_over(&run.query)));
-                unplaced.push(rescue);
-            }
-        }
+        push_wanted(&self.rescue, rescue, |run| &run.query);
     }
 
     /// Rescues the erased members of a stripe that it can no longer decode.

@@ -112,7 +112,7 @@ impl Dispatch {
     /// The median of the other lanes' ratios: of their latest batch, or of the one in flight if that is worse already. Lanes at work alone,
     /// if there are enough of them: what an idle one did last may be long ago.
     fn pace_of_others(&self, seat: &LaneSeat, now: Time) -> f64 {
-        let others = self.lanes.iter().filter(|other| other.settings.role.runs_base() && !std::ptr::eq(*other, seat));
+        let others = self.base_lanes().filter(|other| !std::ptr::eq(*other, seat));
         let (mut at_work, mut all) = (self.spare.ratios.take(), self.spare.ratios.take());
         for other in others.filter(|other| other.is_usable()) {
             let so_far = other.ratio_so_far(now);
@@ -128,7 +128,7 @@ impl Dispatch {
     }
 
     fn may_be_straggler(&self) -> bool {
-        let base = self.lanes.iter().filter(|lane| lane.settings.role.runs_base()).count();
+        let base = self.base_lanes().count();
         let share = match &self.settings.code {
             Some(code) => self.lanes.len() * code.r() / (code.k() + code.r()),
             None => base / 3,

@@ -5,9 +5,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{
-    Dispatch, Effect, ladder::Seen, lane_id, pull::wanted_or_passed_over, run::Run, straggler::Help, timers::Due,
-};
+use super::{Dispatch, Effect, ladder::Seen, pull::wanted_or_passed_over, run::Run, straggler::Help, timers::Due};
 use crate::{
     clock::Time,
     health::{LaneHealth, State},
@@ -35,7 +33,7 @@ impl Dispatch {
         self.advise(now);
         self.watch_late(now, effects);
         self.fill_stripes(now, effects);
-        for lane in (0..self.lanes.len()).map(lane_id) {
+        for lane in self.lane_ids() {
             self.watch(lane, now, effects);
         }
         self.reap(effects);

@@ -66,6 +66,6 @@ impl Mates {
     }
 
     fn domain(&self, lane: LaneId) -> u16 {
-        self.domains[usize::from(lane.0)]
+        self.domains[lane.index()]
     }
 }

@@ -182,7 +182,7 @@ impl World<'_> {
 
     /// What a batch usually takes on a lane.
     fn usual(&self, lane: LaneId) -> Duration {
-        let is_base = self.scenario.roles[usize::from(lane.0)].runs_base();
+        let is_base = self.scenario.roles[lane.index()].runs_base();
         self.scenario.service.mul_f64(if is_base { 1.0 } else { self.scenario.parity_cost })
     }
 
@@ -196,7 +196,7 @@ impl World<'_> {
             Event::Arrive => self.arrive(&mut effects),
             Event::Tick => self.tick(&mut effects),
             Event::Done(lane) => {
-                let at = usize::from(lane.0);
+                let at = lane.index();
                 self.tell_progress(lane);
                 let run = self.lanes[at].run.take().expect("a lane that is done has run something");
                 let service = self.now.since(self.lanes[at].started);
@@ -208,10 +208,10 @@ impl World<'_> {
                 self.step(lane);
             }
             Event::CanaryDone(lane) => {
-                let down = self.lanes[usize::from(lane.0)].course.pace(self.now) == Pace::Down;
+                let down = self.lanes[lane.index()].course.pace(self.now) == Pace::Down;
                 let outcome = if down { Err(Loss::Device) } else { Ok(()) };
                 self.dispatch.canary(lane, outcome, self.now, &mut effects);
-                self.lanes[usize::from(lane.0)].busy = false;
+                self.lanes[lane.index()].busy = false;
                 self.step(lane);
             }
         }
@@ -228,7 +228,7 @@ impl World<'_> {
 
     /// Tells which parts of a lane's batch are over by now, as the lane would have told at once: nobody looks before the next tick.
     fn tell_progress(&mut self, lane: LaneId) {
-        let it = &mut self.lanes[usize::from(lane.0)];
+        let it = &mut self.lanes[lane.index()];
         let Some(run) = &it.run else { return };
         while it.told < PARTS && run.parts[it.told] <= self.now {
             it.told += 1;
@@ -257,13 +257,13 @@ impl World<'_> {
 
     /// What a lane's thread does between two jobs.
     fn step(&mut self, lane: LaneId) {
-        while !self.lanes[usize::from(lane.0)].busy {
+        while !self.lanes[lane.index()].busy {
             let mut effects = Vec::new();
             let work = self.dispatch.pull(lane, self.now, &mut effects);
             match work {
                 Some(Work::Batch(batch)) => self.start(lane, batch),
                 Some(Work::Canary) => {
-                    self.lanes[usize::from(lane.0)].busy = true;
+                    self.lanes[lane.index()].busy = true;
                     self.plan(self.now + self.usual(lane), Event::CanaryDone(lane));
                 }
                 None if self.dispatch.rest(lane) => return self.carry_out(&effects),
@@ -283,7 +283,7 @@ impl World<'_> {
         if self.scenario.model == Model::Linear && !self.mates.start(lane, &batch) {
             self.outcome.broken.push(format!("{lane:?} encodes a stripe beside one of its slots"));
         }
-        let it = &mut self.lanes[usize::from(lane.0)];
+        let it = &mut self.lanes[lane.index()];
         let mut luck = self.luck.of(self.batches);
         self.batches += 1;
         let run = self.drawn.run(batch, (work, self.now), &it.course, &mut luck);

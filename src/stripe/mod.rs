@@ -174,6 +174,11 @@ impl Stripe {
         self.code.r()
     }
 
+    /// The slot of parity row `row`.
+    pub fn parity_slot(&self, row: usize) -> usize {
+        self.k() + row
+    }
+
     /// The member in data slot `slot`, once it has joined.
     pub fn member(&self, slot: usize) -> Option<&Member> {
         self.members[slot].get()
@@ -255,7 +260,7 @@ impl Stripe {
 
     /// The parity job of row `row` will not run.
     pub fn drop_parity(&self, row: usize) {
-        self.mark_erased(SlotSet::only(self.k() + row));
+        self.mark_erased(SlotSet::only(self.parity_slot(row)));
         self.word.mark(word::DROPPED);
     }
 

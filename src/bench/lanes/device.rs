@@ -230,7 +230,7 @@ impl Emulation for Devices {
 
     fn batch(&self, lane: LaneId, batch: &Batch, started: Time, meanwhile: &Meanwhile<'_>) -> Result<(), EmulatedLoss> {
         let begun = self.weather(started);
-        let course = &self.courses[usize::from(lane.0)];
+        let course = &self.courses[lane.index()];
         let cost = if matches!(batch, Batch::Parity(_)) { self.parity_cost } else { 1.0 };
         let work = (self.service.mul_f64(cost), begun);
         let mut luck = self.luck.of(self.batches.fetch_add(1, Ordering::Relaxed));
@@ -253,7 +253,7 @@ impl Emulation for Devices {
         while self.timer.clock.now() < over && !self.stopped.load(Ordering::Acquire) {
             self.timer.clock.pause(over.since(self.timer.clock.now()));
         }
-        let down = self.courses[usize::from(lane.0)].pace(self.weather(over)) == Pace::Down;
+        let down = self.courses[lane.index()].pace(self.weather(over)) == Pace::Down;
         if down { Err(EmulatedLoss) } else { Ok(()) }
     }
 }
