@@ -5,7 +5,11 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Dispatch, Effect, lanes::LaneSeat, occupancy::Occupancy};
+use super::{
+    Dispatch, Effect,
+    lanes::{Finished, LaneSeat, Start},
+    occupancy::Occupancy,
+};
 use crate::{
     clock::Time,
     health::Rules,
@@ -59,7 +63,7 @@ impl Unchecked {
 impl LaneSeat {
     /// A lane that seems well starts a canary.
     fn start_check(&self, occupancy: &Occupancy, now: Time) {
-        self.start(Vec::new(), false, occupancy, now);
+        self.start(Start::Canary, occupancy, now);
     }
 
     /// Whether it runs such a canary.
@@ -92,7 +96,7 @@ impl Dispatch {
     /// The canary of a lane that seemed well, and was to prove it.
     fn check_is_over(&self, lane: LaneId, outcome: Result<(), Loss>, now: Time, effects: &mut Vec<Effect>) {
         let (seat, rules) = (self.seat(lane), &self.settings.health);
-        let (running, was_given_up) = seat.finish();
+        let Finished { running, was_given_up } = seat.finish();
         seat.end(&running, self.occupancy_of(seat));
         seat.keep(running);
         // One that hung is to pass a canary anyway, whatever came of this one.

@@ -116,7 +116,7 @@ impl Dispatch {
         if seat.in_flight(now).is_some() {
             // Given up when the lane was declared hung or fenced; or now.
             self.give_up_batch(lane, None, now, |_| None, effects);
-            let (running, _) = seat.finish();
+            let running = seat.finish().running;
             seat.end(&running, self.occupancy_of(seat));
             seat.take_marks();
         }

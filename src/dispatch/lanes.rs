@@ -27,7 +27,18 @@ use crate::{
 /// A canary runs no more than so many jobs' worth: one row and two on the base model, and every parity model.
 const CANARY_JOBS: u32 = 8;
 
-/// A batch in flight.
+/// What a lane starts.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// A canary that proves a lane which seems well.
+    Canary,
+    /// A batch of these jobs.
+    Batch(Vec<RunningJob>),
+    /// The same, on a lane that was reserved for redundancy.
+    Reserved(Vec<RunningJob>),
+}
+
+/// A batch in flight, or such a canary, which has no jobs.
 #[derive(Debug, Default)]
 pub(super) struct Running {
     /// Its jobs, in the order the lane knows them.
@@ -47,6 +58,14 @@ impl Running {
         };
         Pass { model, jobs: self.jobs.len() }
     }
+}
+
+/// A batch that a lane is done with.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) running: Box<Running>,
+    /// It hung, or its device was fenced, and what follows from that was done.
+    pub(super) was_given_up: bool,
 }
 
 /// One lane.
@@ -154,9 +173,14 @@ impl LaneSeat {
         moved
     }
 
-    /// The lane starts a batch; on a lane that was reserved for it, if it is redundancy.
-    pub(super) fn start(&self, jobs: Vec<RunningJob>, reserved: bool, occupancy: &Occupancy, now: Time) {
-        self.canary.store(jobs.is_empty(), Ordering::Relaxed);
+    /// The lane starts something.
+    pub(super) fn start(&self, start: Start, occupancy: &Occupancy, now: Time) {
+        self.canary.store(matches!(start, Start::Canary), Ordering::Relaxed);
+        let reserved = matches!(start, Start::Reserved(_));
+        let jobs = match start {
+            Start::Canary => Vec::new(),
+            Start::Batch(jobs) | Start::Reserved(jobs) => jobs,
+        };
         self.jobs.store(jobs.len().max(1), Ordering::Relaxed);
         self.parts.store(0, Ordering::Relaxed);
         self.late.store(false, Ordering::Relaxed);
@@ -284,17 +308,17 @@ impl LaneSeat {
         seen
     }
 
-    /// The lane's batch is done; gives it, and whether it was given up.
-    pub(super) fn finish(&self) -> (Box<Running>, bool) {
+    /// The lane's batch is done.
+    pub(super) fn finish(&self) -> Finished {
         self.started.store(0, Ordering::Release);
         if let Some(running) = self.running.take() {
-            return (running, false);
+            return Finished { running, was_given_up: false };
         }
         // The timer holds the lock from taking the batch to leaving it here.
         let taken_out = self.taken_out.lock().take();
         match taken_out.expect("only the timer takes a batch out before it is finished, and leaves it") {
-            TakenOut::InTime(running) => (running, false),
-            TakenOut::GivenUp(running) => (running, true),
+            TakenOut::InTime(running) => Finished { running, was_given_up: false },
+            TakenOut::GivenUp(running) => Finished { running, was_given_up: true },
         }
     }
 

@@ -7,6 +7,7 @@ use super::{
     canary::Rest,
     draft::Draft,
     ladder::Step,
+    lanes::Start,
     occupancy::Occupancy,
     run::{Run, Why},
 };
@@ -55,7 +56,8 @@ impl Dispatch {
         };
         let Taken { draft, reserved } = taken?;
         let (batch, jobs) = draft.done();
-        seat.start(jobs, reserved, self.occupancy_of(seat), now);
+        let start = if reserved { Start::Reserved(jobs) } else { Start::Batch(jobs) };
+        seat.start(start, self.occupancy_of(seat), now);
         self.give_up_if_fenced(lane, now, effects);
         Some(Work::Batch(batch))
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     Dispatch, Effect, LaneSeat,
+    lanes::Finished,
     pull::{push_wanted, wanted_or_passed_over},
     run::{Run, RunningJob, Why},
     straggler::Sample,
@@ -40,7 +41,7 @@ impl Dispatch {
         let Completed { lane, batch, completions, service } = completed;
         self.spare.give(batch);
         let seat = self.seat(lane);
-        let (mut running, was_given_up) = seat.finish();
+        let Finished { mut running, was_given_up } = seat.finish();
         assert_eq!(running.jobs.len(), completions.len(), "a lane reports each job of its batch");
         self.metrics.served(lane, service);
         self.count_jobs(&running.jobs);
