@@ -148,6 +148,9 @@ async fn connection(stream: TcpStream, mut place: Place, shared: Arc<Shared>, fr
     });
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new()).max_concurrent_streams(CALLS_MAX).max_header_list_size(HEAD_BYTES_MAX);
+    // All calls of a connection may be cancelled at once, before the server has come to read of them: that is no reason to end it. The bound stays, because a call that was
+    // cancelled unread keeps its head in memory until it is accepted, and counts among the calls no longer.
+    http.max_pending_accept_reset_streams(CALLS_MAX as usize);
     http.keep_alive_interval(PING.0).keep_alive_timeout(PING.1);
     let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
     tokio::select! {

@@ -54,32 +54,28 @@ impl Raw {
         // The server's own settings, of six words, and a larger window for the connection: before that it takes 64 KiB.
         while raw.ahead.len() < 9 + 24 + 9 + 4 && raw.more() {}
         raw.frame(4, 1, 0, &[]);
-        let mut head = Vec::new();
-        let path = format!("/inference.GRPCInferenceService/{method}");
-        let usual = [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", path.as_str()),
-            (":authority", "localhost"),
-            ("te", "trailers"),
-            ("content-type", kind),
-        ];
-        for (name, value) in usual.iter().chain(more) {
-            head.push(0);
-            for text in [name, value] {
-                head.push(u8::try_from(text.len()).unwrap());
-                head.extend(text.as_bytes());
-            }
-        }
-        raw.frame(1, 4, 1, &head);
+        raw.frame(1, 4, 1, &head((method, kind), more));
         raw
     }
 
+    /// So many calls beside the first one, each of them cancelled, in one write.
+    pub(crate) fn cancelled(&mut self, calls: u32) {
+        let head = head(("ModelInfer", "application/grpc"), &[]);
+        let cancel = 8_u32.to_be_bytes();
+        let call = |stream| [framed((1, 4), stream, &head), framed((3, 0), stream, &cancel)].concat();
+        let bytes = (1..=calls).flat_map(|number| call(2 * number + 1)).collect::<Vec<_>>();
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// Whether the server has read all that was written, and lives.
+    pub(crate) fn is_heard(&mut self) -> bool {
+        self.frame(6, 0, 0, b"pingpong");
+        self.is_told("pingpong")
+    }
+
     fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
         // The server may have answered and closed already.
-        drop(self.stream.write_all(&[&head, payload].concat()));
+        drop(self.stream.write_all(&framed((kind, flags), stream, payload)));
     }
 
     /// Some bytes of the body.
@@ -135,6 +131,34 @@ impl Raw {
         let coded = huffman(word);
         [word.as_bytes(), &coded].iter().any(|form| self.ahead.windows(form.len()).any(|window| window == *form))
     }
+}
+
+/// A frame as it goes over the wire.
+fn framed((kind, flags): (u8, u8), stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The head of a call, whose names and values stand as they are.
+fn head((method, kind): (&str, &str), more: &[(&str, &str)]) -> Vec<u8> {
+    let path = format!("/inference.GRPCInferenceService/{method}");
+    let usual = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path.as_str()),
+        (":authority", "localhost"),
+        ("te", "trailers"),
+        ("content-type", kind),
+    ];
+    let mut head = Vec::new();
+    for (name, value) in usual.iter().chain(more) {
+        head.push(0);
+        for text in [name, value] {
+            head.push(u8::try_from(text.len()).unwrap());
+            head.extend(text.as_bytes());
+        }
+    }
+    head
 }
 
 /// A word of small letters, underscores and a few digits in HPACK's code, up to its last whole byte.
