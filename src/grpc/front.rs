@@ -23,7 +23,7 @@ use super::{
     Caller, Shared,
     health::Readiness,
     inbound::{ENCODING, Inbound, Messages, Requests},
-    infer::timeout,
+    infer::Patience,
     proto::{
         health::health_server::HealthServer, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
     },
@@ -149,9 +149,10 @@ where
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
         let replies = request.extensions().get::<Replies>().cloned();
         let call = replies.expect("every connection puts them beside its requests").open();
-        let deadline = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
+        let patience = Patience::of(request.headers());
         let is_standing = method == STANDING;
-        let request = self.bounded(request, &caller, (service, method), call.asked());
+        let mut request = self.bounded(request, &caller, (service, method), call.asked());
+        request.extensions_mut().insert(patience);
         let reply = match service {
             INFERENCE => match NOT_SERVED.iter().find(|(name, _)| *name == method) {
                 Some(&(_, what)) => self.refuse(&caller, ClientError::NotServed { what }),
@@ -164,7 +165,7 @@ where
         };
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let mut reply = match deadline {
+            let mut reply = match patience.timeout() {
                 None => reply.await?,
                 Some(deadline) => {
                     if let Ok(reply) = tokio::time::timeout(deadline, reply).await {

@@ -6,7 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
-use tonic::{Status, codegen::tokio_stream::wrappers::ReceiverStream, metadata::MetadataMap};
+use tonic::{
+    Status,
+    codegen::{http::HeaderMap, tokio_stream::wrappers::ReceiverStream},
+};
 
 use super::{
     Caller, Shared,
@@ -35,10 +38,16 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// As `grpc-timeout` says; a call without it waits for as long as it takes.
-    pub(super) fn of(metadata: &MetadataMap) -> Self {
-        let timeout = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
+    /// As `grpc-timeout` says, from now on; a call without it waits for as long as it takes. To be asked when the head has come, as the client counts: its message
+    /// may follow much later.
+    pub(super) fn of(head: &HeaderMap) -> Self {
+        let timeout = head.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
         Patience { clock: Clock::start(), timeout }
+    }
+
+    /// What the client says.
+    pub(super) const fn timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     /// How long it may take from now on, so that the reply arrives in time.
@@ -50,7 +59,7 @@ impl Patience {
 }
 
 /// A duration as gRPC writes it: up to eight digits and a unit.
-pub(super) fn timeout(text: &str) -> Option<Duration> {
+fn timeout(text: &str) -> Option<Duration> {
     let unit = text.chars().next_back()?;
     let digits = text.strip_suffix(unit)?;
     let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());

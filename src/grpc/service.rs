@@ -57,7 +57,12 @@ impl Protocol {
     }
 }
 
-/// The caller, whom the front has put beside every request, and the message.
+/// By when an answer is wanted; the front has put that beside every request.
+fn patience<T>(request: &Request<T>) -> Patience {
+    *request.extensions().get().expect("every call passes the front")
+}
+
+/// The caller, whom the front has put beside every request, too, and the message.
 fn taken<T>(request: Request<T>) -> (Caller, T) {
     let caller = request.extensions().get().cloned();
     (caller.expect("every call passes the front"), request.into_inner())
@@ -96,7 +101,7 @@ impl GrpcInferenceService for Protocol {
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
-        let patience = Patience::of(request.metadata());
+        let patience = patience(&request);
         let (caller, request) = taken(request);
         self.told(&caller, infer::one(&self.shared, request, patience).await)
     }
@@ -107,7 +112,7 @@ impl GrpcInferenceService for Protocol {
         &self,
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
-        let patience = Patience::of(request.metadata());
+        let patience = patience(&request);
         let requests = request.extensions().get().and_then(Requests::take);
         let requests = requests.expect("the front has put them beside the call");
         let (caller, _empty) = taken(request);

@@ -1,9 +1,9 @@
 //! Messages as they arrive: cut anywhere, compressed, too many, or of a length that becomes nothing.
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use flate2::{Compression, write::GzEncoder};
-use parityd::grpc::proto::inference::ModelInferRequest;
+use parityd::{clock::Clock, grpc::proto::inference::ModelInferRequest};
 use prost::Message;
 use tonic::{Code, codec::CompressionEncoding, codegen::tokio_stream};
 
@@ -46,6 +46,39 @@ fn a_streams_messages_may_come_a_byte_at_a_time_or_together() {
     cut.data(&messages[..messages.len() - 1]);
     cut.end();
     assert!(cut.is_told("the-second") && cut.is_told("broken_body"));
+}
+
+/// A client that has given up on many calls has not given up on the others of its connection.
+#[test]
+fn calls_that_are_cancelled_unread_do_not_end_the_connection() {
+    let port = Port::open();
+    port.engine.hold();
+    let mut raw = Raw::begin(&port);
+    raw.data(&named("the-held"));
+    raw.end();
+    wait_until("admission", || port.engine.held().len() == 1);
+    raw.cancelled(200);
+    assert!(raw.is_heard(), "the connection lives on");
+    assert_eq!(port.engine.held().len(), 1, "nothing else was asked for");
+    port.engine.release();
+    assert!(raw.is_told("the-held"), "and what was admitted is answered");
+}
+
+/// Its client counts from when it calls.
+#[test]
+fn what_a_message_takes_to_come_is_part_of_its_calls_deadline() {
+    let port = Port::open();
+    let wait = Duration::from_millis(300);
+    for method in ["ModelInfer", "ModelStreamInfer"] {
+        let mut raw = Raw::saying(&port, method, &[("grpc-timeout", "1S")]);
+        assert!(raw.is_heard());
+        Clock::start().pause(wait);
+        raw.data(&named("the-late"));
+        raw.end();
+        assert!(raw.is_told("the-late"));
+        let left = port.engine.terms().timeout.expect("the call has one");
+        assert!(left + wait <= Duration::from_secs(1), "{method}: {left:?}");
+    }
 }
 
 #[test]
