@@ -3,9 +3,13 @@
 //! The future that waits for the answers *is* the client's interest in them: hyper drops it when the client leaves, and with it
 //! [`Pending`](crate::reply::Pending).
 
+use std::{panic, sync::Arc};
+
 use hyper::{HeaderMap, header::CONTENT_TYPE};
+use tokio::{sync::Semaphore, task::JoinError};
 
 use super::{
+    Site,
     body::Allowance,
     outputs,
     parse::{JSON_LENGTH, parse},
@@ -15,8 +19,45 @@ use super::{
 };
 use crate::{
     admission::Refusal,
-    wire::{Call, ClientError, Coding, Error, Timing, check_room, predictions},
+    wire::{Call, ClientError, Coding, Error, Held, Timing, check_room, predictions},
 };
+
+/// A body from this length on is parsed apart. JSON takes some 17 ms a MiB: so no body holds a thread that carries sockets for more than a few milliseconds, and
+/// probes beside it do not notice. A shorter body gains nothing by the way to another thread and back.
+const LONG: usize = 256 * 1024;
+/// Bodies that are parsed apart at once: they compete with CPU lanes, and threads that carry sockets were as many.
+const PARSERS: usize = 2;
+
+/// Where long bodies are parsed.
+#[derive(Debug)]
+pub(super) struct Parsers(Arc<Semaphore>);
+
+impl Default for Parsers {
+    fn default() -> Self {
+        Parsers(Arc::new(Semaphore::new(PARSERS)))
+    }
+}
+
+impl Parsers {
+    /// What a long body says. Nobody is refused because others are parsed: the budget of bodies bounds how many wait. A parse that has begun ends,
+    /// though its client may have left, and its place is taken until then.
+    async fn call(&self, site: &Arc<Site>, body: Held, json_bytes: Option<usize>) -> Result<Call, Error> {
+        let place = Arc::clone(&self.0).acquire_owned().await.expect("the semaphore is never closed");
+        // The last of it may have gone meanwhile.
+        site.admission.has_room()?;
+        let site = Arc::clone(site);
+        let parsed = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            parse(body.as_ref(), json_bytes, &site.signature, site.limits.queue_max)
+        });
+        match parsed.await.map_err(JoinError::try_into_panic) {
+            Ok(call) => Ok(call?),
+            // A bug, which ends the connection as it would on a thread that carries sockets.
+            Err(Ok(bug)) => panic::resume_unwind(bug),
+            Err(Err(_)) => Err(Refusal::Draining.into()),
+        }
+    }
+}
 
 /// Answers `POST …/infer`.
 pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, Error> {
@@ -34,8 +75,12 @@ pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, E
     };
     let mut timing = Timing::start();
     check_room(&*site.admission, &site.metrics, &mut timing)?;
-    let Call { id, terms, wanted, rows } = parse(body.as_ref(), json_bytes, &site.signature, site.limits.queue_max)?;
-    drop(body);
+    let call = call(shared, body, json_bytes).await;
+    // A refusal counts as that of any request that came whole; a client's mistake does not.
+    if let Err(Error::Refused(_)) = &call {
+        timing.answered(&site.metrics, &call);
+    }
+    let Call { id, terms, wanted, rows } = call?;
     timing.read();
     let predictions = predictions(&*site.admission, &shared.drain, rows, terms).await;
     timing.answered(&site.metrics, &predictions);
@@ -44,6 +89,19 @@ pub(super) async fn infer(shared: &Shared, asked: &mut Asked) -> Result<Reply, E
     let reply = respond::outputs(written, Coding::of_reply(headers));
     timing.written(&site.metrics, predictions.len());
     Ok(reply)
+}
+
+/// What a body says; it is let go of then.
+async fn call(shared: &Shared, body: Held, json_bytes: Option<usize>) -> Result<Call, Error> {
+    let site = &shared.site;
+    if body.as_ref().len() < LONG {
+        return Ok(parse(body.as_ref(), json_bytes, &site.signature, site.limits.queue_max)?);
+    }
+    tokio::select! {
+        biased;
+        call = shared.parsers.call(site, body, json_bytes) => call,
+        () = shared.drain.begun() => Err(Refusal::Draining.into()),
+    }
 }
 
 /// Absent, JSON or binary; which of the forms the body has, the header of the JSON's length says.

@@ -15,7 +15,9 @@ use super::{
     body::{Allowance, Inbound, has_body},
     classify,
     classify::Decoders,
-    describe, infer, openapi, respond,
+    describe, infer,
+    infer::Parsers,
+    openapi, respond,
     respond::Reply,
     status::Status,
 };
@@ -34,6 +36,7 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     pub(super) drain: Arc<Drain>,
     pub(super) decoders: Decoders,
+    pub(super) parsers: Parsers,
     pub(super) traces: Traces,
     /// What `/openapi.json` says.
     openapi: Bytes,
@@ -43,8 +46,8 @@ impl Shared {
     /// Nothing has been asked.
     pub(super) fn new(site: Arc<Site>, budget: Budget) -> Self {
         let openapi = openapi::document(&site);
-        let (drain, decoders, traces) = (Arc::new(Drain::new()), Decoders::default(), Traces::new());
-        Shared { site, budget, drain, decoders, traces, openapi }
+        let (decoders, parsers) = (Decoders::default(), Parsers::default());
+        Shared { site, budget, drain: Arc::new(Drain::new()), decoders, parsers, traces: Traces::new(), openapi }
     }
 }
 

@@ -1,8 +1,11 @@
 //! What a request may say: routes, verbs, bodies, sizes, and what comes back.
 
-use crate::port::{INFER, Port, QUEUE_MAX, ROW, request, rows, tensor};
+use std::sync::atomic::Ordering;
+
 use parityd::admission::Refusal;
 use serde_json::{Value, json};
+
+use crate::port::{INFER, Port, QUEUE_MAX, ROW, WORKERS, request, rows, tensor, wait_until};
 
 #[test]
 fn metadata_and_health_are_told() {
@@ -37,6 +40,23 @@ fn readiness_is_the_engines_and_liveness_is_not() {
     }
     assert_eq!(port.get("/v2/health/live").status, 200);
     assert!(port.get("/metrics").body.contains("reason=\"not_ready\"} 0"), "a probe is no failed query");
+}
+
+/// A thread that carries sockets answers nobody else while it parses.
+#[test]
+fn a_long_body_is_parsed_on_a_thread_that_carries_no_sockets() {
+    // A port that takes so long a body.
+    let port = Port::with(|site| site.limits.queue_max = 1 << 16);
+    let started = || port.threads.load(Ordering::SeqCst);
+    wait_until("all workers", || started() == WORKERS);
+    assert_eq!(port.infer(&rows(&[ROW])).status, 200);
+    assert_eq!(started(), WORKERS, "a short one is not worth the way");
+    let long = |body: &str| format!("{body}{}", " ".repeat(300 << 10));
+    assert_eq!(port.infer(&long(&rows(&[ROW]))).json()["outputs"][0]["data"][0], 7.5);
+    assert_eq!(started(), WORKERS + 1);
+    port.infer(&long("{")).refused(400, "bad_json");
+    port.engine.refuse(Refusal::Full);
+    port.infer(&long(&rows(&[ROW]))).refused(429, "full");
 }
 
 #[test]
