@@ -187,7 +187,7 @@ async fn serve(for_http: TcpListener, for_grpc: TcpListener, patience: Duration)
     let listener = |listener| tokio::net::TcpListener::from_std(listener).expect("a runtime");
     let never = std::future::pending::<()>;
     tokio::join!(
-        http::serve(listener(for_http), Arc::new(site), never(), never()),
+        http::serve(listener(for_http), Arc::new(site), never(), never(), never()),
         grpc::serve(listener(for_grpc), Arc::new(other), never(), never()),
     );
 }

@@ -57,14 +57,15 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 ///
 /// Leaving loses nobody: whoever is connected is answered once more and told to connect anew, for as long as a shutdown would wait.
 ///
-/// By the time `shutdown` resolves, admission refuses. The port stays open until every admitted query is answered, at most for
-/// `limits.drain`; requests that are not answered by then get a 503. Then it closes, and returns their number once the last replies are
-/// written.
+/// By the time `shutdown` resolves, admission refuses. The port stays open until every admitted query is answered, and until `settled_beside`
+/// resolves, when none is left that came through another port: probes look here. At most that takes `limits.drain`; requests that are not answered by then get a 503. Then it
+/// closes, and returns their number once the last replies are written.
 pub async fn serve(
     listener: TcpListener,
     site: Arc<Site>,
     taken_over: impl Future<Output = ()>,
     shutdown: impl Future<Output = ()>,
+    settled_beside: impl Future<Output = ()>,
 ) -> usize {
     let limits = site.limits;
     let budget = Budget::new(limits.bodies_bytes_max.max(site.body_bytes_max()));
@@ -87,9 +88,16 @@ pub async fn serve(
     }
     shared.drain.begin();
     let mut unanswered = 0;
-    if tokio::time::timeout(limits.drain, port.accept_until(shared.drain.settled())).await.is_err() {
+    let settled = async {
+        settled_beside.await;
+        shared.drain.settled().await;
+    };
+    if tokio::time::timeout(limits.drain, port.accept_until(settled)).await.is_err() {
         unanswered = shared.drain.waiting();
-        tracing::warn!(requests = unanswered, "drain_ms is over: requests that are not answered get a 503");
+        // Those of another port are told of there.
+        if unanswered > 0 {
+            tracing::warn!(requests = unanswered, "drain_ms is over: requests that are not answered get a 503");
+        }
     }
     shared.drain.end();
     let mut connections = port.close();

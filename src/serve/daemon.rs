@@ -1,6 +1,6 @@
 //! The daemon around a running engine: ports, signals, systemd.
 //!
-//! The end, in order: the first SIGTERM, SIGINT or SIGHUP turns readiness red and makes admission refuse; the port stays open and says so;
+//! The end, in order: the first SIGTERM, SIGINT or SIGHUP turns readiness red and makes admission refuse; the port of HTTP stays open and says so;
 //! admitted queries are answered, for at most `drain_ms`; the port closes; the process ends with 0. Lanes that hang are left where they
 //! are, and end with the process. A second signal ends it at once. The other end is that another process takes over (`succession`): this one
 //! accepts no more, answers what it has, and ends with 0.
@@ -35,7 +35,7 @@ use crate::{
     http::{self, Lanes, Limits, Site},
 };
 
-/// Threads that carry sockets; parsing a request is their heaviest work.
+/// Threads that carry sockets; parsing a short request is their heaviest work, and a long one is parsed elsewhere.
 const HTTP_THREADS: usize = 2;
 
 /// Serves until SIGTERM, SIGINT or SIGHUP, and through the drain; or until another process takes over.
@@ -123,7 +123,14 @@ async fn serve(
         systemd.tell(|words| words.main = Some(process));
         tracing::warn!(process, "another process has taken over: admitted queries are answered, and this one ends");
     };
-    let port = http::serve(listener, Arc::new(site(plan, running, limits)), taken_over, drained(drains));
+    let (answering, settles) = watch::channel(());
+    let beside = async move {
+        let unanswered = beside.await;
+        drop(answering);
+        unanswered
+    };
+    let site = Arc::new(site(plan, running, limits));
+    let port = http::serve(listener, site, taken_over, drained(drains), drained(settles));
     let reporting = async {
         tokio::select! {
             () = notify::report(systemd, running) => {}
@@ -203,7 +210,7 @@ async fn left_to_another(successor: watch::Receiver<Option<u32>>) {
     let _process: u32 = succeeded(successor).await;
 }
 
-/// Resolves when the drain begins: nothing is ever sent, and then the channel closes.
+/// Resolves when the drain begins, or gRPC's port has ended: nothing is ever sent, and then the channel closes.
 async fn drained(mut drains: watch::Receiver<()>) {
     drop(drains.changed().await);
 }

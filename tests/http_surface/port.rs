@@ -3,7 +3,10 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -56,8 +59,13 @@ pub(crate) struct Port {
     pub(crate) address: SocketAddr,
     pub(crate) engine: Arc<Adder>,
     pub(crate) stop: Option<tokio::sync::oneshot::Sender<()>>,
+    /// Threads that the server's runtime has started so far: workers, and those for what would hold a worker up.
+    pub(crate) threads: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
+
+/// Threads of the server that carry sockets.
+pub(crate) const WORKERS: usize = 2;
 
 impl Port {
     pub(crate) fn open() -> Port {
@@ -76,15 +84,22 @@ impl Port {
         change(&mut site);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let threads = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&threads);
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let count = move || {
+                counted.fetch_add(1, Ordering::SeqCst);
+            };
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            let runtime = runtime.worker_threads(WORKERS).on_thread_start(count).enable_all().build().unwrap();
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
-                http::serve(listener, Arc::new(site), std::future::pending(), async { drop(stopped.await) }).await;
+                let stopped = async { drop(stopped.await) };
+                http::serve(listener, Arc::new(site), std::future::pending(), stopped, std::future::ready(())).await;
             });
         });
-        Port { address: told.recv().unwrap(), engine, stop: Some(stop), thread: Some(thread) }
+        Port { address: told.recv().unwrap(), engine, stop: Some(stop), threads, thread: Some(thread) }
     }
 
     pub(crate) fn connect(&self) -> Client {

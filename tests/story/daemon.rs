@@ -184,6 +184,14 @@ impl Daemon {
         line.trim().trim_end_matches("kB").trim().parse().unwrap()
     }
 
+    /// The address of gRPC's port.
+    pub(crate) fn grpc(&self) -> String {
+        self.log()
+            .iter()
+            .find_map(|line| address_in(line, "listens for gRPC"))
+            .expect("it is logged before the daemon is ready")
+    }
+
     /// What it has logged so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
@@ -268,7 +276,12 @@ pub(crate) fn agent(timeout: Duration) -> Agent {
 
 /// The address in the log line that says `listening`.
 fn bound_address(line: &str) -> Option<String> {
-    if !line.contains("listening") {
+    address_in(line, "listening")
+}
+
+/// The address in a log line that says `word`.
+fn address_in(line: &str, word: &str) -> Option<String> {
+    if !line.contains(word) {
         return None;
     }
     let (_, rest) = line.split_once("address")?;

@@ -6,6 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parityd::grpc::proto::inference::{
+    ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
+};
+use tonic::{Code, transport::Endpoint};
+
 use crate::{
     alone, beside,
     daemon::{Daemon, config},
@@ -88,6 +93,53 @@ fn while_it_waits_for_admitted_queries_new_ones_get_a_503() {
         assert_eq!(statuses(&waited), BTreeMap::from([(504, 1)]), "answered, by its deadline");
     });
     assert_eq!(daemon.wait(), Some(0));
+}
+
+/// Probes look at HTTP's port: while it is open, they see a daemon that ends in order.
+#[test]
+fn while_a_call_of_grpc_waits_for_its_answer_http_says_that_the_daemon_ends() {
+    let _beside = beside();
+    let mut daemon = stuck(5000, 60_000);
+    let channel = Endpoint::from_shared(format!("http://{}", daemon.grpc())).unwrap();
+    thread::scope(|scope| {
+        let call = scope.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut client = GrpcInferenceServiceClient::new(channel.connect().await.unwrap());
+                client.model_infer(blank()).await.map(tonic::Response::into_inner)
+            })
+        });
+        wait_for_one(&daemon);
+        daemon.signal();
+        daemon.wait_until("draining", |daemon| daemon.status("/v2/health/ready") == Some(503));
+        for _ in 0..10 {
+            let status = daemon.status("/v2/health/ready");
+            if call.is_finished() {
+                break;
+            }
+            assert_eq!(status, Some(503), "the port is open for as long");
+            thread::sleep(Duration::from_millis(20));
+        }
+        let answered = call.join().unwrap();
+        assert_eq!(answered.unwrap_err().code(), Code::DeadlineExceeded, "answered, by its deadline");
+    });
+    assert_eq!(daemon.wait(), Some(0));
+}
+
+/// A request of one picture.
+fn blank() -> ModelInferRequest {
+    let input = InferInputTensor {
+        name: "input".into(),
+        datatype: "FP32".into(),
+        shape: vec![1, 1, 28, 28],
+        ..InferInputTensor::default()
+    };
+    ModelInferRequest {
+        model_name: "fashion-mnist".into(),
+        inputs: vec![input],
+        raw_input_contents: vec![vec![0; 28 * 28 * 4].into()],
+        ..ModelInferRequest::default()
+    }
 }
 
 #[test]
