@@ -160,15 +160,30 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage, ClientError> {
 }
 
 /// Whether a file lacks its end where its decoder would not mind: that fills up what is missing of a JPEG, and takes of an animation what
-/// there is. Within a JPEG's scan 0xff is never followed by either of these bytes, so the later of a scan's start and an end tells; a WebP
-/// says how long it is. A PNG's decoder misses pixels by itself.
+/// there is. A WebP says how long it is. A PNG's decoder misses pixels by itself.
 fn is_cut_off(format: ImageFormat, bytes: &[u8]) -> bool {
     if format == ImageFormat::Jpeg {
-        let last = bytes.windows(2).rfind(|pair| matches!(pair, [0xff, 0xd9 | 0xda]));
-        return !matches!(last, Some([0xff, 0xd9]));
+        return !has_end(bytes);
     }
     let told = bytes.get(4..8).and_then(|told| told.try_into().ok()).map_or(0, u32::from_le_bytes);
     format == ImageFormat::WebP && usize::try_from(told).map_or(true, |told| told > bytes.len() - 8)
+}
+
+/// Whether a JPEG's first picture has its end. Segments are passed over by their length: what is in one, such as the small picture for an overview, is none of
+/// our markers. So is what follows the end, where phones put films. Within a scan, as between segments, what is no marker is skipped.
+fn has_end(jpeg: &[u8]) -> bool {
+    // What begins it has been seen.
+    let mut rest = jpeg.get(2..).unwrap_or_default();
+    let is_marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0 | 1 | 0xd0..=0xd8 | 0xff);
+    while let Some(at) = rest.windows(2).position(is_marker) {
+        if rest[at + 1] == 0xd9 {
+            return true;
+        }
+        let segment = &rest[at + 2..];
+        let Some(&[high, low]) = segment.first_chunk() else { return false };
+        rest = segment.get(usize::from(u16::from_be_bytes([high, low]))..).unwrap_or_default();
+    }
+    false
 }
 
 fn on_black(picture: DynamicImage) -> DynamicImage {

@@ -135,6 +135,25 @@ fn forms_that_other_programs_write_are_read() {
     }
 }
 
+/// Phones put a film behind a picture's end, and its bytes may look like a scan's start.
+#[test]
+fn what_follows_a_jpegs_end_is_nothing_of_it() {
+    let port = canvas(2, 1);
+    let film = b"\0\0\0\x18ftypmp42\xff\xda";
+    for name in ["cmyk", "progressive", "turned"] {
+        let path = format!("{}/tests/data/pictures/{name}.jpg", env!("CARGO_MANIFEST_DIR"));
+        let whole = std::fs::read(path).expect("it is there");
+        let alone = send(&port, "", "", &whole);
+        assert_eq!(alone.status, 200, "{name}");
+        let followed = send(&port, "", "", &[&whole, &film[..]].concat());
+        assert_eq!((followed.status, &followed.body), (200, &alone.body), "{name}");
+        // An end that stands in a comment is not the picture's.
+        let cut = &whole[..whole.len() - 20];
+        let comment = [&cut[..2], b"\xff\xfe\0\x04\xff\xd9", &cut[2..]].concat();
+        send(&port, "", "", &comment).refused(400, "bad_picture");
+    }
+}
+
 #[test]
 fn bytes_that_are_no_picture_are_refused_by_name() {
     let port = Port::open();
