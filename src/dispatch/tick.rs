@@ -107,8 +107,8 @@ impl Dispatch {
     /// Takes work that nobody waits for any more out of queues that no lane empties. It holds permits: without this, a parity lane
     /// that hangs would in time take every place that admission has.
     fn reap(&self, effects: &mut Vec<Effect>) {
-        // A full turn of the data queue is worth its while only if it frees much.
-        if self.data.len() >= self.settings.queue_max / 2 {
+        // A full turn of the data queue is worth its while only if it frees much, or if no lane is left that passes over what nobody waits for.
+        if self.data.len() >= self.settings.queue_max / 2 || self.occupancy.healthy() == 0 {
             for displaced in self.data.retain(wanted_or_passed_over) {
                 self.push_data(displaced);
             }

@@ -119,3 +119,22 @@ fn a_broken_device_takes_the_lanes_on_it_out_of_work_and_no_others() {
     let states = [0, 1, 2].map(|lane| hand.core.describe(LaneId(lane)).0);
     assert_eq!(states, ["fenced", "healthy", "fenced"]);
 }
+
+/// Admission would refuse for the sake of rows that nobody waits for.
+#[test]
+fn rows_that_were_answered_give_their_places_back_while_every_lane_hangs() {
+    let mut hand = Hand::new(Rerun::AtOnce);
+    let queries: Vec<_> = (0..4_u8).map(|value| hand.submit(f32::from(value), Accepts::DirectOnly)).collect();
+    for lane in BASE {
+        assert!(matches!(hand.pull(lane), Some(Work::Batch(_))));
+    }
+    hand.tick_after(201);
+    assert!(BASE.iter().all(|&lane| hand.core.describe(lane).0 == "hung"));
+    assert!(!hand.core.data.is_empty() && hand.core.data.len() < 4, "less than half of what may be admitted");
+    hand.tick_after(2000);
+    assert!(queries.iter().all(|(query, _)| query.answered().is_some()), "by their deadline");
+    drop(queries);
+    hand.tick_after(1);
+    assert!(hand.core.data.is_empty(), "though no lane has pulled");
+    assert!(hand.metrics.text().contains("parityd_queue_jobs 0\n"));
+}
