@@ -74,15 +74,16 @@ fn all<'a>(answers: impl Iterator<Item = &'a Answer>) -> Result<Vec<Prediction>,
     numbered.map(|(row, answer)| answer.map_err(|failure| Error::Failed { row, failure })).collect()
 }
 
-/// Which of the protocol's faults an error is.
-fn fault(error: &Error) -> Fault {
-    match error {
+/// Which of the protocol's faults an error is. A client's mistake is none, also where admission is the first to see it.
+fn fault(error: &Error) -> Option<Fault> {
+    Some(match error {
+        Error::Client(_) => return None,
         Error::Busy(_) | Error::Refused(Refusal::Full) | Error::Failed { failure: Failure::Deadline, .. } => {
             Fault::Rejected
         }
         Error::Failed { failure: Failure::QueryFault, .. } => Fault::Backend,
-        Error::Client(_) | Error::Refused(_) | Error::Failed { failure: Failure::Stopped, .. } => Fault::Other,
-    }
+        Error::Refused(_) | Error::Failed { failure: Failure::Stopped, .. } => Fault::Other,
+    })
 }
 
 /// The times of one request, from its last byte on.
@@ -107,8 +108,9 @@ impl Timing {
     /// It is answered, or refused.
     pub(crate) fn answered<T>(&mut self, metrics: &Metrics, answer: &Result<T, Error>) {
         self.answered = self.clock.now();
-        if let Err(error) = answer {
-            metrics.requests.failed(self.answered.since(Time::ZERO), fault(error));
+        let fault = answer.as_ref().err().and_then(fault);
+        if let Some(fault) = fault {
+            metrics.requests.failed(self.answered.since(Time::ZERO), fault);
         }
     }
 
@@ -139,5 +141,19 @@ mod tests {
         let answers = [Ok(prediction(&[1.0])), Err(Failure::QueryFault), Err(Failure::Deadline)];
         let error = all(answers.iter()).expect_err("two rows failed");
         assert_eq!(error, Error::Failed { row: 1, failure: Failure::QueryFault });
+    }
+
+    /// A request that asks for what the code cannot tell is refused by admission, and wrong all the same.
+    #[test]
+    fn a_clients_mistake_is_no_failed_inference() {
+        let failures = |error: Error| {
+            let metrics = Metrics::new("m", 1).of_version("m", "1");
+            Timing::start().answered(&metrics, &Err::<(), _>(error));
+            let text = metrics.text();
+            let counts = text.lines().filter(|line| line.starts_with("nv_inference_request_failure{"));
+            counts.filter(|line| line.ends_with(" 1")).count()
+        };
+        assert_eq!([Refusal::NotCalibrated, Refusal::Draining].map(|refusal| failures(refusal.into())), [0, 1]);
+        assert_eq!(failures(Error::Failed { row: 0, failure: Failure::QueryFault }), 1);
     }
 }
