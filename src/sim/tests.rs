@@ -240,8 +240,8 @@ fn lanes_of_either_kind_stand_still_and_no_query_waits_for_them_in_vain() {
         (Kind::Compact, 2, 1),
         (Kind::Replica, 2, 2),
     ];
-    let coded = codes.map(|code| (PolicyKind::Coded, code));
-    for (policy, (kind, k, r)) in coded.into_iter().chain([(PolicyKind::Approximate, (Kind::Compact, 2, 1))]) {
+    let stripes = codes.map(|code| (PolicyKind::Coded, code));
+    for (policy, (kind, k, r)) in stripes.into_iter().chain([(PolicyKind::Approximate, (Kind::Compact, 2, 1))]) {
         for hedge in [Hedge::None, Hedge::Progress] {
             let weather = Scenario {
                 faults,
