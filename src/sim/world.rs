@@ -25,7 +25,7 @@ use crate::{
     health::State,
     job::{Batch, Loss, PARTS, Work},
     metrics::Metrics,
-    query::{Accepts, Answer, Failure, LaneId, Provenance, Query, Row, Values},
+    query::{Accepts, Answer, Failure, LaneId, Provenance, Query, Row, Rows, Values},
     reply::{Pending, Requests},
 };
 
@@ -33,6 +33,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(1);
 /// Values in a row of the linear model.
 const WIDTH: usize = 6;
+/// Rows that are all alike, where time alone matters. They are many because no row stands in a stripe twice.
+const ALIKE: usize = 1024;
 /// How far a reconstruction may be from the direct output: rounding of sums of a few values near 1.
 const ROUNDING: f32 = 1e-3;
 /// A lane whose job ends later than this never ends it.
@@ -99,7 +101,7 @@ struct World<'a> {
     waiting: Vec<Option<Waiting>>,
     open: usize,
     answered: Arc<Answered>,
-    null: Row,
+    alike: Vec<Row>,
     arrived: usize,
     ended: Vec<Option<Ended>>,
     outcome: Outcome,
@@ -137,7 +139,7 @@ pub fn run(scenario: &Scenario) -> Outcome {
         waiting: Vec::with_capacity(scenario.queries),
         open: 0,
         answered: Arc::default(),
-        null: Row::whole(vec![0.5; WIDTH]),
+        alike: Rows::new(vec![0.5; ALIKE * WIDTH], WIDTH).expect("rows, and no rest").iter().collect(),
         arrived: 0,
         ended: (0..scenario.queries).map(|_| None).collect(),
         outcome: Outcome::default(),
@@ -279,7 +281,7 @@ impl World<'_> {
         self.outcome.work += cost * batch.jobs() as f64;
         let rows = 1.0 + self.scenario.batch_cost * (batch.jobs() - 1) as f64;
         let work = self.scenario.service.mul_f64(cost * rows);
-        // Where time alone matters all rows are one.
+        // Where time alone matters rows come again.
         if self.scenario.model == Model::Linear && !self.mates.start(lane, &batch) {
             self.outcome.broken.push(format!("{lane:?} encodes a stripe beside one of its slots"));
         }
@@ -301,7 +303,7 @@ impl World<'_> {
         let every = |n: usize| n > 0 && index % n == n - 1;
         let (poison, direct_only) = (every(scenario.poison_every), every(scenario.direct_only_every));
         let row = match scenario.model {
-            Model::Null => self.null.clone(),
+            Model::Null => self.alike[index % ALIKE].clone(),
             Model::Linear => {
                 let mut values: Vec<f32> = (0..WIDTH).map(|_| self.rng.random_range(0.0..1.0)).collect();
                 if poison {

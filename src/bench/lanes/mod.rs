@@ -56,6 +56,9 @@ const LATE_SHARE: f64 = 0.99;
 /// Distinct rows that are sent.
 const ROWS: usize = 2_000;
 
+/// Rows that are sent where all are alike: few, since one may be large.
+const ROWS_ALIKE: usize = 64;
+
 /// What [`lanes`] does.
 #[derive(Clone, PartialEq, Debug)]
 pub struct LanesOptions {
@@ -199,7 +202,9 @@ fn rows(options: &LanesOptions, plan: &Plan) -> Result<Vec<Labelled>, BenchError
         (Ok(_) | Err(_), None) => {
             tracing::warn!("no images that fit the model were found: every row is the same, so there is no accuracy");
             let (lowest, highest) = signature.input_range;
-            Ok(vec![(row(&vec![f32::midpoint(lowest, highest); width]), None)])
+            // Alike and not one and the same, which would be no partner of itself in a stripe.
+            let alike = vec![f32::midpoint(lowest, highest); width];
+            Ok((0..ROWS_ALIKE).map(|_| (row(&alike), None)).collect())
         }
     }
 }
