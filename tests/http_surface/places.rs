@@ -25,9 +25,10 @@ fn on_a_full_port_whoever_has_rested_the_longest_gives_way() {
     let port = full_at(2, Duration::from_millis(50));
     let mut first = port.connect();
     let mut second = port.connect();
-    for client in [&mut first, &mut second] {
-        assert_eq!(client.ask(request("GET", "/v2", "", "").as_bytes()).status, 200);
-    }
+    assert_eq!(first.ask(request("GET", "/v2", "", "").as_bytes()).status, 200);
+    // A reply may be read before the server counts its connection as one that rests.
+    Clock::start().pause(Duration::from_millis(200));
+    assert_eq!(second.ask(request("GET", "/v2", "", "").as_bytes()).status, 200);
     let mut third = port.connect();
     assert_eq!(third.ask(request("GET", "/v2", "", "").as_bytes()).status, 200, "it has a place");
     assert!(first.is_closed());
