@@ -22,8 +22,8 @@ use crate::{
     wire::{Call, ClientError, Coding, Error, Held, Timing, check_room, predictions},
 };
 
-/// A body from this length on is parsed apart. JSON takes some 17 ms a MiB: so no body holds a thread that carries sockets for more than a few milliseconds, and
-/// probes beside it do not notice. A shorter body gains nothing by the way to another thread and back.
+/// A body from this length on is parsed apart: while a thread that carries sockets parses, nobody else on it is served, probes among them. A shorter body gains
+/// nothing by the way to another thread and back.
 const LONG: usize = 256 * 1024;
 /// Bodies that are parsed apart at once: they compete with CPU lanes, and threads that carry sockets were as many.
 const PARSERS: usize = 2;
