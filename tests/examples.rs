@@ -39,9 +39,9 @@ fn embed_gives_each_image_its_class_and_its_provenance() {
     let expected = ["class 9 (Ankle boot)", "class 2 (Pullover)", "class 1 (Trouser)"];
     assert_eq!(lines.len(), expected.len(), "{printed}");
     for (index, (line, class)) in lines.iter().zip(expected).enumerate() {
-        // On a busy machine a row may be reconstructed, and a reconstruction may be of another class.
+        // On a busy machine the small model may answer first, and with another class.
         let direct = *line == format!("image {index}: {class}, direct");
-        assert!(direct || line.ends_with(", reconstructed"), "{line}");
+        assert!(direct || line.ends_with(", approximate"), "{line}");
     }
 }
 

