@@ -19,7 +19,7 @@ const FACTOR_MAX: f64 = 1e6;
 /// The fault of one lane, set from outside while it runs.
 #[derive(Debug, Default)]
 pub struct FaultSwitch {
-    fault: Mutex<Option<Fault>>,
+    held: Mutex<Held>,
     changed: Condvar,
     /// Whether there is a fault: what a healthy job looks at instead of the lock.
     any: AtomicBool,
@@ -27,11 +27,25 @@ pub struct FaultSwitch {
     ended: AtomicBool,
 }
 
+/// A fault, and how many there were before: a job that waits for the end of one must not take the next, equal one for it.
+#[derive(Debug, Default)]
+struct Held {
+    fault: Option<Fault>,
+    before: u64,
+}
+
+impl Held {
+    fn put(&mut self, fault: Option<Fault>) {
+        self.before += u64::from(self.fault != fault);
+        self.fault = fault;
+    }
+}
+
 impl FaultSwitch {
-    /// Sets, replaces or clears the fault. A job that hangs goes on as soon as its fault is gone.
+    /// Sets, replaces or clears the fault. A job that hangs goes on as soon as its fault is gone, also where another one follows at once.
     pub fn set(&self, fault: Option<Fault>) {
-        let mut held = self.fault.lock();
-        *held = fault;
+        let mut held = self.held.lock();
+        held.put(fault);
         self.any.store(fault.is_some(), Ordering::Release);
         drop(held);
         self.changed.notify_all();
@@ -39,7 +53,7 @@ impl FaultSwitch {
 
     /// The fault, if there is one.
     pub fn get(&self) -> Option<Fault> {
-        if self.any.load(Ordering::Acquire) { *self.fault.lock() } else { None }
+        if self.any.load(Ordering::Acquire) { self.held.lock().fault } else { None }
     }
 
     /// What happens before a job runs: it may block here, panic, or fail; `poison` breaks the device.
@@ -54,14 +68,13 @@ impl FaultSwitch {
             }
             Some(Fault::OutOfMemory) => Err(RunError::InjectedMemory),
             Some(Fault::Hang) => {
-                let mut fault = self.fault.lock();
-                self.changed.wait_while(&mut fault, |fault| *fault == Some(Fault::Hang));
+                self.await_answer();
                 Ok(())
             }
             Some(Fault::Stuck) => {
                 self.clear_once(Fault::Stuck);
-                let mut fault = self.fault.lock();
-                self.changed.wait_while(&mut fault, |_| !self.ended.load(Ordering::Acquire));
+                let mut held = self.held.lock();
+                self.changed.wait_while(&mut held, |_| !self.ended.load(Ordering::Acquire));
                 Ok(())
             }
             Some(Fault::Panic) => {
@@ -79,17 +92,18 @@ impl FaultSwitch {
 
     /// A fault that acts once has acted.
     fn clear_once(&self, once: Fault) {
-        let mut fault = self.fault.lock();
-        if *fault == Some(once) {
-            *fault = None;
+        let mut held = self.held.lock();
+        if held.fault == Some(once) {
+            held.put(None);
             self.any.store(false, Ordering::Release);
         }
     }
 
-    /// Waits until the device would answer.
+    /// Waits until the device would answer: while the hang that there is now lasts.
     pub(super) fn await_answer(&self) {
-        let mut fault = self.fault.lock();
-        self.changed.wait_while(&mut fault, |fault| *fault == Some(Fault::Hang));
+        let mut held = self.held.lock();
+        let before = held.before;
+        self.changed.wait_while(&mut held, |held| held.fault == Some(Fault::Hang) && held.before == before);
     }
 
     /// Clears the fault for good, and lets go of jobs that never come back.
@@ -126,10 +140,11 @@ impl FaultSwitch {
     pub(super) fn stretch(&self, time: Duration) {
         let Some(Fault::Slow { factor }) = self.get() else { return };
         let mut left = time.mul_f64((factor - 1.0).clamp(0.0, FACTOR_MAX));
-        let mut fault = self.fault.lock();
-        while matches!(*fault, Some(Fault::Slow { .. })) && left > Duration::ZERO {
+        let mut held = self.held.lock();
+        let before = held.before;
+        while matches!(held.fault, Some(Fault::Slow { .. })) && held.before == before && left > Duration::ZERO {
             let step = left.min(STRETCH_STEP);
-            self.changed.wait_for(&mut fault, step);
+            self.changed.wait_for(&mut held, step);
             left -= step;
         }
     }
@@ -155,5 +170,33 @@ pub fn spoil_row(row: &mut [f32], how: Garbage) {
         }
         Garbage::Swapped => {}
         Garbage::Layer => row.rotate_left(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_hang_that_is_over_is_over_although_the_next_one_follows_at_once() {
+        let switch = FaultSwitch::default();
+        switch.set(Some(Fault::Hang));
+        thread::scope(|scope| {
+            let job = scope.spawn(|| switch.before(|| unreachable!("nobody asked for poison")));
+            // Only who waits can be woken, and it waits again, since the hang lasts.
+            while !switch.changed.notify_one() {
+                thread::yield_now();
+            }
+            let mut held = switch.held.lock();
+            held.put(Some(Fault::Hang));
+            held.put(None);
+            held.put(Some(Fault::Hang));
+            drop(held);
+            switch.changed.notify_all();
+            assert!(job.join().unwrap().is_ok());
+        });
+        assert_eq!(switch.get(), Some(Fault::Hang), "for the jobs that follow");
     }
 }
