@@ -173,7 +173,7 @@ fn who_runs_a_network_is_what_there_is() {
     for (says, kernels, told) in [
         ("there=1", "kernels=\"cudnn graphs\"", None),
         ("captures=0", "kernels=\"cudnn\"", Some(TOLD[0])),
-        // Each algorithm would take more memory than is usually given; the last resort is.
+        // Each engine would take more memory than is usually given; the last resort is.
         ("guesses=0", "kernels=\"cudnn graphs\"", None),
         ("cudnn=0", "kernels=\"candle\"", Some(TOLD[1])),
         ("cudnn=1008", "kernels=\"candle\"", Some(TOLD[2])),

@@ -122,9 +122,11 @@ fn a_lane_that_has_no_thread_left_is_fenced_and_is_told_ten_times() {
     let daemon = Daemon::start(&config("config.toml", &[("fence_ms = 30000", "fence_ms = 100")]));
     swallow_four(&daemon);
     daemon.wait_until("fenced", |daemon| daemon.lane_states()[0] == "fenced");
-    daemon.wait_until("tired of saying so", |daemon| count(daemon, TOO_MANY) >= 8);
+    // A device that takes longer to open than `fence_ms` has some of the lines.
+    let count = |daemon: &Daemon| count(daemon, TOO_MANY) + count(daemon, "so is the one that is to open its device");
+    daemon.wait_until("tired of saying so", |daemon| count(daemon) >= 8);
     thread::sleep(Duration::from_secs(6));
-    let lines = count(&daemon, TOO_MANY);
+    let lines = count(&daemon);
     assert!((8..=11).contains(&lines), "{lines} lines");
     assert_eq!(daemon.status("/v2/health/ready"), Some(200));
 }

@@ -1,7 +1,7 @@
 //! A network in GPU memory: its weights, slots, a workspace, and the calls for each number of rows.
 //!
 //! Slots and workspace are shared by all numbers of rows, since a lane runs one batch at a time. Calls point to them, so they are forgotten before either is replaced by a
-//! larger one, and made again when they are asked for. For each number of rows every stage is described, an algorithm is found by trying, and the calls are captured as
+//! larger one, and made again when they are asked for. For each number of rows every stage is described, an engine of cuDNN's is found by trying, and the calls are captured as
 //! graphs.
 
 use std::{collections::HashMap, fmt, ops::Range, sync::Arc};
@@ -18,7 +18,7 @@ use half::{bf16, f16};
 
 use super::{
     alone,
-    cudnn::{Call, Convolving, Ends, Handle, WORKSPACE_MIN, is_refusal},
+    cudnn::{Call, Convolving, Ends, Handle, is_refusal},
     twice,
 };
 use crate::model::{
@@ -60,6 +60,24 @@ pub(super) struct Bound {
 pub(super) struct Calls {
     pub(super) calls: Vec<Call>,
     pub(super) parts: Vec<Part>,
+}
+
+impl Calls {
+    /// Hands some of them to the stream.
+    pub(super) fn launch(&self, gpu: &Gpu, part: &Part) -> Result<()> {
+        if let Some(graph) = &part.graph {
+            return graph.launch().map_err(Error::wrap);
+        }
+        for call in &self.calls[part.calls.clone()] {
+            // SAFETY: calls point to slots, weights and workspace, which are the network's, and sized for as many rows.
+            if let Err(error) = unsafe { call.launch(&gpu.cudnn) } {
+                // What CUDA says of it says more: whether this process has lost the device.
+                gpu.stream.synchronize().map_err(Error::wrap)?;
+                return Err(Error::wrap(error));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Some of them, one after the other.
@@ -173,7 +191,7 @@ impl Bound {
         let (size, stream) = (gpu.values.dtype().size_in_bytes(), &gpu.stream);
         if rows > self.room {
             // What points to the old ones goes first.
-            self.sizes.clear();
+            self.forget(stream)?;
             self.slots.clear();
             self.room = 0;
             for values in &self.lowered.slots {
@@ -184,14 +202,14 @@ impl Bound {
         }
         let stages = self.lowered.stages.iter();
         let mut calls = stages.map(|stage| self.call(gpu, stage, rows)).collect::<Made<Vec<_>>>()?;
-        let wanted = calls.iter().map(Call::workspace).max().unwrap_or(0).max(WORKSPACE_MIN);
+        let wanted = calls.iter().map(Call::workspace).max().unwrap_or(0);
         if wanted > self.workspace.as_ref().map_or(0, CudaSlice::len) {
-            self.sizes.clear();
+            self.forget(stream)?;
             self.workspace = None;
-            // SAFETY: an algorithm writes what it reads there.
+            // SAFETY: an engine writes what it reads there.
             self.workspace = Some(unsafe { stream.alloc(wanted) }?);
         }
-        let workspace = self.workspace(gpu);
+        let workspace = self.workspace.as_ref().map_or(0, |memory| place_of(memory, stream));
         for call in &mut calls {
             // SAFETY: calls point to slots, weights and workspace, which are the program's, and sized for as many rows. What is in them now is of no worth.
             unsafe { call.settle(&gpu.cudnn, workspace) }?;
@@ -203,6 +221,15 @@ impl Bound {
         };
         let parts = ranges.into_iter().map(part).collect();
         Ok(Calls { calls, parts })
+    }
+
+    /// Gives all calls back once none is under way: a plan may own what runs it.
+    fn forget(&mut self, stream: &CudaStream) -> Made<()> {
+        if !self.sizes.is_empty() {
+            stream.synchronize()?;
+        }
+        self.sizes.clear();
+        Ok(())
     }
 
     /// How one stage is called for so many rows.
@@ -227,11 +254,6 @@ impl Bound {
         })
     }
 
-    /// Its address and bytes.
-    fn workspace(&self, gpu: &Gpu) -> (CUdeviceptr, usize) {
-        self.workspace.as_ref().map_or((0, 0), |memory| (place_of(memory, &gpu.stream), memory.len()))
-    }
-
     /// Copies rows of the program's kind of values to where the network reads. There is room for them.
     pub(super) fn load(&self, gpu: &Gpu, rows: &Tensor) -> Result<()> {
         let (from, bytes) = (address_of(rows, gpu)?, rows.elem_count() * gpu.values.dtype().size_in_bytes());
@@ -239,23 +261,6 @@ impl Bound {
         // SAFETY: both are memory of this stream, of as many bytes as are copied.
         unsafe { result::memcpy_dtod_async(place_of(&self.slots[0], &gpu.stream), from, bytes, gpu.stream.cu_stream()) }
             .map_err(Error::wrap)
-    }
-
-    /// Hands some of the calls, which are this network's, to the stream.
-    pub(super) fn launch(&self, gpu: &Gpu, calls: &Calls, part: &Part) -> Result<()> {
-        if let Some(graph) = &part.graph {
-            return graph.launch().map_err(Error::wrap);
-        }
-        let workspace = self.workspace(gpu);
-        for call in &calls.calls[part.calls.clone()] {
-            // SAFETY: calls point to slots, weights and workspace, which are the network's, and sized for as many rows.
-            if let Err(error) = unsafe { call.launch(&gpu.cudnn, workspace) } {
-                // What CUDA says of it says more: whether this process has lost the device.
-                gpu.stream.synchronize().map_err(Error::wrap)?;
-                return Err(Error::wrap(error));
-            }
-        }
-        Ok(())
     }
 
     /// Copies what so many rows gave to the host, and waits for it.
@@ -282,7 +287,7 @@ impl Bound {
     /// Calls as one graph; none where the driver does not make one. It is asked three times: what others have the device do may end a capture.
     fn graph(&mut self, calls: &[Call], gpu: &Gpu) -> Option<CudaGraph> {
         const REFUSED: &str = "CUDA captures no graph: batches are handed over call by call";
-        let (stream, workspace) = (&gpu.stream, self.workspace(gpu));
+        let stream = &gpu.stream;
         let _alone = alone(stream.context().ordinal());
         let mut told = None;
         for _ in 0..if self.captures { 3 } else { 0 } {
@@ -293,7 +298,7 @@ impl Bound {
                 return None;
             }
             // SAFETY: as where they were tried; a graph runs in the stream, as they do.
-            let launched = calls.iter().try_for_each(|call| unsafe { call.launch(&gpu.cudnn, workspace) });
+            let launched = calls.iter().try_for_each(|call| unsafe { call.launch(&gpu.cudnn) });
             // Whatever came of that: until then the stream does nothing else.
             let graph = end_capture(stream);
             match (launched, graph) {

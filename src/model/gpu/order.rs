@@ -1,7 +1,7 @@
 //! In which layout a network is faster on this GPU: found by running it in both.
 //!
-//! Tensor cores read pictures channels last. cuDNN reorders what lies otherwise, twice for each convolution; but its algorithms for single numbers, and for few channels, may be faster on
-//! pictures that lie channels first, and which of its algorithms a card has is in no document. So both are timed where the lane opens, with the fewest and the most rows that a batch has: a
+//! Tensor cores read pictures channels last. cuDNN reorders what lies otherwise, twice for each convolution; but its engines for single numbers, and for few channels, may be faster on
+//! pictures that lie channels first, and how fast an engine is on a card is in no document. So both are timed where the lane opens, with the fewest and the most rows that a batch has: a
 //! start takes that much longer. What a program keeps is one of the two; on the same card it may be the other one the next time if they take the same time, and outputs then differ by roundings.
 //!
 //! The other layout is a bonus, never needed: where it is refused, finds no memory, or gives other outputs, the network stays as it is.
@@ -114,7 +114,7 @@ fn milliseconds(gpu: &Gpu, bound: &Bound, size: usize) -> Made<f32> {
 
 fn run(gpu: &Gpu, bound: &Bound, size: usize) -> Result<()> {
     let calls = bound.calls(size).expect("both are ready for this size");
-    calls.parts.iter().try_for_each(|part| bound.launch(gpu, calls, part))
+    calls.parts.iter().try_for_each(|part| calls.launch(gpu, part))
 }
 
 /// Whether these are the same but for roundings. What is no number agrees with nothing.

@@ -1,4 +1,4 @@
-//! A network as a program of cuDNN's calls: memory, descriptions and algorithms are there before the first row, and the calls for so many rows are CUDA graphs.
+//! A network as a program of cuDNN's calls: memory, descriptions and plans are there before the first row, and the calls for so many rows are CUDA graphs.
 //!
 //! For each size of a batch that comes (or is told beforehand, [`Program::prepare`]) its calls are made ready (`bound`); from then on a batch is a copy to where the
 //! program reads, a launch of each graph, and a copy from where it writes. Large batches are run as the next of a few sizes ([`size_of`]): to make calls ready takes
@@ -137,7 +137,7 @@ impl Program {
         let Some(calls) = bound.calls(size) else { return Ok(false) };
         bound.load(gpu, rows)?;
         for part in &calls.parts {
-            bound.launch(gpu, calls, part)?;
+            calls.launch(gpu, part)?;
             // The last is over with the outputs.
             if part.calls.end < calls.calls.len() {
                 marks.step(part.share)?;

@@ -1,4 +1,4 @@
-//! What describes something for cuDNN: pictures, filters, how a convolution goes over them, what follows it, and poolings. All of it is in host memory.
+//! What describes something for cuDNN where a call says what is done: pictures, rectifiers and poolings. All of it is in host memory.
 //!
 //! The wrappers of cudarc end the program where cuDNN cannot free a description, as it cannot on a broken GPU; so they are freed here, and what is said of that is left
 //! unheard.
@@ -9,7 +9,7 @@ use cudarc::cudnn::{result, sys};
 
 use super::Outcome;
 use crate::model::{
-    Precision, Window,
+    Precision,
     lowered::{Layout, Sides},
 };
 
@@ -47,18 +47,6 @@ description!(
     result::create_tensor_descriptor,
     result::destroy_tensor_descriptor
 );
-description!(
-    Filters,
-    sys::cudnnFilterDescriptor_t,
-    result::create_filter_descriptor,
-    result::destroy_filter_descriptor
-);
-description!(
-    Way,
-    sys::cudnnConvolutionDescriptor_t,
-    result::create_convolution_descriptor,
-    result::destroy_convolution_descriptor
-);
 description!(Activation, sys::cudnnActivationDescriptor_t, result::create_activation_descriptor, destroy_activation);
 description!(Pooling, sys::cudnnPoolingDescriptor_t, result::create_pooling_descriptor, destroy_pooling);
 
@@ -73,11 +61,9 @@ unsafe fn destroy_pooling(raw: sys::cudnnPoolingDescriptor_t) -> Outcome<()> {
     unsafe { sys::cudnnDestroyPoolingDescriptor(raw) }.result()
 }
 
-pub(super) const KEEPS_NAN: sys::cudnnNanPropagation_t = sys::cudnnNanPropagation_t::CUDNN_PROPAGATE_NAN;
-/// What a convolution's own activation must do (cuDNN API, `cudnnConvolutionBiasActivationForward`).
-pub(super) const LOSES_NAN: sys::cudnnNanPropagation_t = sys::cudnnNanPropagation_t::CUDNN_NOT_PROPAGATE_NAN;
+const KEEPS_NAN: sys::cudnnNanPropagation_t = sys::cudnnNanPropagation_t::CUDNN_PROPAGATE_NAN;
 
-pub(super) fn int(value: usize) -> c_int {
+fn int(value: usize) -> c_int {
     c_int::try_from(value).expect("sides of pictures and counts of rows are small")
 }
 
@@ -96,34 +82,6 @@ impl Pictures {
     }
 }
 
-impl Filters {
-    /// Square ones, which write and read so many channels.
-    pub(super) fn of(values: Precision, [written, read]: [usize; 2], kernel: usize, layout: Layout) -> Outcome<Self> {
-        let filters = Filters::new()?;
-        let sides = [written, read, kernel, kernel].map(int);
-        // SAFETY: it has just been made.
-        unsafe { result::set_filter4d_descriptor(filters.0, kind_of(values), format_of(layout), sides) }?;
-        Ok(filters)
-    }
-}
-
-impl Way {
-    pub(super) fn of(window: Window, dilation: usize) -> Outcome<Self> {
-        let way = Way::new()?;
-        let [padding, stride, dilation] = [window.padding, window.stride, dilation].map(int);
-        let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
-        // Sums are of single precision, whatever they are made of.
-        let sums = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
-        // SAFETY: it has just been made.
-        unsafe {
-            result::set_convolution2d_descriptor(
-                way.0, padding, padding, stride, stride, dilation, dilation, mode, sums,
-            )
-        }?;
-        Ok(way)
-    }
-}
-
 impl Pooling {
     /// Heights and widths of windows, paddings and strides.
     pub(super) fn of(mode: sys::cudnnPoolingMode_t, numbers: [[usize; 2]; 3]) -> Outcome<Self> {
@@ -136,10 +94,11 @@ impl Pooling {
 }
 
 impl Activation {
-    pub(super) fn of(mode: sys::cudnnActivationMode_t, nan: sys::cudnnNanPropagation_t) -> Outcome<Self> {
-        let activation = Activation::new()?;
+    /// What is below zero becomes zero, and NaN stays.
+    pub(super) fn rectifier() -> Outcome<Self> {
+        let (activation, mode) = (Activation::new()?, sys::cudnnActivationMode_t::CUDNN_ACTIVATION_RELU);
         // SAFETY: it has just been made.
-        unsafe { result::set_activation_descriptor(activation.0, mode, nan, 0.0) }?;
+        unsafe { result::set_activation_descriptor(activation.0, mode, KEEPS_NAN, 0.0) }?;
         Ok(activation)
     }
 }
@@ -153,7 +112,7 @@ const fn format_of(layout: Layout) -> sys::cudnnTensorFormat_t {
 }
 
 /// cuDNN's name of what tensors are made of.
-const fn kind_of(values: Precision) -> sys::cudnnDataType_t {
+pub(super) const fn kind_of(values: Precision) -> sys::cudnnDataType_t {
     match values {
         Precision::Single | Precision::TensorFloat => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
         Precision::Half => sys::cudnnDataType_t::CUDNN_DATA_HALF,
