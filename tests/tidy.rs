@@ -199,7 +199,9 @@ const UNSAFE: &[&str] = &[
     "src/model/gpu/mod.rs",
     "src/model/gpu/pinned.rs",
     "src/model/gpu/cudnn.rs",
+    "src/model/gpu/cudnn/convolution.rs",
     "src/model/gpu/cudnn/description.rs",
+    "src/model/gpu/cudnn/graph.rs",
     "src/model/gpu/bound.rs",
     "src/model/gpu/program.rs",
 ];
